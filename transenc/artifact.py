@@ -1,0 +1,150 @@
+"""What one stage hands to the next, and the store that builds each artifact once.
+
+An artifact is a folder with a record, `artifact.json`. Its identity is a fingerprint of the stage's name and version,
+of its configuration less the keys that cannot change the result, and of the artifacts it was built from. A stage
+works in a scratch folder; the record is written last, and one rename publishes the folder. So a folder under its final
+name is complete, a killed run leaves none that looks so, and running again builds only what is missing.
+
+Standard library only: nothing here knows what a stage computes.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger("transenc")
+
+RECORD = "artifact.json"
+
+
+def digest(value: Any) -> str:
+    """The sha256 of a JSON-able value, as 64 hex digits; key order does not matter."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """The sha256 of a file's bytes, as 64 hex digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished folder: `artifact / "file"` is a path in it, `facts` what its stage said about it."""
+
+    path: Path
+    fingerprint: str
+    facts: Mapping[str, Any]
+    reused: bool = False
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A pure step from (configuration, artifacts) to a folder.
+
+    Attributes:
+        name: names the artifact's folder.
+        version: raise it when the code changes what the same input gives; everything downstream is then built anew.
+        ignore: configuration keys that cannot change the result (a batch size when scoring, say).
+        build: `build(out, config, watch, *inputs) -> facts`; fills the empty folder `out`. The facts are JSON-able, go
+            into the record, and come back as `Artifact.facts`.
+    """
+
+    name: str
+    version: int
+    ignore: frozenset[str]
+    build: Callable[..., Mapping[str, Any]]
+
+
+def stage(version: int, ignore: tuple[str, ...] = ()) -> Callable[[Callable[..., Mapping[str, Any]]], Stage]:
+    """Make a build function a `Stage` of the function's name."""
+    return lambda build: Stage(build.__name__, version, frozenset(ignore), build)
+
+
+class Store:
+    """A folder of artifacts: `store(stage, config, *inputs)` returns one, building it if it is not there.
+
+    Args:
+        root: the folder; made when first needed, safe to delete.
+    """
+
+    def __init__(self, root: Path):
+        self.root = root
+
+    def __call__(
+        self, stage: Stage, config: Mapping[str, Any], *inputs: Artifact, watch: Any = None, title: str = ""
+    ) -> Artifact:
+        """Return the artifact of `stage` on `config` and `inputs`, built now if no earlier run did.
+
+        Args:
+            stage: what to run.
+            config: plain values, all of which count for the fingerprint except those that `stage.ignore` names.
+            inputs: artifacts the stage reads.
+            watch: handed to the stage as it is, for its progress; cannot change the result.
+            title: what the stage's line in the log calls it.
+        """
+        identity = {
+            "stage": stage.name,
+            "version": stage.version,
+            "config": {key: value for key, value in config.items() if key not in stage.ignore},
+            "inputs": [artifact.fingerprint for artifact in inputs],
+        }
+        fingerprint = digest(identity)
+        path = self.root / f"{stage.name}-{fingerprint[:16]}"
+        title = title or stage.name
+        if not (path / RECORD).exists():
+            started = time.monotonic()
+            facts = self._build(stage, config, inputs, watch, path, identity, fingerprint)
+            log.info("%-16s %7.1f s  %s", title, time.monotonic() - started, facts.get("summary", ""))
+            return Artifact(path, fingerprint, facts)
+        facts = json.loads((path / RECORD).read_text(encoding="utf-8"))["facts"]
+        log.info("%-16s %9s  %s", title, "reused", facts.get("summary", ""))
+        return Artifact(path, fingerprint, facts, reused=True)
+
+    def _build(
+        self,
+        stage: Stage,
+        config: Mapping[str, Any],
+        inputs: tuple[Artifact, ...],
+        watch: Any,
+        path: Path,
+        identity: Mapping[str, Any],
+        fingerprint: str,
+    ) -> Mapping[str, Any]:
+        scratch = self.root / f".{path.name}.{os.getpid()}"
+        self._sweep(path.name)
+        scratch.mkdir(parents=True)
+        try:
+            started = time.time()
+            facts = dict(stage.build(scratch, config, watch, *inputs))
+            record = {**identity, "fingerprint": fingerprint, "facts": facts, "seconds": time.time() - started}
+            (scratch / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
+            try:
+                scratch.rename(path)
+            except OSError:
+                # Another process published the same artifact first; both hold the same result, so theirs stays.
+                if not (path / RECORD).exists():
+                    raise
+            return facts
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def _sweep(self, name: str) -> None:
+        """Remove scratch folders of this artifact whose process is gone (it was killed)."""
+        for left in self.root.glob(f".{name}.*"):
+            try:
+                os.kill(int(left.suffix[1:]), 0)
+            except ProcessLookupError:
+                shutil.rmtree(left, ignore_errors=True)
+            except PermissionError:
+                pass  # alive, and another user's

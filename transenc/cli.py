@@ -1,0 +1,143 @@
+"""Hydra at the door: composition, and one line for whatever a person got wrong.
+
+A mistake in what the program was given (`InputError`, or Hydra's own errors) is one line on the terminal and status 1;
+`HYDRA_FULL_ERROR=1` shows where it was raised. Anything else is a bug and keeps its traceback.
+"""
+
+import dataclasses
+import difflib
+import logging
+import os
+import sys
+import typing
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from transenc.config import Evaluate, Train
+from transenc.errors import InputError
+
+log = logging.getLogger("transenc")
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+SCHEMAS = {"train": Train, "evaluate": Evaluate}
+for _name, _schema in SCHEMAS.items():
+    ConfigStore.instance().store(name=f"{_name}_schema", node=_schema)
+
+
+def main(name: str, task: Callable[[Any, Path], float | None], shorthand: Callable[[str], str] = str) -> None:
+    """Compose `conf/<name>.yaml` with the command line and run `task(config, run_folder)`.
+
+    Args:
+        name: the primary configuration, a key of `SCHEMAS`.
+        task: gets the schema's dataclass, filled, and Hydra's run folder; its return value goes to a sweeper.
+        shorthand: rewrites each command-line argument before Hydra reads it.
+    """
+
+    @hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)
+    def run(cfg: Any) -> float | None:
+        try:
+            return task(OmegaConf.to_object(cfg), Path(HydraConfig.get().runtime.output_dir))
+        except (InputError, MissingMandatoryValue) as error:
+            if show_where:
+                raise
+            log.error(explain(error, name))
+            sys.exit(1)
+
+    show_where = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    # Without it Hydra prints its errors itself, over several lines, and exits before they can be put better.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        sys.argv[1:] = [shorthand(argument) for argument in sys.argv[1:]]
+        check_overrides(name, sys.argv[1:])
+        run()
+    except (InputError, HydraException, OmegaConfBaseException) as error:
+        if show_where:
+            raise
+        print(explain(error, name), file=sys.stderr)
+        sys.exit(1)
+
+
+def check_overrides(name: str, arguments: Iterable[str]) -> None:
+    """Hold every `key=value` on the command line against the schema and the files in conf/.
+
+    Hydra itself lets `+key=value` through, and names no nearest key.
+
+    Raises:
+        InputError: a key that the schema lacks, or a choice that its group lacks.
+    """
+    known = keys(SCHEMAS[name])
+    groups = choices(name)
+    for override in OverridesParser.create().parse_overrides([a for a in arguments if "=" in a and a[0] != "-"]):
+        key = override.key_or_group
+        if key.split(".")[0].split("/")[0] == "hydra":
+            continue
+        if key in groups:
+            values = override.sweep_iterator() if override.is_sweep_override() else [override.value()]
+            for value in map(str, values):
+                if value not in groups[key]:
+                    raise InputError(f"{key}={value}: no such choice{nearest(value, groups[key], listed=True)}")
+        elif key not in known:
+            raise InputError(f"{key}: no such key{nearest(key, [*known, *groups])}")
+
+
+def keys(schema: type, prefix: str = "") -> list[str]:
+    """The dotted names of a schema's settings, nodes included."""
+    names = []
+    for field, kind in typing.get_type_hints(schema).items():
+        names.append(prefix + field)
+        if dataclasses.is_dataclass(kind):
+            names += keys(kind, f"{prefix}{field}.")
+    return names
+
+
+def choices(name: str) -> dict[str, list[str]]:
+    """The configuration groups that `conf/<name>.yaml` composes, each with its choices."""
+    defaults = OmegaConf.load(CONF / f"{name}.yaml").defaults
+    groups = [group for entry in defaults if isinstance(entry, typing.Mapping) for group in entry]
+    groups = [group.removeprefix("override ") for group in groups]
+    return {group: sorted(file.stem for file in (CONF / group).glob("*.yaml")) for group in groups}
+
+
+def nearest(word: str, words: Iterable[str], listed: bool = False) -> str:
+    """`; did you mean ...?` for a misspelt word, with the whole list where asked; else where to look."""
+    words = list(words)
+    ends: dict[str, str] = {}
+    for full in words:  # a key is recognised by its last part too: iteratons is distill.iterations
+        ends.setdefault(full.rpartition(".")[2], full)
+    close = difflib.get_close_matches(word, words, n=1) or [
+        ends[end] for end in difflib.get_close_matches(word.rpartition(".")[2], ends, n=1)
+    ]
+    hint = f"; did you mean {close[0]}?" if close else ""
+    if listed:
+        return f"{hint} (there are {', '.join(words)})" if hint else f"; there are {', '.join(words)}"
+    return hint or "; --cfg job shows all keys"
+
+
+def explain(error: Exception, name: str) -> str:
+    """One line for an error of ours, Hydra's or OmegaConf's: what, where, what to do."""
+    if isinstance(error, InputError):
+        return str(error)
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OmegaConfBaseException):
+        cause = cause.__cause__
+    if cause is None:
+        return " ".join(str(error).split())
+    key, message = cause.full_key or "", str(cause.msg or cause).split("\n")[0]
+    if isinstance(cause, MissingMandatoryValue):
+        return f"{key}: no value; give {key}=... on the command line"
+    if key and key not in keys(SCHEMAS[name]):
+        return f"{key}: no such key{nearest(key, keys(SCHEMAS[name]))}"
+    if ", expected one of [" in message:
+        value, _, expected = message.removesuffix("]").partition(", expected one of [")
+        word = value.partition("'")[2].rstrip("'")
+        return f"{key}={word}: no such choice{nearest(word, expected.split(', '), listed=True)}"
+    return f"{key}: {message}" if key else message

@@ -1,0 +1,79 @@
+"""Batches of labelled pairs, for Lightning."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from transenc.data.tokens import TokenisedPairs
+
+
+class Shuffled(Sampler[int]):
+    """All of `range(length)` in an order that `seed` and the epoch decide, and nothing else.
+
+    So an epoch's order does not depend on how many random numbers were drawn before it.
+    """
+
+    def __init__(self, length: int, seed: int):
+        self.length, self.seed, self.epoch = length, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning at the start of each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        return iter(torch.randperm(self.length, generator=generator).tolist())
+
+
+class PairDataModule(pl.LightningDataModule):
+    """Pairs with a teacher's labels, shuffled anew each epoch.
+
+    Args:
+        pairs: N unlabelled pairs; gold scores are refused.
+        labels: [N] float32 in [0, 1], a teacher's scores.
+        collate: makes a model's inputs of `(pairs, rows, swapped)`, where `rows` are pair numbers and `swapped` says
+            which of them to turn round; `PairEncoder.collate`.
+        batch_size: pairs in a batch.
+        both_orders: an epoch holds every pair as (a, b) and as (b, a).
+        seed: of the order.
+    """
+
+    def __init__(
+        self,
+        pairs: TokenisedPairs,
+        labels: np.ndarray,
+        collate: Callable[[TokenisedPairs, np.ndarray, np.ndarray], Any],
+        *,
+        batch_size: int,
+        both_orders: bool,
+        seed: int,
+    ):
+        super().__init__()
+        assert pairs.gold is None, "pairs to learn from carry no gold scores"
+        assert len(pairs) == len(labels), f"{len(pairs)} pairs, {len(labels)} labels"
+        self.pairs, self.labels, self.make_inputs = pairs, labels, collate
+        self.batch_size, self.both_orders, self.seed = batch_size, both_orders, seed
+
+    def collate(self, items: list[int]) -> dict[str, Any]:
+        """Items below N are pairs as they stand, items from N on the same pairs turned round."""
+        rows, swapped = np.asarray(items) % len(self.pairs), np.asarray(items) >= len(self.pairs)
+        return {
+            "inputs": self.make_inputs(self.pairs, rows, swapped),
+            "labels": torch.from_numpy(self.labels[rows]),  # fancy indexing copies, so the labels themselves stay
+        }
+
+    def train_dataloader(self) -> DataLoader:
+        items = range(len(self.pairs) * (2 if self.both_orders else 1))
+        return DataLoader(
+            items,  # type: ignore[arg-type]
+            batch_size=self.batch_size,
+            sampler=Shuffled(len(items), self.seed),
+            collate_fn=self.collate,
+        )

@@ -1,0 +1,92 @@
+"""Pairs as tokens: each sentence tokenised once, without special tokens, however many pairs it is in.
+
+Axes: S sentences, N pairs, T tokens in all.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+CHUNK = 1024  # sentences handed to the tokenizer at once: enough for its own threads, little to hold
+
+
+@dataclass(frozen=True)
+class TokenisedPairs:
+    """Sentences as token ids, and pairs as two sentence numbers.
+
+    Attributes:
+        ids: [T] int32, the sentences' tokens one after the other, uncut, without special tokens.
+        offsets: [S + 1] int64; sentence i is `ids[offsets[i]:offsets[i + 1]]`.
+        pairs: [N, 2] int32, sentence numbers.
+        gold: [N] float64 human scores on the set's own scale, or None. Pairs to learn from never have any.
+    """
+
+    ids: np.ndarray
+    offsets: np.ndarray
+    pairs: np.ndarray
+    gold: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def tokens(self, sentence: int) -> np.ndarray:
+        """[L] int32, the tokens of one sentence."""
+        return self.ids[self.offsets[sentence] : self.offsets[sentence + 1]]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """[S] int64, tokens in each sentence."""
+        return np.diff(self.offsets)
+
+    def select(self, rows: np.ndarray) -> "TokenisedPairs":
+        """The same sentences with some of the pairs; `rows` are pair numbers."""
+        return TokenisedPairs(self.ids, self.offsets, self.pairs[rows], None if self.gold is None else self.gold[rows])
+
+    def save(self, folder: Path) -> None:
+        for name, array in vars(self).items():
+            if array is not None:
+                np.save(folder / f"{name}.npy", array)
+
+    @classmethod
+    def load(cls, folder: Path) -> "TokenisedPairs":
+        """Memory-mapped: what is not looked at is not read."""
+        found = {p.stem: np.load(p, mmap_mode="r") for p in folder.glob("*.npy")}
+        return cls(found["ids"], found["offsets"], found["pairs"], found.get("gold"))
+
+
+def number_sentences(pairs: Sequence[tuple[str, str]]) -> tuple[list[str], np.ndarray]:
+    """The distinct sentences in order of appearance, and the pairs as [N, 2] int32 numbers into them."""
+    numbers: dict[str, int] = {}
+    index = [[numbers.setdefault(sentence, len(numbers)) for sentence in pair[:2]] for pair in pairs]
+    return list(numbers), np.asarray(index, dtype=np.int32).reshape(-1, 2)
+
+
+def tokenise(
+    sentences: Sequence[str],
+    pairs: np.ndarray,
+    tokenizer: Any,
+    gold: np.ndarray | None = None,
+    progress: Callable[[int], Any] = lambda count: None,
+) -> TokenisedPairs:
+    """Tokenise every sentence once.
+
+    Args:
+        sentences: S texts.
+        pairs: [N, 2] numbers into them.
+        tokenizer: of the transformers library.
+        gold: [N] scores to carry along.
+        progress: called with the number of sentences just done.
+    """
+    parts, lengths = [], [np.zeros(1, dtype=np.int64)]
+    for start in range(0, len(sentences), CHUNK):
+        chunk = list(sentences[start : start + CHUNK])
+        # verbose=False: a sentence above the model's length is cut when batches are made, not here.
+        ids = tokenizer(chunk, add_special_tokens=False, truncation=False, padding=False, verbose=False)["input_ids"]
+        parts += [np.asarray(sentence, dtype=np.int32) for sentence in ids]
+        lengths.append(np.fromiter(map(len, ids), dtype=np.int64))
+        progress(len(chunk))
+    flat = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int32)
+    return TokenisedPairs(flat, np.cumsum(np.concatenate(lengths)), pairs, gold)

@@ -1,0 +1,9 @@
+"""The two encoders. Read `base` (the training step, the optimiser), then `bi` and `cross`; `framing` makes the model's
+inputs from tokens, `folder` finds and describes model folders.
+"""
+
+from transenc.encoders.base import Learning, PairEncoder
+from transenc.encoders.bi import BiEncoder
+from transenc.encoders.cross import CrossEncoder
+
+__all__ = ["BiEncoder", "CrossEncoder", "Learning", "PairEncoder"]

@@ -1,0 +1,269 @@
+"""What the two encoders share: one training step, one optimiser, batched scoring, a folder to live in.
+
+Axes: B pairs or sequences in a batch, L tokens, D width, N pairs, S sentences.
+"""
+
+import inspect
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import AutoConfig, AutoTokenizer
+
+from transenc.data.tokens import TokenisedPairs, number_sentences, tokenise
+from transenc.encoders.folder import Description, Source, describe, find
+from transenc.encoders.framing import Framing
+from transenc.errors import InputError
+
+Progress = Callable[[int], Any]
+
+
+@dataclass(frozen=True)
+class Learning:
+    """How a student learns.
+
+    Attributes:
+        loss: "bce", cross-entropy with the output as a logit, or "mse", squared error of the score.
+        learning_rate: AdamW's, at its highest.
+        warmup: share of the steps in which it rises from 0; afterwards it falls linearly to 0.
+        weight_decay: on matrices; biases and normalisation weights have none.
+    """
+
+    loss: str
+    learning_rate: float
+    warmup: float
+    weight_decay: float
+
+
+class PairEncoder(pl.LightningModule, ABC):
+    """Scores a pair of sentences. Subclasses say how.
+
+    Args:
+        backbone: a transformers model.
+        tokenizer: its tokenizer.
+        max_tokens: length to which a sequence is cut, special tokens included.
+    """
+
+    kind: ClassVar[str]  # "bi" or "cross"
+
+    def __init__(self, backbone: torch.nn.Module, tokenizer: Any, max_tokens: int):
+        super().__init__()
+        self.backbone, self.tokenizer, self.max_tokens = backbone, tokenizer, max_tokens
+        accepted = inspect.signature(backbone.forward).parameters
+        segments = "token_type_ids" in accepted and "token_type_ids" in tokenizer.model_input_names
+        self.framing = Framing(tokenizer, max_tokens, segments)
+        self.learning: Learning | None = None  # set before training; scoring needs none
+
+    # What the two differ in.
+
+    @abstractmethod
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        """[B] float32: a bi-encoder's cosines in [-1, 1], a cross-encoder's logits in R."""
+
+    @abstractmethod
+    def to_score(self, raw: Tensor) -> Tensor:
+        """From what `forward` gives to scores; see the subclass for the range."""
+
+    @abstractmethod
+    def collate(self, pairs: TokenisedPairs, rows: np.ndarray, swapped: np.ndarray) -> dict[str, Tensor]:
+        """Inputs of `forward` for some pairs; `swapped` says which to turn round."""
+
+    @abstractmethod
+    def _similarities(self, pairs: TokenisedPairs, batch_tokens: int, progress: Progress) -> np.ndarray: ...
+
+    @abstractmethod
+    def work(self, pairs: TokenisedPairs) -> int:
+        """Sequences to run through the backbone to score these pairs, as `score` reports progress in."""
+
+    # Learning.
+
+    def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
+        """The loss of B pairs against their teacher's labels, [B] float32 in [0, 1]."""
+        raw = self(batch["inputs"])
+        with torch.autocast(self.device.type, enabled=False):  # losses in fp32 whatever the backbone runs in
+            return self.loss(raw, batch["labels"])
+
+    def loss(self, raw: Tensor, labels: Tensor) -> Tensor:
+        """Mean loss over the batch.
+
+        Args:
+            raw: [B] outputs of `forward`.
+            labels: [B] in [0, 1]. Cross-entropy has no minimum for labels outside.
+        """
+        assert self.learning is not None, "a student needs its learning settings"
+        if self.learning.loss == "bce":
+            return F.binary_cross_entropy_with_logits(raw, labels)
+        return F.mse_loss(self.to_score(raw), labels)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW with a linear warm-up and a linear fall to 0 over the steps the trainer is going to make."""
+        assert self.learning is not None, "a student needs its learning settings"
+        matrices = [p for p in self.parameters() if p.requires_grad and p.ndim > 1]
+        vectors = [p for p in self.parameters() if p.requires_grad and p.ndim <= 1]  # biases, normalisation weights
+        optimizer = torch.optim.AdamW(
+            [
+                {"params": matrices, "weight_decay": self.learning.weight_decay},
+                {"params": vectors, "weight_decay": 0.0},
+            ],
+            lr=self.learning.learning_rate,
+            fused=True,
+        )
+        steps = int(self.trainer.estimated_stepping_batches)
+        rise = int(self.learning.warmup * steps)
+
+        def factor(step: int) -> float:
+            return (step + 1) / (rise + 1) if step < rise else max(0.0, (steps - step) / max(1, steps - rise))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
+    ) -> None:
+        """Clip by norm. Lightning's own refuses a fused optimiser under any autocast, though only fp16 has scaled
+        gradients that clipping would get wrong."""
+        if gradient_clip_val:
+            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+
+    # Scoring.
+
+    @torch.inference_mode()
+    def score(
+        self, pairs: TokenisedPairs, batch_tokens: int = 4096, progress: Progress = lambda count: None
+    ) -> np.ndarray:
+        """Similarities of all pairs, as they stand (first sentence first), in eval mode and fp32.
+
+        Batches hold sequences of like length, so little is padding; what else is in a batch does not change a score
+        beyond rounding.
+
+        Args:
+            pairs: N tokenised pairs.
+            batch_tokens: padded tokens in a batch, at most (a longer sequence is a batch of its own).
+            progress: called with the number of sequences just done; there are `work(pairs)`.
+
+        Returns:
+            [N] float32: cosines or logits; `to_score` makes scores of them.
+        """
+        training = self.training
+        self.eval()
+        try:
+            return self._similarities(pairs, batch_tokens, progress)
+        finally:
+            self.train(training)
+
+    def predict(self, pairs: list[tuple[str, str]]) -> np.ndarray:
+        """Scores of pairs of plain sentences, [N] float32 in [0, 1]."""
+        sentences, numbers = number_sentences([(first.strip(), second.strip()) for first, second in pairs])
+        raw = self.score(tokenise(sentences, numbers, self.tokenizer))
+        return self.to_score(torch.from_numpy(raw)).clamp(0, 1).numpy()
+
+    def to_device(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: tensor.to(self.device, non_blocking=True) for name, tensor in inputs.items()}
+
+    # Living in a folder.
+
+    @classmethod
+    @abstractmethod
+    def from_source(cls, source: Source, said: Description, **settings: Any) -> Self: ...
+
+    @classmethod
+    def load(cls, name: str | Path, **settings: Any) -> Self:
+        """Load from a folder, a package or the hub (`transenc.encoders.folder`), in fp32 and eval mode.
+
+        Args:
+            name: of the model.
+            settings: see the subclass's `from_source`.
+
+        Raises:
+            InputError: there is no such model, or it is of the other kind.
+        """
+        source = find(str(name))
+        return cls.from_source(source, describe(source.folder), **settings)
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write a complete, public model folder."""
+
+    def _save_backbone(self, folder: Path) -> None:
+        self.tokenizer.model_max_length = self.max_tokens
+        self.backbone.save_pretrained(folder)  # type: ignore[operator]
+        self.tokenizer.save_pretrained(folder)
+        path = folder / "tokenizer_config.json"
+        config = json.loads(path.read_text(encoding="utf-8"))
+        for key in ("is_local", "local_files_only", "name_or_path"):  # traces of the machine it was loaded on
+            config.pop(key, None)
+        path.write_text(json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False), encoding="utf-8")
+
+
+def load_parts(source: Source, max_tokens: int | None, layers: int | None = None) -> tuple[Any, Any, int]:
+    """A model's configuration, its tokenizer, and the length it cuts to.
+
+    Args:
+        source: the model.
+        max_tokens: asked for, or None for the longest the model and its tokenizer allow.
+        layers: keep this many of the first layers; None keeps all.
+
+    Raises:
+        InputError: more tokens or layers than the model has, or files that transformers cannot make a model of.
+    """
+    try:
+        config = AutoConfig.from_pretrained(source.folder)
+        tokenizer = AutoTokenizer.from_pretrained(source.folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{source.name}: {' '.join(str(error).split())[:200]}") from None
+    if layers is not None:
+        if not 1 <= layers <= config.num_hidden_layers:
+            raise InputError(f"{source.name}: {layers} layers asked for, the model has {config.num_hidden_layers}")
+        config.num_hidden_layers = layers
+        if getattr(config, "layer_types", None):
+            config.layer_types = config.layer_types[:layers]
+    positions = config.max_position_embeddings
+    # RoBERTa and its like number positions from the padding id + 1, which leaves that many fewer than the table has.
+    longest = min(tokenizer.model_max_length, positions if tokenizer.model_max_length <= positions else positions - 2)
+    if max_tokens is not None and max_tokens > longest:
+        raise InputError(f"{source.name}: max_tokens={max_tokens}, but the model reads {longest} at most")
+    tokenizer.backend_tokenizer.no_truncation()  # settings that some tokenizer files carry along
+    tokenizer.backend_tokenizer.no_padding()
+    return config, tokenizer, max_tokens or longest
+
+
+def load_backbone(auto: Any, source: Source, config: Any, **settings: Any) -> torch.nn.Module:
+    """Weights in fp32, from safetensors only: `auto` is AutoModel or one of its kin.
+
+    Raises:
+        InputError: the weights are missing or unreadable.
+    """
+    try:
+        return auto.from_pretrained(
+            source.weights,
+            revision=source.revision or "main",
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            **settings,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{source.name}: its weights cannot be loaded ({reason})") from None
+
+
+def batches(lengths: np.ndarray, batch_tokens: int) -> Iterator[np.ndarray]:
+    """Groups of indices of like length, longest first, each within `batch_tokens` when padded to its longest.
+
+    Args:
+        lengths: [N] tokens.
+        batch_tokens: at most; a longer sequence is a group of its own.
+    """
+    order, start = np.argsort(-lengths, kind="stable"), 0
+    while start < len(order):
+        size = max(1, batch_tokens // int(lengths[order[start]]))
+        yield order[start : start + size]
+        start += size

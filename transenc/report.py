@@ -1,0 +1,182 @@
+"""What a run tells: scores and labels as they come, and at the end the selection, the models and the table."""
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from enum import Enum
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+
+from transenc.artifact import Artifact
+from transenc.config import Select, Train
+from transenc.export import card, copy_model, describe_run, write_labels
+from transenc.results import Row, table, write_results
+from transenc.stages import Member, Stages, sentences_of
+from transenc.watch import Watch
+
+log = logging.getLogger("transenc")
+
+KINDS = ("bi", "cross")
+
+
+def plain(settings: Any) -> Any:
+    """Settings as plain values: choices by their name."""
+    if isinstance(settings, dict):
+        return {key: plain(value) for key, value in settings.items()}
+    if isinstance(settings, list):
+        return [plain(value) for value in settings]
+    return settings.name if isinstance(settings, Enum) else settings
+
+
+def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted name; lists as text."""
+    items: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            items |= flat(value, f"{prefix}{key}.")
+        else:
+            items[prefix + key] = value if isinstance(value, bool | int | float | str) else str(value)
+    return items
+
+
+class Report:
+    """Everything a run writes into its folder.
+
+    Args:
+        cfg: the run's settings.
+        folder: the run folder.
+    """
+
+    def __init__(self, cfg: Train, folder: Path):
+        self.cfg, self.folder, self.started = cfg, folder, time.monotonic()
+        self.rows: list[Row] = []
+        self.members: list[Member] = []
+
+    def __enter__(self) -> Self:
+        self.writer = SummaryWriter(str(self.folder / "tensorboard"))
+        self.writer.add_text("config", "```\n" + json.dumps(plain(asdict(self.cfg)), indent=2) + "\n```")
+        self.watch = Watch(self.writer)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.writer.close()
+
+    def scores(self, members: Sequence[Member], rows: Sequence[Row]) -> None:
+        """Results of one iteration's encoders of one kind; results.csv is whole after each."""
+        self.members += members
+        self.rows += rows
+        for row in rows:
+            name = row.encoder if row.member is None or not members[0].several else f"{row.encoder}-{row.member}"
+            self.writer.add_scalar(f"spearman/{row.task}/{name}", row.spearman, row.iteration)
+        write_results(self.folder / "results.csv", self.rows)
+
+    def labels(self, iteration: int, teacher: str, labels: Artifact, pool: Artifact) -> None:
+        """The labels that a kind of teacher gave in an iteration."""
+        values = np.load(labels / "labels.npy")
+        self.writer.add_histogram(f"labels/{teacher}", values, iteration)
+        for fact in ("clamped", "mean", "std"):
+            self.writer.add_scalar(f"labels/{teacher}/{fact}", labels.facts[fact], iteration)
+        path = self.folder / "labels" / f"{iteration}-{teacher}.csv"
+        write_labels(path, sentences_of(pool), np.load(pool / "pairs.npy"), values)
+
+    def finish(self, stages: Stages) -> float | None:
+        """Select, copy the selected models, write run.json, print the table.
+
+        Returns:
+            The mean selection score of the selected encoders; None where the last ones were taken.
+        """
+        reference = stages.reference()
+        selected = [member for kind in KINDS for member in self.select(kind, stages)]
+        command = "python " + " ".join(sys.argv)
+        chosen = {
+            Select.dev: "The iteration was chosen by Spearman on gold development scores.",
+            Select.agreement: "The iteration was chosen by agreement with the teacher on held-out unlabelled pairs.",
+            Select.last: "It is the last iteration's.",
+        }[stages.select]
+        starts = {kind: self._names(kind) for kind in KINDS}
+        for member in selected:
+            copy_model(
+                member.artifact.path,
+                self.folder / "models" / member.name.replace(member.kind, f"{member.kind}-encoder"),
+                card(
+                    member.kind,
+                    starts[member.kind][member.number],
+                    self.cfg.data.pool,
+                    self._own(member),
+                    command,
+                    chosen,
+                    {kind: " + ".join(name.partition("#")[0] for name in names) for kind, names in starts.items()},
+                ),
+            )
+        values = [value for member in selected if (value := self.value(member, stages)) is not None]
+        score = sum(values) / len(values) if values and stages.select is not Select.last else None
+        summary = {
+            "by": stages.select.name,
+            "score": score,
+            **{m.name: {"iteration": m.iteration, "score": self.value(m, stages)} for m in selected},
+        }
+        seconds = time.monotonic() - self.started
+        run = describe_run(plain(asdict(self.cfg)), command, summary, seconds)
+        (self.folder / "run.json").write_text(json.dumps(run, indent=1), encoding="utf-8")
+        self._hparams(selected)
+        self._show(stages, selected, reference, seconds)
+        return score
+
+    def select(self, kind: str, stages: Stages) -> list[Member]:
+        """The best iteration of each member of one kind; the earliest of equals.
+
+        By development score the start model is a candidate too: if nothing beats it, it is handed back.
+        """
+        best: dict[int, Member] = {}
+        values: dict[int, float] = {}
+        for member in self.members:
+            value = self.value(member, stages) if member.kind == kind else None
+            if value is not None and value > values.get(member.number, -2.0):  # correlations begin at -1
+                best[member.number], values[member.number] = member, value
+        return list(best.values())
+
+    def value(self, member: Member, stages: Stages) -> float | None:
+        """What an encoder is selected by; None if it is no candidate."""
+        if stages.select is Select.dev:
+            task = next(iter(stages.dev))
+            return next(row.spearman for row in self._own(member) if row.task == task)
+        if member.iteration == 0:
+            return None
+        return member.artifact.facts["selection"] if stages.select is Select.agreement else float(member.iteration)
+
+    def _own(self, member: Member) -> list[Row]:
+        key = (member.iteration, member.kind, member.number)
+        return [row for row in self.rows if (row.iteration, row.encoder, row.member) == key]
+
+    def _names(self, kind: str) -> list[str]:
+        names = getattr(self.cfg.model, kind)
+        return [names] if isinstance(names, str) else names
+
+    def _hparams(self, selected: Sequence[Member]) -> None:
+        metrics = {f"selected/{m.name}/{row.task}": row.spearman for m in selected for row in self._own(m)}
+        for summary in hparams(flat(plain(asdict(self.cfg))), metrics):
+            self.writer.file_writer.add_summary(summary)  # type: ignore[union-attr]
+        for tag, value in metrics.items():
+            self.writer.add_scalar(tag, value)
+
+    def _show(self, stages: Stages, selected: Sequence[Member], reference: Sequence[Row], seconds: float) -> None:
+        marks = {(member.iteration, member.kind, member.number): "*" for member in selected}
+        lines = table(self.rows, list(stages.tests), marks).split("\n")
+        if reference:
+            lines.append(table(reference, list(stages.tests), {}).split("\n")[-1].replace("0  bi    ", "reference ", 1))
+        by = stages.select.name
+        lines.append(f"* selected by {by}" if by != "dev" else f"* selected by {next(iter(stages.dev))}")
+        for member in selected:
+            if member.iteration == 0:
+                lines.append(f"No iteration improved on the start of {member.name} by that: the start is handed back.")
+        log.info("\n%s\n", "\n".join(lines))
+        for name in ("models", "labels", "results.csv", "tensorboard"):
+            log.info("%-12s %s", name, self.folder / name)
+        log.info("%-12s %.0f s", "in all", seconds)
