@@ -5,16 +5,20 @@ of its configuration less the keys that cannot change the result, and of the art
 works in a scratch folder; the record is written last, and one rename publishes the folder. So a folder under its final
 name is complete, a killed run leaves none that looks so, and running again builds only what is missing.
 
+Two processes that want the same artifact build it once: the second waits for the first.
+
 Standard library only: nothing here knows what a stage computes.
 """
 
+import fcntl
 import hashlib
 import json
 import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,48 +107,42 @@ class Store:
         path = self.root / f"{stage.name}-{fingerprint[:16]}"
         title = title or stage.name
         if not (path / RECORD).exists():
-            started = time.monotonic()
-            facts = self._build(stage, config, inputs, watch, path, identity, fingerprint)
-            log.info("%-16s %7.1f s  %s", title, time.monotonic() - started, facts.get("summary", ""))
-            return Artifact(path, fingerprint, facts)
+            with self._claim(path) as scratch:
+                if not (path / RECORD).exists():  # else another process built it while this one waited
+                    started = time.monotonic()
+                    facts = dict(stage.build(scratch, config, watch, *inputs))
+                    seconds = time.monotonic() - started
+                    record = {**identity, "fingerprint": fingerprint, "facts": facts, "seconds": seconds}
+                    (scratch / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
+                    scratch.rename(path)
+                    log.info("%-24s %7.1f s  %s", title, seconds, facts.get("summary", ""))
+                    return Artifact(path, fingerprint, facts)
         facts = json.loads((path / RECORD).read_text(encoding="utf-8"))["facts"]
-        log.info("%-16s %9s  %s", title, "reused", facts.get("summary", ""))
+        log.info("%-24s %9s  %s", title, "reused", facts.get("summary", ""))
         return Artifact(path, fingerprint, facts, reused=True)
 
-    def _build(
-        self,
-        stage: Stage,
-        config: Mapping[str, Any],
-        inputs: tuple[Artifact, ...],
-        watch: Any,
-        path: Path,
-        identity: Mapping[str, Any],
-        fingerprint: str,
-    ) -> Mapping[str, Any]:
-        scratch = self.root / f".{path.name}.{os.getpid()}"
-        self._sweep(path.name)
-        scratch.mkdir(parents=True)
-        try:
-            started = time.time()
-            facts = dict(stage.build(scratch, config, watch, *inputs))
-            record = {**identity, "fingerprint": fingerprint, "facts": facts, "seconds": time.time() - started}
-            (scratch / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
+    @contextmanager
+    def _claim(self, path: Path) -> Iterator[Path]:
+        """An empty scratch folder for `path` that no other process has, gone at the end unless it was renamed.
+
+        The folder itself is locked. A lock ends with its process, however that ends, so whatever a killed one left in
+        the folder is known to be nobody's.
+        """
+        scratch = path.with_name(f".{path.name}")
+        while True:
+            scratch.mkdir(parents=True, exist_ok=True)
+            handle = os.open(scratch, os.O_RDONLY)
+            fcntl.flock(handle, fcntl.LOCK_EX)
             try:
-                scratch.rename(path)
-            except OSError:
-                # Another process published the same artifact first; both hold the same result, so theirs stays.
-                if not (path / RECORD).exists():
-                    raise
-            return facts
+                if os.path.samestat(os.stat(scratch), os.fstat(handle)):
+                    break
+            except FileNotFoundError:
+                pass
+            os.close(handle)  # while this process waited, the holder renamed or removed the folder
+        try:
+            for left in scratch.iterdir():
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            yield scratch
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-
-    def _sweep(self, name: str) -> None:
-        """Remove scratch folders of this artifact whose process is gone (it was killed)."""
-        for left in self.root.glob(f".{name}.*"):
-            try:
-                os.kill(int(left.suffix[1:]), 0)
-            except ProcessLookupError:
-                shutil.rmtree(left, ignore_errors=True)
-            except PermissionError:
-                pass  # alive, and another user's
+            os.close(handle)

@@ -11,25 +11,41 @@ from torch.utils.data import DataLoader, Sampler
 from transenc.data.tokens import TokenisedPairs
 
 
-class Shuffled(Sampler[int]):
-    """All of `range(length)` in an order that `seed` and the epoch decide, and nothing else.
+GROUP = 16  # batches sorted among themselves: pads little, and leaves chance enough in what meets in a batch
 
-    So an epoch's order does not depend on how many random numbers were drawn before it.
+
+class Shuffled(Sampler[int]):
+    """All of `range(N)`, shuffled so that every `batch_size` in a row are of like length.
+
+    The order depends on `seed` and the epoch only, not on how many random numbers were drawn before. The items are
+    shuffled, then sorted within groups of `GROUP` batches, then whole batches are shuffled.
+
+    Args:
+        lengths: [N] tokens.
+        batch_size: items in a batch; a last, smaller one stays last.
+        seed: of the order.
     """
 
-    def __init__(self, length: int, seed: int):
-        self.length, self.seed, self.epoch = length, seed, 0
+    def __init__(self, lengths: np.ndarray, batch_size: int, seed: int):
+        self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning at the start of each epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.length
+        return len(self.lengths)
 
     def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        return iter(torch.randperm(self.length, generator=generator).tolist())
+        rng = np.random.default_rng([self.seed, self.epoch])
+        order = rng.permutation(len(self.lengths))
+        whole = len(order) - len(order) % self.batch_size
+        rest, group = order[whole:], GROUP * self.batch_size
+        for start in range(0, whole, group):
+            some = order[start : min(start + group, whole)]
+            some[:] = some[np.argsort(self.lengths[some], kind="stable")]
+        batches = rng.permutation(order[:whole].reshape(-1, self.batch_size))
+        return iter(np.concatenate([batches.reshape(-1), rest]).tolist())
 
 
 class PairDataModule(pl.LightningDataModule):
@@ -70,10 +86,10 @@ class PairDataModule(pl.LightningDataModule):
         }
 
     def train_dataloader(self) -> DataLoader:
-        items = range(len(self.pairs) * (2 if self.both_orders else 1))
+        lengths = np.tile(self.pairs.lengths[self.pairs.pairs].sum(axis=1), 2 if self.both_orders else 1)
         return DataLoader(
-            items,  # type: ignore[arg-type]
+            range(len(lengths)),  # type: ignore[arg-type]
             batch_size=self.batch_size,
-            sampler=Shuffled(len(items), self.seed),
+            sampler=Shuffled(lengths, self.batch_size, self.seed),
             collate_fn=self.collate,
         )
