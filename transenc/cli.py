@@ -10,7 +10,8 @@ import logging
 import os
 import sys
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,10 @@ from transenc.config import Evaluate, Train
 from transenc.errors import InputError
 
 log = logging.getLogger("transenc")
+
+TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"
+# Unless told so, Hydra prints its errors itself, over several lines, and exits before they can be put better.
+os.environ["HYDRA_FULL_ERROR"] = "1"
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 SCHEMAS = {"train": Train, "evaluate": Evaluate}
@@ -44,26 +49,36 @@ def main(name: str, task: Callable[[Any, Path], float | None], shorthand: Callab
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)
     def run(cfg: Any) -> float | None:
-        try:
+        with one_line_errors(name, log.error):  # here as well, so that the error stands in the run folder's log
             return task(OmegaConf.to_object(cfg), Path(HydraConfig.get().runtime.output_dir))
-        except (InputError, MissingMandatoryValue) as error:
-            if show_where:
-                raise
-            log.error(explain(error, name))
-            sys.exit(1)
 
-    show_where = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    # Without it Hydra prints its errors itself, over several lines, and exits before they can be put better.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    try:
+    with one_line_errors(name, complain):
         sys.argv[1:] = [shorthand(argument) for argument in sys.argv[1:]]
         check_overrides(name, sys.argv[1:])
         run()
+
+
+def compose(name: str, arguments: Sequence[str]) -> Any:
+    """The configuration alone, as the schema's dataclass, for commands that leave no run folder."""
+    check_overrides(name, arguments)
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return OmegaConf.to_object(hydra.compose(name, list(arguments)))
+
+
+@contextmanager
+def one_line_errors(name: str, tell: Callable[[str], Any]) -> Iterator[None]:
+    """Tell a person's error in one line and exit with status 1."""
+    try:
+        yield
     except (InputError, HydraException, OmegaConfBaseException) as error:
-        if show_where:
+        if TRACEBACKS:
             raise
-        print(explain(error, name), file=sys.stderr)
+        tell(explain(error, name))
         sys.exit(1)
+
+
+def complain(message: str) -> None:
+    print(message, file=sys.stderr)
 
 
 def check_overrides(name: str, arguments: Iterable[str]) -> None:

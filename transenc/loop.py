@@ -1,14 +1,12 @@
 """The method: a teacher labels pairs, a student learns the labels, in turn."""
 
-import logging
 from pathlib import Path
 
 from transenc.artifact import Store
 from transenc.config import Train, check
 from transenc.report import Report
 from transenc.stages import Stages
-
-log = logging.getLogger("transenc")
+from transenc.watch import quiet
 
 
 def distill(cfg: Train, folder: Path) -> float | None:
@@ -23,6 +21,7 @@ def distill(cfg: Train, folder: Path) -> float | None:
         InputError: something in the configuration, the data or the models is wrong.
     """
     check(cfg)
+    quiet()
     with Report(cfg, folder) as report:
         stages = Stages(cfg, Store(Path(cfg.paths.artifacts)), report.watch)
         bis = start_bis = stages.start_models("bi")

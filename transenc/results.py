@@ -66,4 +66,4 @@ def table(rows: Sequence[Row], tests: Sequence[str], marks: Mapping[tuple[int, s
         name = f"{iteration}  {encoder}" + (f"-{member}" if several and member is not None else "")
         cells = "".join(f"{'' if value is None else f'{100 * value:.2f}':>{width}}" for value in values)
         lines.append(f"{name:<17}{marks.get(key, ''):<3}" + cells)
-    return "\n".join(lines)
+    return "\n".join(line.rstrip() for line in lines)

@@ -319,6 +319,22 @@ class Scoring:
         tokens = self.tokens(pairs, model, title)
         return self.store(score, config, model, tokens, watch=self.watch.at(place), title=f"{place} {title}")
 
+    def correlate(self, members: Sequence[Member], tasks: Mapping[str, Artifact]) -> list[Row]:
+        """Each member's correlation with gold on each task; of several members, that of their mean score too."""
+        rows = []
+        for task, pairs in tasks.items():
+            gold = np.load(pairs / "gold.npy")
+            scored = [self.score(member.artifact, pairs, member.place, task) for member in members]
+            for member, artifact in zip(members, scored, strict=True):
+                correlations = artifact.facts["spearman"], artifact.facts["pearson"]
+                rows.append(Row(member.iteration, member.kind, member.number, task, len(gold), *correlations))
+            if len(members) > 1:
+                mean = np.mean([np.load(artifact / "scores.npy") for artifact in scored], axis=0, dtype=np.float64)
+                kind = f"{members[0].kind}-ensemble"
+                both = spearman(mean, gold), _pearson(mean, gold)
+                rows.append(Row(members[0].iteration, kind, None, task, len(gold), *both))
+        return rows
+
 
 class Stages(Scoring):
     """The verbs of the loop: the whole configuration bound to a store."""
@@ -382,20 +398,8 @@ class Stages(Scoring):
         return bases if self.cfg.distill.start is Start.base else previous
 
     def evaluate(self, members: Sequence[Member]) -> list[Row]:
-        """Each member on the development and test sets; of several, their mean score too."""
-        rows = []
-        for task, pairs in {**self.dev, **self.tests}.items():
-            gold = np.load(pairs / "gold.npy")
-            scored = [self.score(member.artifact, pairs, member.place, task) for member in members]
-            for member, artifact in zip(members, scored, strict=True):
-                correlations = artifact.facts["spearman"], artifact.facts["pearson"]
-                rows.append(Row(member.iteration, member.kind, member.number, task, len(gold), *correlations))
-            if len(members) > 1:
-                mean = np.mean([np.load(artifact / "scores.npy") for artifact in scored], axis=0, dtype=np.float64)
-                kind = f"{members[0].kind}-ensemble"
-                both = spearman(mean, gold), _pearson(mean, gold)
-                rows.append(Row(members[0].iteration, kind, None, task, len(gold), *both))
-        return rows
+        """The members' results on the development and test sets."""
+        return self.correlate(members, {**self.dev, **self.tests})
 
     def reference(self) -> list[Row]:
         """The bi-encoder named for comparison, on the same sets; nothing where none is named."""

@@ -1,9 +1,18 @@
 """Where a run is watched: bars on the terminal, curves in TensorBoard. Nothing here can change a result."""
 
+import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import transformers
 from tqdm import tqdm
+
+
+def quiet() -> None:
+    """Keep the libraries' own remarks (devices found, tips, loading bars) off the terminal."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
 
 
 class Watch:

@@ -10,7 +10,6 @@ from torch.utils.data import DataLoader, Sampler
 
 from transenc.data.tokens import TokenisedPairs
 
-
 GROUP = 16  # batches sorted among themselves: pads little, and leaves chance enough in what meets in a batch
 
 

@@ -96,7 +96,7 @@ PUBLISHED = {
     "sickr-dev": _sick_splits(500, "trial"),
     "sickr-test": _sick_splits(4927, "test_annotated"),
     "sickr-all": _sick_splits(9927, "train", "trial", "test_annotated"),
-    "quickstart-train": Published((str(QUICKSTART / "train.tsv"),), 906, 0, _quickstart, ""),
+    "quickstart-train": Published((str(QUICKSTART / "train.tsv"),), 1448, 0, _quickstart, ""),
     "quickstart-dev": Published((str(QUICKSTART / "dev.tsv"),), 205, 205, _quickstart, ""),
     "quickstart-test": Published((str(QUICKSTART / "test.tsv"),), 409, 409, _quickstart, ""),
 }

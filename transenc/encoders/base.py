@@ -129,7 +129,8 @@ class PairEncoder(pl.LightningModule, ABC):
         self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
     ) -> None:
         """Clip by norm. Lightning's own refuses a fused optimiser under any autocast, though only fp16 has scaled
-        gradients that clipping would get wrong."""
+        gradients that clipping would get wrong.
+        """
         if gradient_clip_val:
             torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
 
