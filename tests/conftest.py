@@ -66,7 +66,9 @@ def build(family: str, folder: Path) -> Path:
     elif family == "mpnet":
         pieces = {piece: i for i, piece in enumerate([*roberta[:4], "[UNK]", "<mask>", *PIECES])}
         tokenizer = hf.MPNetTokenizer(vocab=pieces)
-        config = hf.MPNetConfig(**(size | {"vocab_size": len(pieces), "max_position_embeddings": 66, "pad_token_id": 1}))
+        config = hf.MPNetConfig(
+            **(size | {"vocab_size": len(pieces), "max_position_embeddings": 66, "pad_token_id": 1})
+        )
     elif family == "roberta":
         pieces = _roberta_vocab(roberta)
         tokenizer = hf.RobertaTokenizer(vocab=pieces, merges=[])

@@ -1,4 +1,4 @@
-"""The encoders, on every family: inputs as the family's own tokenizer makes them, scores that depend on the pair alone."""
+"""The encoders, on every family: inputs as its own tokenizer makes them, scores that depend on the pair alone."""
 
 import json
 

@@ -84,6 +84,7 @@ class Store:
 
     def __init__(self, root: Path):
         self.root = root
+        self.told: set[str] = set()  # fingerprints that have had their line in the log
 
     def __call__(
         self, stage: Stage, config: Mapping[str, Any], *inputs: Artifact, watch: Any = None, title: str = ""
@@ -115,10 +116,13 @@ class Store:
                     record = {**identity, "fingerprint": fingerprint, "facts": facts, "seconds": seconds}
                     (scratch / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
                     scratch.rename(path)
-                    log.info("%-24s %7.1f s  %s", title, seconds, facts.get("summary", ""))
+                    self.told.add(fingerprint)
+                    log.info("%-22s %7.1f s  %s", title, seconds, facts.get("summary", ""))
                     return Artifact(path, fingerprint, facts)
         facts = json.loads((path / RECORD).read_text(encoding="utf-8"))["facts"]
-        log.info("%-24s %9s  %s", title, "reused", facts.get("summary", ""))
+        if fingerprint not in self.told:
+            log.info("%-22s %9s  %s", title, "reused", facts.get("summary", ""))
+            self.told.add(fingerprint)
         return Artifact(path, fingerprint, facts, reused=True)
 
     @contextmanager

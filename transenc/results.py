@@ -51,7 +51,7 @@ def table(rows: Sequence[Row], tests: Sequence[str], marks: Mapping[tuple[int, s
     tasks = list(dict.fromkeys(row.task for row in rows))
     averaged = len(tests) > 1
     heads = [task.partition("-")[::2] for task in tasks] + ([("avg", "")] if averaged else [])
-    width = max(7, *(len(part) + 1 for head in heads for part in head))
+    width = max([7, *(len(part) + 1 for head in heads for part in head)])
     lines = [
         f"{'':<20}" + "".join(f"{head[0]:>{width}}" for head in heads),
         f"{'Spearman x100':<20}" + "".join(f"{head[1]:>{width}}" for head in heads),

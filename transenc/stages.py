@@ -97,7 +97,7 @@ def tokenise(out: Path, config: Config, watch: Watch, pairs: Artifact) -> Facts:
     return {"tokens": len(tokens.ids), "summary": f"{len(tokens.ids):,} tokens"}
 
 
-@stage(version=1, ignore=("name",))
+@stage(version=1, ignore=("name", "key"))
 def start(out: Path, config: Config, watch: Watch) -> Facts:
     """The model a person named, as the kind of encoder it is to be, in our own folder layout."""
     try:
@@ -134,7 +134,7 @@ def label(out: Path, config: Config, watch: Watch, *scored: Artifact) -> Facts:
     labels = np.clip(mean, 0, 1).astype(np.float32)
     np.save(out / "labels.npy", labels)
     low, middle, high = np.quantile(labels, (0.1, 0.5, 0.9)).tolist()
-    summary = f"{len(labels):,} labels, 10/50/90% {low:.2f} {middle:.2f} {high:.2f}, clamped {clamped:.1%}"
+    summary = f"10/50/90% {low:.2f} {middle:.2f} {high:.2f}, clamped {clamped:.1%}"
     return {"clamped": clamped, "mean": float(labels.mean()), "std": float(labels.std()), "summary": summary}
 
 
@@ -193,7 +193,7 @@ def teach(
     encoder.save(out)
     (out / "curve.jsonl").write_text("".join(json.dumps(row) + "\n" for row in taught.curve), encoding="utf-8")
     losses = [row["loss"] for row in taught.curve if "loss" in row]
-    summary = f"{len(losses):,} steps, last loss {np.mean(losses[-20:]):.4f}"
+    summary = f"{len(losses):,} steps, loss {np.mean(losses[-20:]):.4f}"
     if taught.best is not None:
         summary += f", {config['select']} {100 * taught.best:.2f} at step {taught.step:,}"
     facts = {"select": config["select"], "selection": taught.best, "step": taught.step, "summary": summary}
@@ -304,8 +304,11 @@ class Scoring:
             source = find(name)
         except InputError as error:
             raise InputError(f"{key}={error}") from None
-        files = sorted(path for path in source.folder.rglob("*") if path.is_file()) if source.revision is None else []
-        identity = [[str(path.relative_to(source.folder)), file_digest(path)] for path in files] or name
+        identity: Any = name
+        if source.revision is None:
+            kinds = (".json", ".txt", ".model", ".safetensors")
+            files = sorted(path for path in source.folder.rglob("*") if path.suffix in kinds)
+            identity = [[str(path.relative_to(source.folder)), file_digest(path)] for path in files]
         config = {"kind": kind, "name": name, "key": key, "identity": identity, "settings": settings}
         return self.store(start, config, watch=self.watch, title=f"start {kind}")
 

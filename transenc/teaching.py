@@ -54,12 +54,16 @@ class Lesson(pl.Callback):
         self.taught = Taught([], None, 0)
         self.best_weights: dict[str, torch.Tensor] | None = None
 
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, student: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self.rate = trainer.optimizers[0].param_groups[0]["lr"]  # after the step it is the next one's
+
     def on_train_batch_end(
         self, trainer: pl.Trainer, student: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step = trainer.global_step
-        # The optimiser's rate is already the next step's; a constant rate would not show the difference.
-        self.pending.append((step, outputs["loss"].detach(), trainer.optimizers[0].param_groups[0]["lr"]))
+        self.pending.append((step, outputs["loss"].detach(), self.rate))
         self.progress(1)
         if len(self.pending) >= FLUSH:
             self.flush()

@@ -1,0 +1,118 @@
+"""The store: an artifact's identity is what can change its result, and a folder under its final name is complete."""
+
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from transenc.artifact import RECORD, Stage, Store, stage
+
+
+def copying(calls, version=1, ignore=()):
+    def build(out, config, watch, *inputs):
+        calls.append(config)
+        (out / "text").write_text(str(sorted(config.items())) + "".join((i / "text").read_text() for i in inputs))
+        return {"size": len(config)}
+
+    return Stage("copying", version, frozenset(ignore), build)
+
+
+def test_the_same_input_is_built_once_and_found_again_by_another_store(tmp_path):
+    calls = []
+    first = Store(tmp_path)(copying(calls), {"a": 1, "b": 2})
+    again = Store(tmp_path)(copying(calls), {"b": 2, "a": 1})
+    assert len(calls) == 1
+    assert (again.path, again.facts, again.reused, first.reused) == (first.path, first.facts, True, False)
+
+
+@pytest.mark.parametrize("change", ["value", "key", "version", "name", "input"])
+def test_whatever_can_change_the_result_changes_the_fingerprint(tmp_path, change):
+    store, calls = Store(tmp_path), []
+    one, two = store(copying(calls), {"n": 1}), store(copying(calls), {"n": 2})
+    base = store(copying(calls), {"a": 1}, one)
+    other = {
+        "value": lambda: store(copying(calls), {"a": 2}, one),
+        "key": lambda: store(copying(calls), {"b": 1}, one),
+        "version": lambda: store(copying(calls, version=2), {"a": 1}, one),
+        "name": lambda: store(Stage("other", 1, frozenset(), copying(calls).build), {"a": 1}, one),
+        "input": lambda: store(copying(calls), {"a": 1}, two),
+    }[change]()
+    assert other.fingerprint != base.fingerprint
+    assert not other.reused
+
+
+def test_an_ignored_key_does_not_change_the_fingerprint_but_reaches_the_stage(tmp_path):
+    calls = []
+    built = Store(tmp_path)(copying(calls, ignore=["size"]), {"a": 1, "size": 8})
+    assert calls == [{"a": 1, "size": 8}]
+    assert Store(tmp_path)(copying(calls, ignore=["size"]), {"a": 1, "size": 64}).path == built.path
+
+
+def test_a_stage_that_fails_leaves_nothing(tmp_path):
+    @stage(version=1)
+    def failing(out, config, watch):
+        (out / "half").write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Store(tmp_path)(failing, {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def _slow(root, started):
+    @stage(version=1)
+    def slow(out, config, watch):
+        (out / f"by-{os.getpid()}").write_text("")
+        started.set()
+        time.sleep(0.5)
+        return {}
+
+    Store(root)(slow, {})
+
+
+def test_what_a_killed_process_left_is_cleared_and_built_anew(tmp_path):
+    context = multiprocessing.get_context("fork")
+    started = context.Event()
+    process = context.Process(target=_slow, args=(tmp_path, started))
+    process.start()
+    assert started.wait(10)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert [p.name[0] for p in tmp_path.iterdir()] == ["."]
+    _slow(tmp_path, started)
+    (folder,) = tmp_path.iterdir()
+    assert {p.name for p in folder.iterdir()} == {RECORD, f"by-{os.getpid()}"}
+
+
+def test_two_processes_that_want_the_same_artifact_build_it_once(tmp_path):
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=_slow, args=(tmp_path, context.Event())) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 4
+    (folder,) = tmp_path.iterdir()
+    assert len(list(folder.glob("by-*"))) == 1
+
+
+def test_a_folder_without_its_record_is_not_taken_for_finished(tmp_path):
+    calls = []
+    built = Store(tmp_path)(copying(calls), {})
+    (built / RECORD).unlink()
+    with pytest.raises(OSError, match="not empty"):  # nothing of the person's is overwritten
+        Store(tmp_path)(copying(calls), {})
+    assert len(calls) == 2
+
+
+def test_the_artifact_module_needs_the_standard_library_only():
+    import ast
+    import sys
+
+    tree = ast.parse((Path(__file__).parents[1] / "transenc" / "artifact.py").read_text())
+    names = [n.name for node in ast.walk(tree) if isinstance(node, ast.Import) for n in node.names]
+    names += [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    assert {name.partition(".")[0] for name in names} <= sys.stdlib_module_names

@@ -1,0 +1,177 @@
+"""The command line, as a person meets it: one line for a mistake, status not 0, and what Hydra offers."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import PAIRS
+
+from transenc.artifact import file_digest
+from transenc.cli import check_overrides, compose, explain
+from transenc.errors import InputError
+from transenc.evaluate import shorthand
+
+ROOT = Path(__file__).parents[1]
+
+
+def python(*arguments, **settings):
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=120, **settings
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("distill.iteratons=2", "distill.iteratons: no such key; did you mean distill.iterations?"),
+        ("+distill.iteratons=2", "distill.iteratons: no such key; did you mean distill.iterations?"),
+        ("++modle.bi=x", "modle.bi: no such key; did you mean model.bi?"),
+        ("+iterations=2", "iterations: no such key; did you mean distill.iterations?"),
+        ("zebra=1", "zebra: no such key; --cfg job shows all keys"),
+        ("experiment=quikstart", "experiment=quikstart: no such choice; did you mean quickstart? (there are "),
+        ("data=imdb", "data=imdb: no such choice; there are pairs, quickstart, "),
+    ],
+)
+def test_a_misspelt_key_or_choice_names_the_nearest(override, says):
+    with pytest.raises(InputError) as error:
+        check_overrides("train", [override])
+    assert str(error.value).startswith(says)
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("distill.iterations=abc", "distill.iterations: Value 'abc' of type 'str' could not be converted to Integer"),
+        ("distill.iterations=2.5", "distill.iterations: Value '2.5' of type 'float' could not be converted to Integer"),
+        ("model.pooling=men", "model.pooling=men: no such choice; did you mean mean? (there are auto, cls, mean)"),
+        ("data=pairs", "data.path: no value; give data.path=... on the command line"),
+    ],
+)
+def test_a_wrong_value_names_the_key_and_what_belongs(override, says):
+    with pytest.raises(Exception) as error:  # noqa: PT011
+        compose("train", [override])
+    assert explain(error.value, "train") == says
+
+
+def test_right_overrides_pass():
+    check_overrides("train", ["experiment=quickstart", "seed=0,1", "model.bi=[a,b]", "hydra.run.dir=x", "+hydra.x=1"])
+
+
+def test_model_is_short_for_its_path():
+    assert shorthand("model=a/b") == "model.path=a/b"
+    assert shorthand("model.pooling=cls") == "model.pooling=cls"
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory, bert):
+    root = tmp_path_factory.mktemp("command")
+    (root / "pool.tsv").write_text(
+        "sentence1\tsentence2\tscore\n" + "".join(f"{a}\t{b}\t{i % 6}\n" for i, (a, b) in enumerate(PAIRS))
+    )
+    return [
+        "train.py", "data=pairs", f"data.path={root}/pool.tsv", f"data.dev={root}/pool.tsv", f"model.bi={bert}",
+        f"model.cross={bert}", "distill.iterations=1", "distill.bi.epochs=1", "trainer=cpu",
+    ]  # fmt: skip
+
+
+def test_a_mistake_is_one_line_and_status_1(inputs, tmp_path):
+    status, out, error = python("train.py", "distill.iteratons=2")
+    assert (status, out) == (1, "")
+    assert error == "distill.iteratons: no such key; did you mean distill.iterations?\n"
+    status, out, error = python(
+        *inputs, "model.bi=./nowhere", f"hydra.run.dir={tmp_path}", f"paths.artifacts={tmp_path}/a"
+    )
+    assert (status, error) == (1, "")
+    assert out.splitlines()[-1] == "model.bi=./nowhere: no such folder"
+
+
+def test_help_and_cfg_work_without_loading_torch():
+    status, out, _ = python("train.py", "--help")
+    assert status == 0
+    assert "experiment: " in out
+    status, out, _ = python("train.py", "--cfg", "job", "--resolve", "experiment=quickstart")
+    assert (status, "bi_layers: " in out) == (0, True)
+    probe = (
+        "import sys, runpy; sys.argv = ['train.py', '--cfg', 'job']; runpy.run_path('train.py', run_name='__main__')"
+    )
+    check = f"import atexit, sys; atexit.register(lambda: print('torch' in sys.modules, file=sys.stderr)); {probe}"
+    assert python("-c", check)[2].splitlines()[-1] == "False"
+
+
+def test_a_run_killed_at_any_moment_ends_in_the_same_bytes_when_started_again(inputs, tmp_path):
+    def command(name):
+        run = [f"hydra.run.dir={tmp_path}/{name}", f"paths.artifacts={tmp_path}/{name}-artifacts"]
+        return [sys.executable, *inputs, *run]
+
+    subprocess.run(command("whole"), cwd=ROOT, check=True, capture_output=True)
+    process = subprocess.Popen(command("killed"), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not list((tmp_path / "killed-artifacts").glob("label-*")):
+        time.sleep(0.01)  # into the first student's stage
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert process.returncode == -signal.SIGKILL
+    subprocess.run(command("killed"), cwd=ROOT, check=True, capture_output=True)
+    for model in ("bi-encoder", "cross-encoder"):
+        digests = {file_digest(tmp_path / run / "models" / model / "model.safetensors") for run in ("whole", "killed")}
+        assert len(digests) == 1
+
+
+def test_a_sweep_shares_artifacts_and_gives_each_job_its_folder(inputs, tmp_path):
+    sweep = ["-m", "seed=0,1", f"hydra.sweep.dir={tmp_path}/sweep", f"paths.artifacts={tmp_path}/artifacts"]
+    status, out, error = python(*inputs, *sweep)
+    assert status == 0, error
+    assert (tmp_path / "sweep" / "0" / "results.csv").exists()
+    assert (tmp_path / "sweep" / "1" / "results.csv").exists()
+    assert out.count("read pool") == 2
+    assert [line.split()[-6:] for line in out.splitlines() if line.startswith("1/bi label")]
+    second = out[out.index("#1 :") :]
+    assert any(line.startswith("0/bi pool") and "reused" in line for line in second.splitlines())
+
+
+def test_evaluate_and_score_commands(bert, inputs, tmp_path):
+    pool = inputs[2].removeprefix("data.path=")
+    folder = [f"hydra.run.dir={tmp_path}", f"paths.artifacts={tmp_path}/artifacts"]
+    status, out, error = python(
+        "-m", "transenc.evaluate", f"model={bert}", "data=pairs", "data.path=x", f"data.test=[{pool}]", *folder
+    )
+    assert status == 0, error
+    assert "0  bi" in out
+    assert (tmp_path / "results.csv").read_text().splitlines()[1].startswith("0,bi,0,pool,7,")
+    (tmp_path / "pairs.txt").write_text("a dog||a cat\n||a cat\n")
+    status, out, error = python("-m", "transenc.score", f"model={bert}", tmp_path / "pairs.txt")
+    assert status == 0, error
+    header, first, second = out.splitlines()
+    assert header == "sentence1,sentence2,score"
+    assert 0 <= float(first.removeprefix("a dog,a cat,")) <= 1
+    assert second == ",a cat,"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a POSIX shell script")
+def test_a_download_that_cannot_be_trusted_leaves_nothing(tmp_path):
+    mirror = tmp_path / "mirror" / "stswiki" / "images" / "4" / "48"
+    mirror.mkdir(parents=True)
+    environment = os.environ | {"BASE_URL": f"file://{tmp_path}/mirror", "DATASET": str(tmp_path / "dataset")}
+    for content in (None, b"no archive"):
+        if content is not None:
+            (mirror / "Stsbenchmark.tar.gz").write_bytes(content)
+        done = subprocess.run(["sh", ROOT / "download_dataset.sh"], env=environment, capture_output=True, text=True)
+        assert done.returncode == 1
+        assert done.stderr.splitlines()[-1].startswith("download_dataset.sh: ")
+        assert list((tmp_path / "dataset").iterdir()) == []
+
+
+@pytest.mark.skipif("TRANSENC_MIRROR" not in os.environ, reason="TRANSENC_MIRROR names no folder with the archives")
+def test_the_download_lays_out_the_real_sets_and_does_nothing_the_second_time(tmp_path):
+    environment = os.environ | {"BASE_URL": f"file://{os.environ['TRANSENC_MIRROR']}", "DATASET": str(tmp_path)}
+    first, second = (
+        subprocess.run(["sh", ROOT / "download_dataset.sh", "all"], env=environment, capture_output=True, text=True)
+        for _ in range(2)
+    )
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert {line.split()[0] for line in second.stdout.splitlines()} == {"have"}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["SICK", "STS", "stsbenchmark"]

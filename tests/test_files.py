@@ -1,0 +1,103 @@
+"""Reading pairs: each format, and one clear line for whatever is wrong with a file."""
+
+import json
+
+import pytest
+
+from transenc.data.files import Format, read_file
+from transenc.errors import InputError
+
+FORM = Format("sentence1", "sentence2", "score", 0, 5)
+UNSCORED = Format("sentence1", "sentence2", None, 0, 5)
+EXPECTED = [('He said "hi", twice.', "None", 4.5), ("Zoë's café", "null", 0.0)]
+
+
+def write(path, text):
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def as_tsv(rows):
+    return "sentence1\tsentence2\tscore\n" + "".join(f"{a}\t{b}\t{s}\n" for a, b, s in rows)
+
+
+def as_csv(rows):
+    quoted = ('"' + a.replace('"', '""') + f'","{b}",{s}\n' for a, b, s in rows)
+    return "sentence1,sentence2,score\n" + "".join(quoted)
+
+
+def as_jsonl(rows):
+    return "".join(json.dumps({"sentence1": a, "sentence2": b, "score": s}) + "\n" for a, b, s in rows)
+
+
+def as_bars(rows):
+    return "".join(f"{a}||{b}||{s}\n" for a, b, s in rows)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "text"), [(".tsv", as_tsv), (".csv", as_csv), (".jsonl", as_jsonl), (".txt", as_bars)]
+)
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_every_format_gives_the_same_pairs(tmp_path, suffix, text, end, mark):
+    path = write(tmp_path / f"pairs{suffix}", mark + text(EXPECTED).replace("\n", end))
+    assert read_file(path, FORM) == EXPECTED
+
+
+def test_parquet_gives_the_same_pairs(tmp_path):
+    import pandas
+
+    table = pandas.DataFrame(EXPECTED, columns=["sentence1", "sentence2", "score"])
+    table.to_parquet(tmp_path / "pairs.parquet")
+    assert read_file(tmp_path / "pairs.parquet", FORM) == EXPECTED
+
+
+def test_pairs_to_learn_from_carry_no_score_even_if_the_file_has_one(tmp_path):
+    path = write(tmp_path / "pairs.tsv", as_tsv([("a", "b", "not a number")]))
+    assert read_file(path, UNSCORED) == [("a", "b", None)]
+
+
+def test_columns_are_mapped_by_name_and_by_number(tmp_path):
+    path = write(tmp_path / "named.csv", "id,question,answer\n7,why?,because\n")
+    assert read_file(path, Format("question", "answer", None, 0, 1))[0][:2] == ("why?", "because")
+    path = write(tmp_path / "bare.tsv", "7\twhy?\tbecause\n")
+    assert read_file(path, Format(1, 2, None, 0, 1))[0][:2] == ("why?", "because")
+
+
+def test_only_a_line_feed_ends_a_line(tmp_path):
+    path = write(tmp_path / "pairs.tsv", as_tsv([("one\u2028line", "one\x85line", 1.0)]))
+    assert read_file(path, FORM) == [("one\u2028line", "one\x85line", 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("pairs.tsv", "sentence1\tsentence2\tscore\na\tb\t1\nonly one\n", r"pairs.tsv:3: 1 columns where at least 3"),
+        ("pairs.csv", 'sentence1,sentence2,score\n"a,b,1\n', r"pairs.csv:2: unexpected end of data"),
+        ("pairs.txt", "a||b||1\na||b\n", r"pairs.txt:2: 2 parts where sentence1\|\|sentence2\|\|score belongs"),
+        ("pairs.txt", "a||b||c||1\n", r"pairs.txt:1: 4 parts"),
+        ("pairs.jsonl", '{"sentence1": "a", "sentence2": "b", "score": 1}\n{"a', r"pairs.jsonl:2: not JSON"),
+        ("pairs.jsonl", "[1]\n", r"pairs.jsonl:1: a JSON object belongs here"),
+        ("pairs.jsonl", '{"sentence1": 3, "sentence2": "b"}\n', r"pairs.jsonl:1: no text in 'sentence1'"),
+        ("pairs.tsv", "a\tb\tc\n1\t2\t3\n", r"pairs.tsv:1: no column 'sentence1' among 'a', 'b', 'c'; name yours"),
+        ("pairs.tsv", as_tsv([("a", "b", "high")]), r"pairs.tsv:2: the score 'high' is not a number"),
+        ("pairs.tsv", as_tsv([("a", "b", 5.5)]), r"pairs.tsv:2: the score 5.5 is not in \[0, 5\]"),
+        ("pairs.tsv", as_tsv([("a", "b", "nan")]), r"pairs.tsv:2: the score nan is not in"),
+        ("pairs.tsv", b"sentence1\tsentence2\tscore\na\tb\t1\n\xff\xfe\t\n", r"pairs.tsv:3: not UTF-8 \(byte 0xff\)"),
+        ("pairs.tsv", "", "the file is empty"),
+        ("pairs.tsv", "\n \n", "the file is empty"),
+        ("pairs.tsv", "sentence1\tsentence2\tscore\n", "there are no pairs"),
+        ("pairs.parquet", "no parquet", "not a readable parquet file"),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_line_with_file_and_line(tmp_path, name, text, says):
+    with pytest.raises(InputError, match=says) as error:
+        read_file(write(tmp_path / name, text), FORM)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_file_and_a_folder_are_told_apart(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        read_file(tmp_path / "nothing.tsv", FORM)
+    with pytest.raises(InputError, match="is not a file"):
+        read_file(tmp_path, FORM)

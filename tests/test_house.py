@@ -1,0 +1,100 @@
+"""The rules of the house: imports point one way, configuration stops at the stages, recipes compose."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from transenc.cli import CONF, SCHEMAS, compose
+
+PACKAGE = Path(__file__).parents[1] / "transenc"
+ORDER = [  # each may import those before it, never those after
+    ["errors", "artifact", "results"],
+    ["config"],
+    ["data.files", "data.tokens"],
+    ["data.published", "data.module"],
+    ["encoders.folder", "encoders.framing"],
+    ["encoders.base"],
+    ["encoders.bi", "encoders.cross"],
+    ["encoders"],
+    ["watch", "export", "teaching"],
+    ["stages"],
+    ["report"],
+    ["loop"],
+    ["cli"],
+    ["evaluate"],
+    ["score"],
+]
+RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+
+
+def modules():
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+        if name not in ("__init__", "data"):
+            yield name, path
+
+
+def test_imports_point_one_way():
+    for name, path in modules():
+        for imported in imports(path):
+            target = imported.removeprefix("transenc.")
+            if imported.startswith("transenc.") and target in RANK:
+                inside = name == "encoders" or RANK[target] < RANK[name]
+                assert inside, f"{name} imports {target}"
+
+
+def test_every_module_has_its_place():
+    assert {name for name, _ in modules()} == set(RANK)
+
+
+def test_nothing_below_the_command_line_imports_hydra_or_omegaconf():
+    for name, path in modules():
+        if name != "cli":
+            assert not [i for i in imports(path) if i.split(".")[0] in ("hydra", "omegaconf")], name
+
+
+def test_nothing_below_the_stages_takes_a_config():
+    for name, path in modules():
+        if RANK[name] < RANK["stages"] and name != "config":
+            assert "transenc.config" not in set(imports(path)), name
+
+
+RECIPES = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_composes_against_the_schema_and_says_what_it_is(recipe):
+    compose("train", [f"experiment={recipe}"])
+    head = (CONF / "experiment" / f"{recipe}.yaml").read_text().split("# @package")[0]
+    for word in ("python train.py experiment=", "device", "minutes"):
+        assert word in head, f"the header of {recipe} lacks {word!r}"
+
+
+@pytest.mark.parametrize("group", ["model", "data", "distill", "trainer"])
+def test_every_choice_of_every_group_composes(group):
+    for path in (CONF / group).glob("*.yaml"):
+        compose("train", [f"{group}={path.stem}", *(["data.path=x"] if path.stem == "pairs" else [])])
+
+
+def test_values_live_in_conf_and_not_in_the_schema():
+    import dataclasses
+
+    def nodes(schema):
+        yield schema
+        for field in dataclasses.fields(schema):
+            if dataclasses.is_dataclass(field.type):
+                yield from nodes(field.type)
+
+    for schema in SCHEMAS.values():
+        for node in nodes(schema):
+            assert all(field.default is dataclasses.MISSING for field in dataclasses.fields(node)), node

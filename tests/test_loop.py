@@ -1,0 +1,368 @@
+"""The whole loop on tiny models: what it leaves, what it builds again and what not, what it never sees."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pytest
+from conftest import PAIRS
+
+import transenc.stages
+from transenc.artifact import Artifact, Stage, file_digest
+from transenc.cli import compose
+from transenc.encoders import BiEncoder, CrossEncoder
+from transenc.errors import InputError
+from transenc.loop import distill
+
+WORDS = "the a man woman dog cat eats runs sleeps park house food".split()
+
+
+def pairs(number, seed):
+    """Random sentences; the score is the share of words in common, from 0 to 5."""
+    rng, rows = np.random.default_rng(seed), []
+    for _ in range(number):
+        first = rng.choice(WORDS, rng.integers(2, 8))
+        second = np.where(rng.random(len(first)) < rng.random(), first, rng.choice(WORDS, len(first)))
+        shared = len(set(first) & set(second)) / len(set(first) | set(second))
+        rows.append((" ".join(first), " ".join(second), round(5 * shared, 2)))
+    return rows
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory):
+    root = tmp_path_factory.mktemp("pairs")
+    for name, number, seed in (("pool", 60, 1), ("dev", 30, 2), ("test", 30, 3)):
+        table = pandas.DataFrame(pairs(number, seed), columns=["sentence1", "sentence2", "score"])
+        table.to_csv(root / f"{name}.tsv", sep="\t", index=False)
+    return root
+
+
+class Setting:
+    """A place to run the loop in, and what happened there."""
+
+    def __init__(self, root, files, model, monkeypatch):
+        self.root, self.files, self.model = root, files, model
+        self.built: list[tuple[str, str]] = []
+        for name in ("read", "tokenise", "start", "score", "label", "teach"):
+            stage = getattr(transenc.stages, name)
+            monkeypatch.setattr(transenc.stages, name, self.watched(stage))
+
+    def watched(self, stage):
+        def build(out, config, watch, *inputs):
+            self.built.append((stage.name, watch.place if watch else ""))
+            return stage.build(out, config, watch, *inputs)
+
+        return Stage(stage.name, stage.version, stage.ignore, build)
+
+    def config(self, *overrides):
+        return compose(
+            "train",
+            [
+                "data=pairs",
+                f"data.path={self.files}/pool.tsv",
+                f"data.dev={self.files}/dev.tsv",
+                f"data.test=[{self.files}/test.tsv]",
+                f"model.bi={self.model}",
+                f"model.cross={self.model}",
+                f"paths.artifacts={self.root}/artifacts",
+                "trainer=cpu",
+                "trainer.precision=32-true",
+                "distill.iterations=1",
+                "distill.bi.epochs=2",
+                "distill.bi.batch_size=16",
+                "distill.cross.batch_size=16",
+                "distill.cross.eval_steps=3",
+                *overrides,
+            ],
+        )
+
+    def run(self, *overrides, name="run"):
+        folder = self.root / name
+        folder.mkdir(exist_ok=True)
+        self.built.clear()
+        self.score = distill(self.config(*overrides), folder)
+        return folder
+
+    def taught(self):
+        return [place for stage, place in self.built if stage == "teach"]
+
+
+@pytest.fixture
+def setting(tmp_path, files, bert, monkeypatch):
+    return Setting(tmp_path, files, bert, monkeypatch)
+
+
+def weights(folder):
+    return {name: file_digest(folder / "models" / name / "model.safetensors") for name in MODELS}
+
+
+MODELS = ["bi-encoder", "cross-encoder"]
+
+
+def test_a_run_leaves_what_the_contract_says(setting, files):
+    folder = setting.run()
+    results = pandas.read_csv(folder / "results.csv")
+    assert list(results) == ["iteration", "encoder", "member", "task", "n", "spearman", "pearson", "auc"]
+    keys = list(zip(results.iteration, results.encoder, results.task, results.n, strict=True))
+    turns = [(0, "bi"), (1, "cross"), (1, "bi")]
+    assert keys == [(*turn, task, 30) for turn in turns for task in ("dev", "test")]
+    assert results.auc.isna().all()
+    assert results.spearman.between(-1, 1).all()
+
+    pool = pandas.read_csv(files / "pool.tsv", sep="\t")
+    for teacher in ("bi", "cross"):
+        labels = pandas.read_csv(folder / "labels" / f"1-{teacher}.csv")
+        assert list(labels) == ["sentence1", "sentence2", "label"]
+        assert labels.label.between(0, 1).all()
+        assert set(zip(labels.sentence1, labels.sentence2, strict=True)) <= set(
+            zip(pool.sentence1, pool.sentence2, strict=True)
+        )
+    run = json.loads((folder / "run.json").read_text())
+    assert run["selected"]["by"] == "dev"
+    assert run["versions"]["torch"]
+    for name in MODELS:
+        assert (folder / "models" / name / "README.md").read_text().startswith("---\n")
+        assert not (folder / "models" / name / "artifact.json").exists()
+
+
+def test_the_models_are_the_selected_ones_and_load_in_sentence_transformers(setting, files):
+    st = pytest.importorskip("sentence_transformers")
+    folder = setting.run("distill.iterations=2")
+    selected = json.loads((folder / "run.json").read_text())["selected"]
+    results = pandas.read_csv(folder / "results.csv")
+    table = pandas.read_csv(files / "test.tsv", sep="\t")
+    both = list(zip(table.sentence1, table.sentence2, strict=True))
+    for kind, ours in (("bi", BiEncoder), ("cross", CrossEncoder)):
+        dev = results[(results.encoder == kind) & (results.task == "dev")]
+        best = dev.loc[dev.spearman.idxmax()]
+        assert selected[kind] == {"iteration": best.iteration, "score": best.spearman}
+        model = ours.load(folder / "models" / f"{kind}-encoder")
+        scores = model.predict(both)
+        if kind == "bi":
+            theirs = st.SentenceTransformer(str(folder / "models" / "bi-encoder"), device="cpu")
+            first, second = (theirs.encode(list(side), convert_to_tensor=True) for side in zip(*both, strict=True))
+            expected = (first * second).sum(1) / first.norm(dim=1) / second.norm(dim=1)
+            np.testing.assert_allclose(scores, expected.clamp(0, 1), atol=1e-5)
+            scores = expected.numpy()  # unclamped, as they are ranked
+        else:
+            theirs = st.CrossEncoder(str(folder / "models" / "cross-encoder"), device="cpu")
+            np.testing.assert_allclose(scores, theirs.predict(both), atol=1e-5)
+        row = results[(results.encoder == kind) & (results.task == "test") & (results.iteration == best.iteration)]
+        assert pandas.Series(scores).corr(table.score, method="spearman") == pytest.approx(
+            row.spearman.item(), abs=1e-3
+        )
+    assert setting.score == pytest.approx((selected["bi"]["score"] + selected["cross"]["score"]) / 2)
+
+
+def test_a_rerun_builds_nothing_and_tells_the_same(setting):
+    first = setting.run()
+    second = setting.run(name="again")
+    assert setting.built == []
+    assert (first / "results.csv").read_bytes() == (second / "results.csv").read_bytes()
+    assert weights(first) == weights(second)
+
+
+def test_more_iterations_teach_the_new_ones_only(setting):
+    setting.run()
+    assert setting.taught() == ["1/cross", "1/bi"]
+    setting.run("distill.iterations=2")
+    assert setting.taught() == ["2/cross", "2/bi"]
+
+
+def test_another_seed_shares_everything_up_to_the_first_student(setting):
+    setting.run()
+    setting.run("seed=1")
+    assert setting.taught() == ["1/cross", "1/bi"]
+    assert ("start", "") in setting.built  # the cross-encoder's head is seeded
+    assert [b for b in setting.built if b[0] in ("read", "tokenise", "label")] == [("label", "")]  # by the new cross
+    assert not [b for b in setting.built if b == ("score", "0/bi")]
+
+
+@pytest.mark.parametrize(
+    ("override", "taught"),
+    [
+        ("distill.cross.learning_rate=1e-4", ["1/cross", "1/bi"]),
+        ("distill.bi.learning_rate=1e-4", ["1/bi"]),
+        ("trainer.score_tokens=100", []),
+    ],
+)
+def test_a_changed_setting_redoes_what_lies_downstream_of_it(setting, override, taught):
+    setting.run()
+    setting.run(override)
+    assert setting.taught() == taught
+
+
+@pytest.mark.parametrize("place", ["0/bi", "1/cross", "1/bi"])
+def test_an_interrupted_run_ends_in_the_same_weights_and_repeats_no_finished_stage(setting, monkeypatch, place):
+    whole = setting.run("paths.artifacts=" + str(setting.root / "whole"), name="whole")
+    stages = setting.built.copy()
+    done = []
+
+    def interrupt(out, config, watch, *inputs):
+        facts = build(out, config, watch, *inputs)
+        if watch.place == place and not done:
+            done.append(place)
+            raise KeyboardInterrupt  # the folder is full, and not yet published
+        return facts
+
+    name = "score" if place == "0/bi" else "teach"
+    stage = getattr(transenc.stages, name)
+    build = stage.build
+    monkeypatch.setattr(transenc.stages, name, Stage(stage.name, stage.version, stage.ignore, interrupt))
+    with pytest.raises(KeyboardInterrupt):
+        setting.run()
+    before = setting.built.copy()
+    resumed = setting.run()
+    assert before[:-1] + setting.built == stages
+    assert weights(resumed) == weights(whole)
+    assert (resumed / "results.csv").read_bytes() == (whole / "results.csv").read_bytes()
+
+
+def test_training_never_sees_a_gold_score(setting, files, monkeypatch, tmp_path):
+    """The pool's artifacts have no place for scores, and other scores in its file change no weight."""
+    taught, module = [], transenc.stages.PairDataModule
+    monkeypatch.setattr(
+        transenc.stages, "PairDataModule", lambda pairs, *a, **k: taught.append(pairs) or module(pairs, *a, **k)
+    )
+    first = setting.run()
+    pool = pandas.read_csv(files / "pool.tsv", sep="\t")
+    pool["score"] = "gold?"
+    pool.to_csv(tmp_path / "other.tsv", sep="\t", index=False)
+    second = setting.run(f"data.path={tmp_path}/other.tsv", f"paths.artifacts={tmp_path}/other", name="other")
+    assert weights(first) == weights(second)
+    assert [tokens.gold for tokens in taught] == [None] * 4
+    for folder in (setting.root / "artifacts").glob("read-*"):
+        scored = json.loads((folder / "artifact.json").read_text())["config"]["scored"]
+        assert (folder / "gold.npy").exists() == scored
+
+
+@pytest.mark.parametrize("select", ["agreement", "last"])
+def test_selection_without_gold_scores_never_reads_any(setting, select):
+    """Without a development set the run selects by agreement; `last` does not select."""
+    folder = setting.run(f"distill.select={select}", "data.dev=null", "data.test=[]", "distill.iterations=2")
+    selected = json.loads((folder / "run.json").read_text())["selected"]
+    assert selected["by"] == select
+    assert pandas.read_csv(folder / "results.csv").empty
+    if select == "last":
+        assert (selected["bi"]["iteration"], selected["cross"]["iteration"]) == (2, 2)
+        assert setting.score is None
+    else:
+        assert -1 <= setting.score <= 1
+
+
+def test_automatic_selection_is_by_dev_if_there_is_one_and_by_agreement_if_not(setting):
+    by = lambda folder: json.loads((folder / "run.json").read_text())["selected"]["by"]  # noqa: E731
+    assert by(setting.run()) == "dev"
+    assert by(setting.run("data.dev=null", name="without")) == "agreement"
+
+
+def test_previous_starts_a_student_from_its_own_last_weights(setting):
+    setting.run("distill.iterations=2", "distill.start=previous")
+    records = [json.loads(p.read_text()) for p in (setting.root / "artifacts").glob("teach-*/artifact.json")]
+    fingerprints = {record["fingerprint"] for record in records}
+    assert sum(record["inputs"][0] in fingerprints for record in records) == 2
+
+
+def test_mutual_distillation_averages_labels_and_reports_members_and_ensembles(setting, models):
+    other = models["roberta"]
+    folder = setting.run(f"model.bi=[{setting.model},{other}]", f"model.cross=[{setting.model},{other}]")
+    results = pandas.read_csv(folder / "results.csv")
+    test = results[results.task == "test"]
+    assert list(zip(test.iteration, test.encoder, test.member.fillna(-1), strict=True)) == [
+        (iteration, encoder, member)
+        for iteration, kind in ((0, "bi"), (1, "cross"), (1, "bi"))
+        for encoder, member in ((kind, 0), (kind, 1), (f"{kind}-ensemble", -1))
+    ]
+    names = ["bi-encoder-0", "bi-encoder-1", "cross-encoder-0", "cross-encoder-1"]
+    assert sorted(p.name for p in (folder / "models").iterdir()) == names
+    records = [json.loads(p.read_text()) for p in (setting.root / "artifacts").glob("label-*/artifact.json")]
+    assert [len(record["inputs"]) for record in records] == [2, 2]
+
+
+def test_labels_are_the_mean_of_the_teachers_clamped_to_the_unit_interval(tmp_path):
+    artifacts = []
+    for number, scores in enumerate(([-0.5, 0.2, 1.0], [0.1, 0.4, 1.0])):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        np.save(folder / "scores.npy", np.array(scores, dtype=np.float32))
+        artifacts.append(Artifact(folder, "", {}))
+    facts = transenc.stages.label.build(tmp_path, {}, None, *artifacts)
+    np.testing.assert_allclose(np.load(tmp_path / "labels.npy"), [0, 0.3, 1.0], atol=1e-6)
+    assert facts["clamped"] == pytest.approx(1 / 3)
+
+
+def test_students_learn_in_training_mode(setting, monkeypatch):
+    """Lightning keeps the mode it finds, and models load in eval mode: without dropout nothing would look wrong."""
+    modes = []
+    step = CrossEncoder.training_step
+    monkeypatch.setattr(
+        CrossEncoder, "training_step", lambda self, *a: modes.append(self.backbone.training) or step(self, *a)
+    )
+    setting.run()
+    assert modes
+    assert all(modes)
+
+
+def test_a_loss_that_is_no_number_stops_the_stage_and_names_step_and_learning_rate(setting):
+    with pytest.raises(InputError, match=r"1/cross teach: the loss is nan at step \d+, learning rate 6.7e\+19"):
+        setting.run("distill.cross.learning_rate=1e20", "distill.cross.clip=0", "distill.cross.epochs=3")
+    assert not list((setting.root / "artifacts").glob("*teach-*"))
+
+
+def test_empty_sentences_and_repeated_pairs_are_dropped_and_counted(setting, tmp_path):
+    text = "sentence1\tsentence2\na dog\ta cat\n\ta cat\na cat\ta dog\na man\ta cat\na dog\ta cat\na dog\t \n"
+    (tmp_path / "pool.tsv").write_text(text + "".join(f"{a}\t{b}\n" for a, b in PAIRS))
+    setting.run(f"data.path={tmp_path}/pool.tsv")
+    records = [json.loads(p.read_text()) for p in (setting.root / "artifacts").glob("read-*/artifact.json")]
+    (facts,) = [record["facts"] for record in records if not record["config"]["scored"]]
+    assert (facts["pairs"], facts["empty"], facts["repeated"]) == (2 + len(PAIRS), 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["distill.iterations=0"], "distill.iterations=0: must be at least 1"),
+        (["distill.cross.warmup=1"], "distill.cross.warmup=1.0: must be at least 0 and below 1"),
+        (["distill.select=dev", "data.dev=null"], "distill.select=dev: there is no development set"),
+        (["data=stsb", "data.path=mine.tsv"], "data.path=.*add data=pairs"),
+        (["data.path=null", "data.pool=[nothing]"], "nothing: neither a file nor a known set"),
+        (
+            ["data=stsb", "data.dev=null", "data.path=null", "paths.dataset=nowhere"],
+            "stsb-train: .*download_dataset.sh",
+        ),
+        (["model.bi=no/model"], "model.bi=no/model: .*hub cannot be reached"),
+        (["model.bi_layers=9"], "9 layers asked for, the model has 3"),
+        (["model.bi_max_tokens=100"], "max_tokens=100, but the model reads 64 at most"),
+        (["trainer.accelerator=gpu"], "trainer.accelerator=gpu: torch sees no GPU here"),
+    ],
+)
+def test_a_wrong_setting_is_told_in_one_line_and_nothing_is_built(setting, overrides, says):
+    if "gpu" in overrides[0] and __import__("torch").cuda.is_available():
+        pytest.skip("there is a GPU here")
+    with pytest.raises(InputError, match=says) as error:
+        setting.run(*overrides)
+    assert "\n" not in str(error.value)
+    assert setting.taught() == []
+    assert not (setting.root / "run" / "results.csv").exists()
+
+
+def test_a_cross_encoder_as_the_bi_encoder_is_refused(setting, tmp_path):
+    CrossEncoder.load(setting.model, new_head=0).save(tmp_path / "cross")
+    with pytest.raises(InputError, match=r"model.bi=.*is a cross-encoder, and a bi-encoder is needed"):
+        setting.run(f"model.bi={tmp_path}/cross")
+
+
+def test_tensorboard_has_curves_by_stage_also_of_stages_that_were_reused(setting):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def tags(folder):
+        events = EventAccumulator(str(Path(folder) / "tensorboard"))
+        events.Reload()
+        return events.Tags()
+
+    first = tags(setting.run())
+    assert {"1/cross/loss", "1/cross/learning_rate", "1/cross/selection", "1/bi/loss"} <= set(first["scalars"])
+    assert {"spearman/test/bi", "spearman/test/cross"} <= set(first["scalars"])
+    assert set(first["histograms"]) == {"labels/bi", "labels/cross"}
+    assert tags(setting.run(name="again")) == first

@@ -1,0 +1,111 @@
+"""Batches of labelled pairs: both orders, a new order each epoch, nothing mutated, no gold scores."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import PAIRS
+
+from transenc.data.module import PairDataModule, Shuffled
+from transenc.data.tokens import number_sentences, tokenise
+from transenc.encoders import BiEncoder, CrossEncoder
+
+
+@pytest.fixture
+def cross(bert):
+    return CrossEncoder.load(bert, new_head=0)
+
+
+def tokens_of(encoder, gold=None):
+    sentences, numbers = number_sentences(PAIRS)
+    return tokenise(sentences, numbers, encoder.tokenizer, gold)
+
+
+def module(encoder, **settings):
+    settings = {"batch_size": 3, "both_orders": False, "seed": 0} | settings
+    labels = np.linspace(0, 1, len(PAIRS), dtype=np.float32)
+    return PairDataModule(tokens_of(encoder), labels, encoder.collate, **settings)
+
+
+def drawn(lessons, epoch=0):
+    """(token ids of a row without padding, its label), in the order of the epoch."""
+    loader = lessons.train_dataloader()
+    loader.sampler.set_epoch(epoch)
+    rows = []
+    for batch in loader:
+        for ids, mask, label in zip(*batch["inputs"].values(), batch["labels"], strict=True):
+            rows.append((tuple(ids[mask.bool()].tolist()), label.item()))
+    return rows
+
+
+def inputs_of(encoder, pairs):
+    tokenizer = encoder.tokenizer
+    return [tuple(tokenizer(*pair, truncation=True)["input_ids"]) for pair in pairs]
+
+
+@pytest.fixture
+def plain(models):
+    return CrossEncoder.load(models["roberta"], new_head=0)  # inputs of ids and mask only
+
+
+def test_both_orders_are_taught_with_one_label(plain):
+    labels = np.linspace(0, 1, len(PAIRS), dtype=np.float32).tolist()
+    turned = [(b, a) for a, b in PAIRS]
+    expected = list(zip(inputs_of(plain, PAIRS + turned), labels + labels, strict=True))
+    assert sorted(drawn(module(plain, both_orders=True))) == sorted(expected)
+
+
+def test_one_order_is_the_pairs_as_they_stand(plain):
+    labels = np.linspace(0, 1, len(PAIRS), dtype=np.float32).tolist()
+    assert sorted(drawn(module(plain))) == sorted(zip(inputs_of(plain, PAIRS), labels, strict=True))
+
+
+def test_the_order_depends_on_seed_and_epoch_and_on_nothing_else(plain):
+    first = drawn(module(plain))
+    torch.manual_seed(99)
+    torch.rand(7)
+    assert drawn(module(plain)) == first
+    assert drawn(module(plain), epoch=1) != first
+    assert drawn(module(plain, seed=1)) != first
+
+
+def test_lightning_moves_the_epoch_on(plain):
+    """Its hook finds `loader.sampler.set_epoch`; a sampler elsewhere would repeat the first epoch for ever."""
+    loader = module(plain).train_dataloader()
+    assert isinstance(loader.sampler, Shuffled)
+    from lightning_fabric.utilities.data import _set_sampler_epoch
+
+    _set_sampler_epoch(loader, 3)
+    assert loader.sampler.epoch == 3
+
+
+def test_an_epoch_holds_every_item_once_in_batches_of_like_length():
+    lengths = np.random.default_rng(0).integers(3, 60, 1000)
+    order = np.array(list(Shuffled(lengths, 32, seed=0)))
+    assert sorted(order.tolist()) == list(range(1000))
+    batches = order[:992].reshape(-1, 32)
+    spread = np.ptp(lengths[batches], axis=1)
+    assert spread.mean() < 12  # of 57; 54 at random
+    assert np.corrcoef(np.arange(31), lengths[batches].mean(axis=1))[0, 1] < 0.5  # short ones do not come first
+
+
+@pytest.mark.parametrize("kind", [BiEncoder, CrossEncoder])
+def test_making_batches_changes_nothing_it_is_made_from(bert, kind):
+    encoder = CrossEncoder.load(bert, new_head=0) if kind is CrossEncoder else BiEncoder.load(bert)
+    lessons = module(encoder, both_orders=kind is CrossEncoder)
+    arrays = [lessons.pairs.ids, lessons.pairs.offsets, lessons.pairs.pairs, lessons.labels]
+    before = [array.copy() for array in arrays]
+    loader = lessons.train_dataloader()
+    first = [batch["inputs"]["input_ids"].shape for batch in loader]
+    for batch in loader:
+        batch["inputs"]["input_ids"].fill_(0)
+        batch["labels"].fill_(-1)
+    for array, copy in zip(arrays, before, strict=True):
+        np.testing.assert_array_equal(array, copy)
+    assert [batch["inputs"]["input_ids"].shape for batch in loader] == first
+
+
+def test_pairs_with_gold_scores_are_refused(cross):
+    tokens = tokens_of(cross, gold=np.zeros(len(PAIRS)))
+    labels = np.zeros(len(PAIRS), dtype=np.float32)
+    with pytest.raises(AssertionError, match="no gold"):
+        PairDataModule(tokens, labels, cross.collate, batch_size=2, both_orders=True, seed=0)
