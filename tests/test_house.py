@@ -13,7 +13,7 @@ ORDER = [  # each may import those before it, never those after
     ["config"],
     ["data.files", "data.tokens"],
     ["data.published", "data.module"],
-    ["encoders.folder", "encoders.framing"],
+    ["encoders.embeddings", "encoders.folder", "encoders.framing"],
     ["encoders.base"],
     ["encoders.bi", "encoders.cross"],
     ["encoders"],
@@ -75,7 +75,7 @@ RECIPES = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_composes_against_the_schema_and_says_what_it_is(recipe):
     compose("train", [f"experiment={recipe}"])
-    head = (CONF / "experiment" / f"{recipe}.yaml").read_text().split("# @package")[0]
+    head = (CONF / "experiment" / f"{recipe}.yaml").read_text().split("defaults:")[0]
     for word in ("python train.py experiment=", "device", "minutes"):
         assert word in head, f"the header of {recipe} lacks {word!r}"
 

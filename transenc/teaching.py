@@ -98,12 +98,11 @@ class Lesson(pl.Callback):
         self.taught.curve.append(row)
         self.record(row)
 
-    def finish(self, student: PairEncoder) -> Taught:
+    def finish(self, student: PairEncoder) -> None:
         """Put the best weights back into the student."""
         if self.best_weights is not None:
             student.load_state_dict(self.best_weights)
             self.taught.step = self.best_step
-        return self.taught
 
 
 def teach(
@@ -152,5 +151,8 @@ def teach(
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        trainer.fit(student, datamodule=lessons)
-    return lesson.finish(student.eval())
+        with student.used_rows(lessons.pairs):
+            trainer.fit(student, datamodule=lessons)
+            lesson.finish(student)
+    student.eval()
+    return lesson.taught

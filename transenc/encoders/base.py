@@ -7,6 +7,7 @@ import inspect
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -19,6 +20,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer
 
 from transenc.data.tokens import TokenisedPairs, number_sentences, tokenise
+from transenc.encoders.embeddings import UsedRows
 from transenc.encoders.folder import Description, Source, describe, find
 from transenc.encoders.framing import Framing
 from transenc.errors import InputError
@@ -133,6 +135,20 @@ class PairEncoder(pl.LightningModule, ABC):
         """
         if gradient_clip_val:
             torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+
+    @contextmanager
+    def used_rows(self, pairs: TokenisedPairs) -> Iterator[None]:
+        """Train only the word embeddings that `pairs` and the special tokens use; batches may hold no others."""
+        table = self.backbone.get_input_embeddings()  # type: ignore[operator]
+        special = [self.tokenizer.pad_token_id, *self.tokenizer("a", "a")["input_ids"]]
+        rows = UsedRows(table, np.unique(np.concatenate([pairs.ids, special])).astype(np.int64))
+        self.backbone.set_input_embeddings(rows)  # type: ignore[operator]
+        try:
+            yield
+        finally:
+            rows.update()
+            table.weight.data.copy_(rows.whole)  # a copy of its own where training was on another device
+            self.backbone.set_input_embeddings(table)  # type: ignore[operator]
 
     # Scoring.
 
