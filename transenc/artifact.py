@@ -117,11 +117,11 @@ class Store:
                     (scratch / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
                     scratch.rename(path)
                     self.told.add(fingerprint)
-                    log.info("%-22s %7.1f s  %s", title, seconds, facts.get("summary", ""))
+                    log.info("%-24s %7.1f s  %s", title, seconds, facts.get("summary", ""))
                     return Artifact(path, fingerprint, facts)
         facts = json.loads((path / RECORD).read_text(encoding="utf-8"))["facts"]
         if fingerprint not in self.told:
-            log.info("%-22s %9s  %s", title, "reused", facts.get("summary", ""))
+            log.info("%-24s %9s  %s", title, "reused", facts.get("summary", ""))
             self.told.add(fingerprint)
         return Artifact(path, fingerprint, facts, reused=True)
 

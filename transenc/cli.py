@@ -29,8 +29,6 @@ from transenc.errors import InputError
 log = logging.getLogger("transenc")
 
 TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"
-# Unless told so, Hydra prints its errors itself, over several lines, and exits before they can be put better.
-os.environ["HYDRA_FULL_ERROR"] = "1"
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 SCHEMAS = {"train": Train, "evaluate": Evaluate}
@@ -52,6 +50,8 @@ def main(name: str, task: Callable[[Any, Path], float | None], shorthand: Callab
         with one_line_errors(name, log.error):  # here as well, so that the error stands in the run folder's log
             return task(OmegaConf.to_object(cfg), Path(HydraConfig.get().runtime.output_dir))
 
+    # Unless told so, Hydra prints its errors itself, over several lines, and exits before they can be put better.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
     with one_line_errors(name, complain):
         sys.argv[1:] = [shorthand(argument) for argument in sys.argv[1:]]
         check_overrides(name, sys.argv[1:])
@@ -147,8 +147,11 @@ def explain(error: Exception, name: str) -> str:
     if cause is None:
         return " ".join(str(error).split())
     key, message = cause.full_key or "", str(cause.msg or cause).split("\n")[0]
-    if isinstance(cause, MissingMandatoryValue):
-        return f"{key}: no value; give {key}=... on the command line"
+    _, missing, wanted = message.partition(
+        "Missing mandatory value: "
+    )  # asked for here, or by reference from elsewhere
+    if missing:
+        return f"{wanted}: no value; give {wanted}=... on the command line"
     if key and key not in keys(SCHEMAS[name]):
         return f"{key}: no such key{nearest(key, keys(SCHEMAS[name]))}"
     if ", expected one of [" in message:

@@ -74,10 +74,10 @@ class Columns:
 
 @dataclass
 class Data:
+    path: str | None  # a file of your own unlabelled pairs to learn from, in place of pool; null: pool
     pool: list[str]  # unlabelled pairs to learn from: names of known sets, or files
     dev: str | None  # scored pairs for selection: a known set or a file; null: none
     test: list[str]  # scored pairs to report: known sets or files
-    path: str | None  # a file of your own pairs; read with data=pairs
     columns: Columns  # where sentences and scores stand in your files
     score_min: float  # gold scores of your files lie in [score_min, score_max]
     score_max: float
@@ -158,7 +158,6 @@ def check(cfg: Train) -> None:
     rules = [
         ("distill.iterations", cfg.distill.iterations, cfg.distill.iterations >= 1, "at least 1"),
         ("distill.holdout", cfg.distill.holdout, 0 < cfg.distill.holdout < 1, "between 0 and 1"),
-        ("data.pool", cfg.data.pool, bool(cfg.data.pool), "at least one set of pairs or file"),
         ("data.score_max", cfg.data.score_max, cfg.data.score_max > cfg.data.score_min, "above data.score_min"),
         ("trainer.score_tokens", cfg.trainer.score_tokens, cfg.trainer.score_tokens >= 1, "at least 1"),
     ]
@@ -181,5 +180,10 @@ def check(cfg: Train) -> None:
             raise InputError(f"{key}={value}: must be {rule}")
     if cfg.distill.select is Select.dev and cfg.data.dev is None:
         raise InputError("distill.select=dev: there is no development set; give data.dev=FILE, or select by agreement")
-    if cfg.data.path is not None and cfg.data.path not in cfg.data.pool:
-        raise InputError(f"data.path={cfg.data.path}: read with data=pairs only; add data=pairs")
+    if not pool(cfg.data):
+        raise InputError("data.path: no pairs to learn from; give data.path=FILE, or data=NAME for a known set")
+
+
+def pool(data: Data) -> list[str]:
+    """The sets or files whose pairs are learnt from."""
+    return data.pool if data.path is None else [data.path]

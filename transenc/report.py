@@ -15,7 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from transenc.artifact import Artifact
-from transenc.config import Select, Train
+from transenc.config import Select, Train, pool
 from transenc.export import card, copy_model, describe_run, write_labels
 from transenc.results import Row, table, write_results
 from transenc.stages import Member, Stages, sentences_of
@@ -77,14 +77,14 @@ class Report:
             self.writer.add_scalar(f"spearman/{row.task}/{name}", row.spearman, row.iteration)
         write_results(self.folder / "results.csv", self.rows)
 
-    def labels(self, iteration: int, teacher: str, labels: Artifact, pool: Artifact) -> None:
+    def labels(self, iteration: int, teacher: str, labels: Artifact, pairs: Artifact) -> None:
         """The labels that a kind of teacher gave in an iteration."""
         values = np.load(labels / "labels.npy")
         self.writer.add_histogram(f"labels/{teacher}", values, iteration)
         for fact in ("clamped", "mean", "std"):
             self.writer.add_scalar(f"labels/{teacher}/{fact}", labels.facts[fact], iteration)
         path = self.folder / "labels" / f"{iteration}-{teacher}.csv"
-        write_labels(path, sentences_of(pool), np.load(pool / "pairs.npy"), values)
+        write_labels(path, sentences_of(pairs), np.load(pairs / "pairs.npy"), values)
 
     def finish(self, stages: Stages) -> float | None:
         """Select, copy the selected models, write run.json, print the table.
@@ -108,7 +108,7 @@ class Report:
                 card(
                     member.kind,
                     starts[member.kind][member.number],
-                    self.cfg.data.pool,
+                    pool(self.cfg.data),
                     self._own(member),
                     command,
                     chosen,
@@ -168,9 +168,7 @@ class Report:
 
     def _show(self, stages: Stages, selected: Sequence[Member], reference: Sequence[Row], seconds: float) -> None:
         marks = {(member.iteration, member.kind, member.number): "*" for member in selected}
-        lines = table(self.rows, list(stages.tests), marks).split("\n")
-        if reference:
-            lines.append(table(reference, list(stages.tests), {}).split("\n")[-1].replace("0  bi    ", "reference ", 1))
+        lines = [table([*self.rows, *reference], list(stages.tests), marks)]
         by = stages.select.name
         lines.append(f"* selected by {by}" if by != "dev" else f"* selected by {next(iter(stages.dev))}")
         for member in selected:

@@ -12,7 +12,7 @@ class Row:
     """One line of results.csv.
 
     Attributes:
-        iteration: 0 for the start models.
+        iteration: 0 for the start models; None for a model beside the run.
         encoder: "bi", "cross", "bi-ensemble" or "cross-ensemble".
         member: place in `model.bi` or `model.cross`; None for an ensemble.
         task: name of the scored set.
@@ -21,7 +21,7 @@ class Row:
         auc: of a binary task; None for graded ones.
     """
 
-    iteration: int
+    iteration: int | None
     encoder: str
     member: int | None
     task: str
@@ -40,7 +40,7 @@ def write_results(path: Path, rows: Iterable[Row]) -> None:
     aside.replace(path)
 
 
-def table(rows: Sequence[Row], tests: Sequence[str], marks: Mapping[tuple[int, str, int | None], str]) -> str:
+def table(rows: Sequence[Row], tests: Sequence[str], marks: Mapping[tuple[int | None, str, int | None], str]) -> str:
     """Spearman x100 by iteration and encoder, tasks across, at most 80 columns for nine of them.
 
     Args:
@@ -63,7 +63,11 @@ def table(rows: Sequence[Row], tests: Sequence[str], marks: Mapping[tuple[int, s
             values.append(sum(found[test] for test in tests) / len(tests))
         iteration, encoder, member = key
         several = any(row.encoder == encoder and row.member not in (member, None) for row in rows)
-        name = f"{iteration}  {encoder}" + (f"-{member}" if several and member is not None else "")
+        name = (
+            "reference"
+            if iteration is None
+            else f"{iteration}  {encoder}" + (f"-{member}" if several and member is not None else "")
+        )
         cells = "".join(f"{'' if value is None else f'{100 * value:.2f}':>{width}}" for value in values)
         lines.append(f"{name:<17}{marks.get(key, ''):<3}" + cells)
     return "\n".join(line.rstrip() for line in lines)

@@ -26,7 +26,7 @@ from scipy.stats import pearsonr, spearmanr
 from transformers import AutoTokenizer
 
 from transenc.artifact import Artifact, Store, file_digest, stage
-from transenc.config import Accelerator, Data, Paths, Precision, Select, Start, Train, Trainer
+from transenc.config import Accelerator, Data, Paths, Precision, Select, Start, Train, Trainer, pool
 from transenc.data import published
 from transenc.data.files import Format, read_file
 from transenc.data.module import PairDataModule
@@ -195,7 +195,7 @@ def teach(
     losses = [row["loss"] for row in taught.curve if "loss" in row]
     summary = f"{len(losses):,} steps, loss {np.mean(losses[-20:]):.4f}"
     if taught.best is not None:
-        summary += f", {config['select']} {100 * taught.best:.2f} at step {taught.step:,}"
+        summary += f", {config['select']} {100 * taught.best:.2f} at {taught.step:,}"
     facts = {"select": config["select"], "selection": taught.best, "step": taught.step, "summary": summary}
     return {**_describe(out, encoder), **facts}
 
@@ -239,14 +239,14 @@ class Member:
 
     Attributes:
         kind: "bi" or "cross".
-        iteration: 0 for a start model.
+        iteration: 0 for a start model, None for one that stands beside the run.
         number: its place in `model.bi` or `model.cross`.
         several: whether it is one of several there.
         artifact: its model folder.
     """
 
     kind: str
-    iteration: int
+    iteration: int | None
     number: int
     several: bool
     artifact: Artifact
@@ -258,7 +258,7 @@ class Member:
 
     @property
     def place(self) -> str:
-        return f"{self.iteration}/{self.name}"
+        return "reference" if self.iteration is None else f"{self.iteration}/{self.name}"
 
 
 class Scoring:
@@ -310,7 +310,7 @@ class Scoring:
             files = sorted(path for path in source.folder.rglob("*") if path.suffix in kinds)
             identity = [[str(path.relative_to(source.folder)), file_digest(path)] for path in files]
         config = {"kind": kind, "name": name, "key": key, "identity": identity, "settings": settings}
-        return self.store(start, config, watch=self.watch, title=f"start {kind}")
+        return self.store(start, config, watch=self.watch, title=f"start {key.removeprefix('model.')}")
 
     def tokens(self, pairs: Artifact, model: Artifact, title: str) -> Artifact:
         config = {"tokenizer": model.facts["tokenizer"], "folder": str(model.path)}
@@ -349,7 +349,7 @@ class Stages(Scoring):
         self.select = cfg.distill.select
         if self.select is Select.auto:
             self.select = Select.agreement if cfg.data.dev is None else Select.dev
-        self.pool = self.read(cfg.data.pool, False, "pool")
+        self.pool = self.read(pool(cfg.data), False, "pool")
         self.dev = self.tasks([] if cfg.data.dev is None else [cfg.data.dev])
         self.tests = self.tasks(cfg.data.test)
 
@@ -410,4 +410,4 @@ class Stages(Scoring):
         if name is None:
             return []
         model = self.start("bi", name, "model.reference", pooling="auto", layers=None, max_tokens=None)
-        return self.evaluate([Member("bi", 0, 0, False, model)])
+        return self.evaluate([Member("bi", None, 0, False, model)])
