@@ -147,11 +147,8 @@ def explain(error: Exception, name: str) -> str:
     if cause is None:
         return " ".join(str(error).split())
     key, message = cause.full_key or "", str(cause.msg or cause).split("\n")[0]
-    _, missing, wanted = message.partition(
-        "Missing mandatory value: "
-    )  # asked for here, or by reference from elsewhere
-    if missing:
-        return f"{wanted}: no value; give {wanted}=... on the command line"
+    if isinstance(cause, MissingMandatoryValue):
+        return f"{key}: no value; give {key}=... on the command line"
     if key and key not in keys(SCHEMAS[name]):
         return f"{key}: no such key{nearest(key, keys(SCHEMAS[name]))}"
     if ", expected one of [" in message:
