@@ -91,6 +91,7 @@ def check_overrides(name: str, arguments: Iterable[str]) -> None:
     """
     known = keys(SCHEMAS[name])
     groups = choices(name)
+    own_folder = any(argument.startswith(("--config-dir", "-cd")) for argument in arguments)  # it may add choices
     for override in OverridesParser.create().parse_overrides([a for a in arguments if "=" in a and a[0] != "-"]):
         key = override.key_or_group
         if key.split(".")[0].split("/")[0] == "hydra":
@@ -98,7 +99,7 @@ def check_overrides(name: str, arguments: Iterable[str]) -> None:
         if key in groups:
             values = override.sweep_iterator() if override.is_sweep_override() else [override.value()]
             for value in map(str, values):
-                if value not in groups[key]:
+                if value not in groups[key] and not own_folder:
                     raise InputError(f"{key}={value}: no such choice{nearest(value, groups[key], listed=True)}")
         elif key not in known:
             raise InputError(f"{key}: no such key{nearest(key, [*known, *groups])}")

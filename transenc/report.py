@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -60,6 +61,8 @@ class Report:
         self.members: list[Member] = []
 
     def __enter__(self) -> Self:
+        # A run that goes on in the folder of a killed one tells everything again, curves of finished stages included.
+        shutil.rmtree(self.folder / "tensorboard", ignore_errors=True)
         self.writer = SummaryWriter(str(self.folder / "tensorboard"))
         self.writer.add_text("config", "```\n" + json.dumps(plain(asdict(self.cfg)), indent=2) + "\n```")
         self.watch = Watch(self.writer)
@@ -168,9 +171,9 @@ class Report:
 
     def _show(self, stages: Stages, selected: Sequence[Member], reference: Sequence[Row], seconds: float) -> None:
         marks = {(member.iteration, member.kind, member.number): "*" for member in selected}
-        lines = [table([*self.rows, *reference], list(stages.tests), marks)]
-        by = stages.select.name
-        lines.append(f"* selected by {by}" if by != "dev" else f"* selected by {next(iter(stages.dev))}")
+        lines = [table([*self.rows, *reference], list(stages.tests), marks)] if self.rows else []
+        by = next(iter(stages.dev)) if stages.select is Select.dev else stages.select.name
+        lines.append(f"* by {by}: " + ", ".join(f"{m.name} of iteration {m.iteration}" for m in selected))
         for member in selected:
             if member.iteration == 0:
                 lines.append(f"No iteration improved on the start of {member.name} by that: the start is handed back.")

@@ -46,9 +46,12 @@ Facts = dict[str, Any]
 
 def spearman(raw: np.ndarray, gold: np.ndarray) -> float:
     """Spearman's rank correlation; 0 where either side is constant, which ranks nothing."""
-    if np.ptp(raw) == 0 or np.ptp(gold) == 0:
-        return 0.0
-    return float(spearmanr(raw, gold).statistic)
+    return float(spearmanr(raw, gold).statistic) if np.ptp(raw) > 0 and np.ptp(gold) > 0 else 0.0
+
+
+def pearson(raw: np.ndarray, gold: np.ndarray) -> float:
+    """Pearson's correlation; 0 where either side is constant."""
+    return float(pearsonr(raw, gold).statistic) if np.ptp(raw) > 0 and np.ptp(gold) > 0 else 0.0
 
 
 # The stages themselves: plain values in `config`, a folder out.
@@ -121,7 +124,7 @@ def score(out: Path, config: Config, watch: Watch, model: Artifact, tokens: Arti
     summary = f"{len(raw):,} pairs"
     facts = {}
     if pairs.gold is not None:
-        facts = {"spearman": spearman(raw, pairs.gold), "pearson": _pearson(raw, pairs.gold)}
+        facts = {"spearman": spearman(raw, pairs.gold), "pearson": pearson(raw, pairs.gold)}
         summary += f", Spearman {100 * facts['spearman']:.2f}"
     return {"pairs": len(raw), **facts, "summary": summary}
 
@@ -153,12 +156,13 @@ def teach(
         judged = TokenisedPairs.load(dev[0].path)
         truth = judged.gold
     elif config["select"] == "agreement":
-        rows = np.random.default_rng(seed).permutation(len(pairs))
-        held, taught_rows = np.split(rows, [max(2, int(config["holdout"] * len(pairs)))])
+        # The same pairs in every iteration, since iterations are compared by them.
+        rows = np.random.default_rng(config["holdout"]["seed"]).permutation(len(pairs))
+        held, taught_rows = np.split(rows, [max(2, int(config["holdout"]["share"] * len(pairs)))])
         judged, truth = pairs.select(np.sort(held)), targets[np.sort(held)]
         pairs, targets = pairs.select(np.sort(taught_rows)), targets[np.sort(taught_rows)]
     if not len(pairs):
-        raise InputError("data.pool: too few pairs to hold some out for selection by agreement; add pairs")
+        raise InputError("data.path: too few pairs to hold some out for selection by agreement; add pairs")
 
     lessons = PairDataModule(
         pairs,
@@ -203,10 +207,6 @@ def teach(
 def _describe(folder: Path, model: PairEncoder) -> Facts:
     # A tokenizer is the same for two models if its own files are, less the length to which each model cuts.
     return {"kind": model.kind, "tokenizer": file_digest(folder / "tokenizer.json"), "max_tokens": model.max_tokens}
-
-
-def _pearson(raw: np.ndarray, gold: np.ndarray) -> float:
-    return 0.0 if np.ptp(raw) == 0 or np.ptp(gold) == 0 else float(pearsonr(raw, gold).statistic)
 
 
 def _accelerator(asked: Accelerator) -> str:
@@ -334,7 +334,7 @@ class Scoring:
             if len(members) > 1:
                 mean = np.mean([np.load(artifact / "scores.npy") for artifact in scored], axis=0, dtype=np.float64)
                 kind = f"{members[0].kind}-ensemble"
-                both = spearman(mean, gold), _pearson(mean, gold)
+                both = spearman(mean, gold), pearson(mean, gold)
                 rows.append(Row(members[0].iteration, kind, None, task, len(gold), *both))
         return rows
 
@@ -377,12 +377,13 @@ class Stages(Scoring):
         """One student, taught from where `student` stands."""
         teaching = self.cfg.distill.cross if student.kind == "cross" else self.cfg.distill.bi
         taught = Member(student.kind, iteration, student.number, student.several, student.artifact)
+        holdout = {"share": self.cfg.distill.holdout, "seed": self.cfg.seed}
         seed = int(hashlib.sha256(f"{self.cfg.seed}/{taught.place}".encode()).hexdigest()[:8], 16)
         config = {
             "teaching": {key: v.name if isinstance(v, Enum) else v for key, v in asdict(teaching).items()},
             "seed": seed,
             "select": self.select.name,
-            "holdout": self.cfg.distill.holdout if self.select is Select.agreement else None,
+            "holdout": holdout if self.select is Select.agreement else None,
             "precision": self.precision,
             "accelerator": self.accelerator,
             "batch_tokens": self.score_tokens,
