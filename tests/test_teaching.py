@@ -1,0 +1,126 @@
+"""One student's training: which weights it ends with, its learning rate, the embedding rows it trains."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import PAIRS
+
+from transenc.data.module import PairDataModule
+from transenc.data.tokens import number_sentences, tokenise
+from transenc.encoders import BiEncoder, CrossEncoder, Learning
+from transenc.teaching import teach
+
+LABELS = np.linspace(0, 1, len(PAIRS), dtype=np.float32)
+
+
+def tokens_of(encoder, pairs=PAIRS):
+    sentences, numbers = number_sentences(pairs)
+    return tokenise(sentences, numbers, encoder.tokenizer)
+
+
+def train(encoder, selection=None, epochs=3, eval_steps=0, **learning):
+    encoder.learning = Learning(
+        **({"loss": "mse", "learning_rate": 1e-2, "warmup": 0.0, "weight_decay": 0.0} | learning)
+    )
+    lessons = PairDataModule(
+        tokens_of(encoder), LABELS, encoder.collate, batch_size=3, both_orders=False, seed=0
+    )  # 3 steps an epoch
+    return teach(
+        encoder, lessons, epochs=epochs, clip=1.0, accelerator="cpu", precision="32-true", seed=0,
+        selection=selection, eval_steps=eval_steps,
+    )  # fmt: skip
+
+
+def weights(encoder):
+    return {name: weight.clone() for name, weight in encoder.state_dict().items()}
+
+
+def same(one, two):
+    return all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_the_best_checkpoint_by_selection_is_kept_and_the_earliest_of_equals(bert):
+    seen, scores = [], iter([0.5, 0.9, 0.9])
+
+    def selection(encoder):
+        seen.append(weights(encoder))
+        return next(scores)
+
+    encoder = BiEncoder.load(bert)
+    taught = train(encoder, selection)
+    assert (taught.best, taught.step) == (0.9, 6)
+    final = weights(encoder)
+    layer = "backbone.encoder.layer.0.output.dense.weight"
+    assert torch.equal(final[layer], seen[1][layer])
+    assert not torch.equal(final[layer], seen[2][layer])
+    assert not encoder.training
+
+
+def test_without_selection_the_last_weights_are_kept(bert):
+    encoder, start = BiEncoder.load(bert), weights(BiEncoder.load(bert))
+    taught = train(encoder)
+    assert (taught.best, taught.step) == (None, 9)
+    assert not same(weights(encoder), start)
+
+
+def test_selection_scores_are_taken_at_eval_steps_and_at_each_epochs_end(bert):
+    taught = train(BiEncoder.load(bert), lambda encoder: 0.0, eval_steps=2)
+    assert [row["step"] for row in taught.curve if "selection" in row] == [2, 3, 4, 6, 8, 9]
+
+
+def test_a_selection_score_sees_the_student_without_dropout_and_with_its_trained_embeddings(bert):
+    encoder = BiEncoder.load(bert)
+    seen = []
+    train(encoder, lambda student: seen.append(student.score(tokens_of(student))) or float(len(seen)), epochs=1)
+    np.testing.assert_allclose(seen[-1], encoder.score(tokens_of(encoder)), atol=1e-6)
+
+
+def test_the_learning_rate_rises_over_the_warmup_and_falls_to_nothing(bert):
+    taught = train(BiEncoder.load(bert), epochs=4, warmup=0.25)  # 12 steps, 3 of them rising
+    rates = [row["learning_rate"] / 1e-2 for row in taught.curve if "loss" in row]
+    np.testing.assert_allclose(rates, [1 / 4, 2 / 4, 3 / 4, *(k / 9 for k in range(9, 0, -1))], rtol=1e-6)
+
+
+def test_training_learns_the_labels(bert):
+    torch.manual_seed(0)
+    encoder = CrossEncoder.load(bert, new_head=0)
+    encoder.backbone.config.hidden_dropout_prob = 0.0
+    taught = train(encoder, epochs=30, loss="bce", learning_rate=3e-3)
+    losses = [row["loss"] for row in taught.curve]
+    assert np.mean(losses[-6:]) < np.mean(losses[:6]) - 0.05
+
+
+def test_biases_and_normalisation_weights_do_not_decay(bert):
+    encoder = BiEncoder.load(bert)
+    encoder.learning = Learning("mse", 1e-3, 0.0, 0.5)
+    encoder.trainer = type("Trainer", (), {"estimated_stepping_batches": 10})()
+    decaying, others = encoder.configure_optimizers()["optimizer"].param_groups
+    assert (decaying["weight_decay"], others["weight_decay"]) == (0.5, 0.0)
+    assert {p.ndim for p in others["params"]} == {1}
+    assert len(decaying["params"]) + len(others["params"]) == len(list(encoder.parameters()))
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "modernbert", "deberta-v2"])
+def test_training_the_used_rows_alone_gives_them_the_gradients_of_the_whole_table(models, family):
+    whole, held = BiEncoder.load(models[family]), BiEncoder.load(models[family])
+    pairs = [("the dog", "a cat")]
+    inputs = whole.collate(tokens_of(whole, pairs), np.arange(1), np.zeros(1, dtype=bool))
+    for encoder in (whole, held):
+        for module in encoder.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+    whole.eval()(inputs).sum().backward()
+    table = held.backbone.get_input_embeddings()
+    before = table.weight.detach().clone()
+    with held.used_rows(tokens_of(held, pairs)):
+        rows = held.backbone.get_input_embeddings()
+        rows.train()  # dropout stays off: only the embedding is in training mode
+        held(inputs).sum().backward()
+        used = rows.used
+        torch.testing.assert_close(rows.rows.grad, whole.backbone.get_input_embeddings().weight.grad[used])
+        with torch.no_grad():
+            rows.rows += 1
+    unused = [i for i in range(len(before)) if i not in set(used.tolist())]
+    assert held.backbone.get_input_embeddings() is table
+    torch.testing.assert_close(table.weight[used], before[used] + 1)
+    assert torch.equal(table.weight[unused], before[unused])
