@@ -57,8 +57,17 @@ def test_a_wrong_value_names_the_key_and_what_belongs(override, says):
     assert explain(error.value, "train") == says
 
 
+def test_every_precision_is_itself():
+    """Two members of an enumeration with one value would be one member."""
+    for name in ("auto", "bf16-mixed", "32-true"):
+        assert compose("train", [f"trainer.precision={name}"]).trainer.precision.name == name
+
+
 def test_right_overrides_pass():
-    check_overrides("train", ["experiment=quickstart", "seed=0,1", "model.bi=[a,b]", "hydra.run.dir=x", "+hydra.x=1"])
+    check_overrides(
+        "train",
+        ["experiment=null", "experiment=quickstart", "seed=0,1", "model.bi=[a,b]", "hydra.run.dir=x", "+hydra.x=1"],
+    )
 
 
 def test_model_is_short_for_its_path():

@@ -213,8 +213,9 @@ def test_a_hub_model_in_the_local_cache_loads_by_name_and_revision(bert, tmp_pat
     from transenc.encoders import folder
 
     source = folder.find("some/model")
-    assert (source.weights, source.revision) == ("some/model", commit)
-    assert folder.find(f"some/model@{commit}").folder == source.folder
+    assert (source.weights, source.revision, source.folder.name) == ("some/model", "main", commit)
+    pinned = folder.find(f"some/model@{commit}")
+    assert (pinned.folder, pinned.revision) == (source.folder, commit)
 
 
 @pytest.mark.parametrize(

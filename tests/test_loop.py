@@ -331,6 +331,9 @@ def test_empty_sentences_and_repeated_pairs_are_dropped_and_counted(setting, tmp
             ["data=stsb", "data.dev=null", "data.path=null", "paths.dataset=nowhere"],
             "stsb-train: .*download_dataset.sh",
         ),
+        (["seed=-1"], "seed=-1: must be at least 0"),
+        (["model.bi=null"], "model.bi=None: must be a hub name"),
+        (["model.cross=[]"], r"model.cross=\[\]: must be a hub name"),
         (["model.bi=no/model"], "model.bi=no/model: .*hub cannot be reached"),
         (["model.bi_layers=9"], "9 layers asked for, the model has 3"),
         (["model.bi_max_tokens=100"], "max_tokens=100, but the model reads 64 at most"),
@@ -351,6 +354,39 @@ def test_a_cross_encoder_as_the_bi_encoder_is_refused(setting, tmp_path):
     CrossEncoder.load(setting.model, new_head=0).save(tmp_path / "cross")
     with pytest.raises(InputError, match=r"model.bi=.*is a cross-encoder, and a bi-encoder is needed"):
         setting.run(f"model.bi={tmp_path}/cross")
+
+
+def test_two_files_that_would_be_reported_under_one_name_are_refused(setting, files, tmp_path):
+    """Else selection by the one would be selection by the other."""
+    (tmp_path / "dev.tsv").write_bytes((files / "test.tsv").read_bytes())
+    with pytest.raises(InputError, match=r"dev.tsv and .*dev.tsv would be reported under one name"):
+        setting.run(f"data.test=[{tmp_path}/dev.tsv]")
+
+
+def test_a_model_that_is_no_encoder_is_refused_in_one_line(setting, tmp_path):
+    import shutil
+
+    import transformers as hf
+
+    config = hf.T5Config(vocab_size=90, d_model=32, d_kv=16, d_ff=48, num_layers=1, num_heads=2)
+    hf.AutoModel.from_config(config).save_pretrained(tmp_path / "model")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(setting.model / name, tmp_path / "model")
+    with pytest.raises(InputError, match=r"model.bi=.*t5 with this tokenizer is no encoder of BERT's kind"):
+        setting.run(f"model.bi={tmp_path}/model")
+
+
+def test_the_card_of_a_start_that_is_handed_back_says_so():
+    from transenc.export import card
+    from transenc.results import Row
+
+    names, row = (
+        {"bi": "start", "cross": "plain"},
+        {"encoder": "bi", "member": 0, "task": "dev", "n": 3, "spearman": 0.5, "pearson": 0.5},
+    )
+    text = [card("bi", "start", ["sickr-all"], [Row(iteration=i, **row)], "python train.py", "", names) for i in (0, 1)]
+    assert ("unchanged" in text[0], "unchanged" in text[1]) == (True, False)
+    assert ("not for commercial use" in text[0], "not for commercial use" in text[1]) == (False, True)
 
 
 def test_tensorboard_has_curves_by_stage_also_of_stages_that_were_reused(setting):

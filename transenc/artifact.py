@@ -110,6 +110,7 @@ class Store:
         if not (path / RECORD).exists():
             with self._claim(path) as scratch:
                 if not (path / RECORD).exists():  # else another process built it while this one waited
+                    shutil.rmtree(path, ignore_errors=True)  # what an interrupted deletion of the store left
                     started = time.monotonic()
                     facts = dict(stage.build(scratch, config, watch, *inputs))
                     seconds = time.monotonic() - started

@@ -98,8 +98,8 @@ def check_overrides(name: str, arguments: Iterable[str]) -> None:
             continue
         if key in groups:
             values = override.sweep_iterator() if override.is_sweep_override() else [override.value()]
-            for value in map(str, values):
-                if value not in groups[key] and not own_folder:
+            for value in ("null" if v is None else str(v) for v in values):
+                if value not in (*groups[key], "null") and not own_folder:
                     raise InputError(f"{key}={value}: no such choice{nearest(value, groups[key], listed=True)}")
         elif key not in known:
             raise InputError(f"{key}: no such key{nearest(key, [*known, *groups])}")

@@ -51,7 +51,14 @@ class Accelerator(Enum):
 
 
 # Training only: labelling and evaluation are in fp32. Names are Lightning's, hence the functional form.
-Precision = Enum("Precision", {"auto": "bf16-mixed where the hardware computes in it", "bf16-mixed": "", "32-true": ""})
+Precision = Enum(
+    "Precision",
+    {
+        "auto": "bf16-mixed where the hardware computes in it, else 32-true",
+        "bf16-mixed": "matrix products in bf16, weights in fp32",
+        "32-true": "all in fp32",
+    },
+)
 
 
 @dataclass
@@ -156,12 +163,17 @@ def check(cfg: Train) -> None:
         InputError: a value out of its range, or values that do not go together.
     """
     rules = [
+        ("seed", cfg.seed, cfg.seed >= 0, "at least 0"),
         ("distill.iterations", cfg.distill.iterations, cfg.distill.iterations >= 1, "at least 1"),
         ("distill.holdout", cfg.distill.holdout, 0 < cfg.distill.holdout < 1, "between 0 and 1"),
         ("data.score_max", cfg.data.score_max, cfg.data.score_max > cfg.data.score_min, "above data.score_min"),
         ("trainer.score_tokens", cfg.trainer.score_tokens, cfg.trainer.score_tokens >= 1, "at least 1"),
     ]
     for kind in ("bi", "cross"):
+        names = getattr(cfg.model, kind)
+        listed = names if isinstance(names, list) else [names]
+        named = bool(listed) and all(isinstance(name, str) and name for name in listed)
+        rules.append((f"model.{kind}", names, named, "a hub name, a folder, package://..., or a list of them"))
         teaching: Teaching = getattr(cfg.distill, kind)
         rules += [
             (f"distill.{kind}.{key}", getattr(teaching, key), ok, rule)

@@ -78,20 +78,27 @@ def card(
         )
     lines = [f"| {row.task} | {row.n:,} | {100 * row.spearman:.2f} | {100 * row.pearson:.2f} |" for row in rows]
     scores = "\n".join(lines)
-    noncommercial = any(name.startswith("sick") for name in pool)
+    start = base.partition("#")[0]
+    unchanged = bool(rows) and all(row.iteration == 0 for row in rows)
+    made = (
+        f"`{start}`, unchanged, since no iteration improved on it"
+        if unchanged
+        else f"Fine-tuned from `{start}` without labels"
+    )
+    noncommercial = not unchanged and any(name.startswith("sick") for name in pool)
     licence = "The pairs and the weights it started from have licences of their own, which may bind this model too."
     if noncommercial:
         licence += " It learnt from SICK, which is CC BY-NC-SA 3.0: not for commercial use."
     return f"""---
 library_name: sentence-transformers
 pipeline_tag: {tag}
-base_model: {json.dumps(base.partition("#")[0])}
+base_model: {json.dumps(start)}
 tags: [sentence-transformers, {tag}, trans-encoder, distillation]
 ---
 
 # A {kind}-encoder by Trans-Encoder
 
-Fine-tuned from `{base.partition("#")[0]}` without labels: a bi-encoder (`{names["bi"]}`) and a cross-encoder
+{made}: a bi-encoder (`{names["bi"]}`) and a cross-encoder
 (`{names["cross"]}`) taught each other in turn (Liu et al., [Trans-Encoder](https://arxiv.org/abs/2109.13059), ICLR
 2022). {chosen}
 

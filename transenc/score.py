@@ -23,8 +23,9 @@ def run(cfg: Evaluate, out: TextIO) -> None:
         InputError: the model or the file is missing or wrong.
     """
     from transenc.data.files import Format, read_file  # here, so that --help need not load torch
-    from transenc.encoders import BiEncoder, CrossEncoder
+    from transenc.encoders import BiEncoder, CrossEncoder, PairEncoder
     from transenc.encoders.folder import describe, find
+    from transenc.stages import device_of
     from transenc.watch import quiet
 
     quiet()
@@ -32,13 +33,14 @@ def run(cfg: Evaluate, out: TextIO) -> None:
     form = Format(columns.sentence1, columns.sentence2, None, cfg.data.score_min, cfg.data.score_max)
     pairs = [pair[:2] for pair in read_file(Path(str(cfg.data.path)), form)]
     cross = describe(find(cfg.model.path).folder).cross
-    encoder = (
+    encoder: PairEncoder = (
         CrossEncoder.load(cfg.model.path, max_tokens=cfg.model.max_tokens)
         if cross
         else BiEncoder.load(cfg.model.path, pooling=cfg.model.pooling.name, max_tokens=cfg.model.max_tokens)
     )
+    encoder.to(device_of(cfg.trainer.accelerator))
     whole = [pair for pair in pairs if all(pair)]
-    scores = iter(encoder.predict(whole) if whole else [])
+    scores = iter(encoder.predict(whole, cfg.trainer.score_tokens) if whole else [])
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(("sentence1", "sentence2", "score"))
     for pair in pairs:

@@ -54,6 +54,11 @@ def pearson(raw: np.ndarray, gold: np.ndarray) -> float:
     return float(pearsonr(raw, gold).statistic) if np.ptp(raw) > 0 and np.ptp(gold) > 0 else 0.0
 
 
+def stem(name: str) -> str:
+    """What a set is reported under: its own name, or a file's without folder and suffix."""
+    return name if name in published.PUBLISHED else Path(name).stem
+
+
 # The stages themselves: plain values in `config`, a folder out.
 
 
@@ -141,7 +146,7 @@ def label(out: Path, config: Config, watch: Watch, *scored: Artifact) -> Facts:
     return {"clamped": clamped, "mean": float(labels.mean()), "std": float(labels.std()), "summary": summary}
 
 
-@stage(version=1, ignore=("accelerator", "batch_tokens"))
+@stage(version=1, ignore=("batch_tokens",))
 def teach(
     out: Path, config: Config, watch: Watch, student: Artifact, tokens: Artifact, labels: Artifact, *dev: Artifact
 ) -> Facts:
@@ -209,7 +214,7 @@ def _describe(folder: Path, model: PairEncoder) -> Facts:
     return {"kind": model.kind, "tokenizer": file_digest(folder / "tokenizer.json"), "max_tokens": model.max_tokens}
 
 
-def _accelerator(asked: Accelerator) -> str:
+def device_of(asked: Accelerator) -> str:
     """Lightning's name of the device to use.
 
     Raises:
@@ -221,7 +226,7 @@ def _accelerator(asked: Accelerator) -> str:
     return "cuda" if found and asked is not Accelerator.cpu else "cpu"
 
 
-def _precision(asked: Precision, accelerator: str) -> str:
+def precision_of(asked: Precision, accelerator: str) -> str:
     """Lightning's name of the training precision: bf16 where the hardware computes in it, which halves the time."""
     if asked is not Precision.auto:
         return asked.name
@@ -266,7 +271,7 @@ class Scoring:
 
     def __init__(self, store: Store, data: Data, paths: Paths, trainer: Trainer, watch: Watch):
         self.store, self.data, self.dataset, self.watch = store, data, Path(paths.dataset), watch
-        self.accelerator = _accelerator(trainer.accelerator)
+        self.accelerator = device_of(trainer.accelerator)
         self.score_tokens = trainer.score_tokens
 
     def read(self, names: Sequence[str], scored: bool, title: str) -> Artifact:
@@ -296,7 +301,11 @@ class Scoring:
 
     def tasks(self, names: Sequence[str]) -> dict[str, Artifact]:
         """Scored sets by the name under which they are reported: a set's own, or a file's without suffix."""
-        return {Path(name).stem: self.read([name], True, Path(name).stem) for name in names}
+        found: dict[str, str] = {}
+        for name in names:
+            if found.setdefault(stem(name), name) != name:
+                raise InputError(f"{name} and {found[stem(name)]} would be reported under one name; rename a file")
+        return {task: self.read([name], True, task) for task, name in found.items()}
 
     def start(self, kind: str, name: str, key: str, **settings: Any) -> Artifact:
         """The model that the configuration names under `key`. A folder counts by its files, a hub name by the name."""
@@ -345,13 +354,15 @@ class Stages(Scoring):
     def __init__(self, cfg: Train, store: Store, watch: Watch):
         super().__init__(store, cfg.data, cfg.paths, cfg.trainer, watch)
         self.cfg = cfg
-        self.precision = _precision(cfg.trainer.precision, self.accelerator)
+        self.precision = precision_of(cfg.trainer.precision, self.accelerator)
         self.select = cfg.distill.select
         if self.select is Select.auto:
             self.select = Select.agreement if cfg.data.dev is None else Select.dev
         self.pool = self.read(pool(cfg.data), False, "pool")
-        self.dev = self.tasks([] if cfg.data.dev is None else [cfg.data.dev])
-        self.tests = self.tasks(cfg.data.test)
+        dev = [] if cfg.data.dev is None else [cfg.data.dev]
+        tasks = self.tasks([*dev, *cfg.data.test])
+        self.dev = {task: pairs for task, pairs in tasks.items() if task in map(stem, dev)}
+        self.tests = {task: pairs for task, pairs in tasks.items() if task in map(stem, cfg.data.test)}
 
     def start_models(self, kind: str) -> list[Member]:
         """The start models of one kind, as iteration 0; a cross-encoder's head is new, and untrained."""

@@ -176,10 +176,10 @@ class PairEncoder(pl.LightningModule, ABC):
         finally:
             self.train(training)
 
-    def predict(self, pairs: list[tuple[str, str]]) -> np.ndarray:
+    def predict(self, pairs: list[tuple[str, str]], batch_tokens: int = 4096) -> np.ndarray:
         """Scores of pairs of plain sentences, [N] float32 in [0, 1]."""
         sentences, numbers = number_sentences([(first.strip(), second.strip()) for first, second in pairs])
-        raw = self.score(tokenise(sentences, numbers, self.tokenizer))
+        raw = self.score(tokenise(sentences, numbers, self.tokenizer), batch_tokens)
         return self.to_score(torch.from_numpy(raw)).clamp(0, 1).numpy()
 
     def to_device(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -236,13 +236,15 @@ def load_parts(source: Source, max_tokens: int | None, layers: int | None = None
         tokenizer = AutoTokenizer.from_pretrained(source.folder)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{source.name}: {' '.join(str(error).split())[:200]}") from None
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is None or not tokenizer.is_fast or None in (tokenizer.pad_token_id, tokenizer.cls_token_id):
+        raise InputError(f"{source.name}: {config.model_type} with this tokenizer is no encoder of BERT's kind")
     if layers is not None:
         if not 1 <= layers <= config.num_hidden_layers:
             raise InputError(f"{source.name}: {layers} layers asked for, the model has {config.num_hidden_layers}")
         config.num_hidden_layers = layers
         if getattr(config, "layer_types", None):
             config.layer_types = config.layer_types[:layers]
-    positions = config.max_position_embeddings
     # RoBERTa and its like number positions from the padding id + 1, which leaves that many fewer than the table has.
     longest = min(tokenizer.model_max_length, positions if tokenizer.model_max_length <= positions else positions - 2)
     if max_tokens is not None and max_tokens > longest:
@@ -261,7 +263,7 @@ def load_backbone(auto: Any, source: Source, config: Any, **settings: Any) -> to
     try:
         return auto.from_pretrained(
             source.weights,
-            revision=source.revision or "main",
+            **({} if source.revision is None else {"revision": source.revision}),
             config=config,
             dtype=torch.float32,
             use_safetensors=True,

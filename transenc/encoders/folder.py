@@ -27,7 +27,8 @@ class Source:
         name: as the person wrote it.
         folder: its configuration and tokenizer.
         weights: what transformers loads the weights from: the folder, or a hub name.
-        revision: the hub commit, or None for a folder.
+        revision: asked for on the hub, "main" if none was; None for a folder. It is not resolved to a commit: only for
+            "main" does transformers look for the hub's own safetensors conversion of a pickled model.
     """
 
     name: str
@@ -88,7 +89,7 @@ def _on_hub(name: str) -> Source:
         ) from None
     if not (folder / "config.json").is_file():
         raise InputError(f"{name}: the hub has this name, but no model in it (no config.json)")
-    return Source(name, folder, repo, folder.name)  # a snapshot's folder is named by its commit
+    return Source(name, folder, repo, revision or "main")
 
 
 @dataclass(frozen=True)
