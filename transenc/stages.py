@@ -5,7 +5,7 @@ A stage is a pure step from (configuration, artifacts) to a folder (`transenc.ar
     read      -> sentences.txt, pairs.npy, and gold.npy for development and test pairs only
     tokenise  -> ids.npy, offsets.npy, and the pairs (and gold scores) again
     start     -> a model folder
-    score     -> raw.npy: one encoder's cosines or logits for one set of pairs
+    score     -> raw.npy, scores.npy: one encoder's cosines or logits for one set of pairs, and the scores they make
     label     -> labels.npy: scores averaged over the teachers, in [0, 1]
     teach     -> a model folder, and its learning curve
 
@@ -211,7 +211,7 @@ def teach(
 
 def _describe(folder: Path, model: PairEncoder) -> Facts:
     # A tokenizer is the same for two models if its own files are, less the length to which each model cuts.
-    return {"kind": model.kind, "tokenizer": file_digest(folder / "tokenizer.json"), "max_tokens": model.max_tokens}
+    return {"kind": model.kind, "tokenizer": file_digest(folder / "tokenizer.json")}
 
 
 def device_of(asked: Accelerator) -> str:
