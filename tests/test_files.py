@@ -1,10 +1,13 @@
 """Reading pairs: each format, and one clear line for whatever is wrong with a file."""
 
+import io
 import json
+import sys
+from types import SimpleNamespace
 
 import pytest
 
-from transenc.data.files import Format, read_file
+from transenc.data.files import STDIN, Format, Reader, read_file, read_lines, read_sentences
 from transenc.errors import InputError
 
 FORM = Format("sentence1", "sentence2", "score", 0, 5)
@@ -47,9 +50,86 @@ def test_every_format_gives_the_same_pairs(tmp_path, suffix, text, end, mark):
 def test_parquet_gives_the_same_pairs(tmp_path):
     import pandas
 
-    table = pandas.DataFrame(EXPECTED, columns=["sentence1", "sentence2", "score"])
-    table.to_parquet(tmp_path / "pairs.parquet")
-    assert read_file(tmp_path / "pairs.parquet", FORM) == EXPECTED
+    many = EXPECTED * 1000  # more than is read at once
+    table = pandas.DataFrame(many, columns=["sentence1", "sentence2", "score"])
+    table.to_parquet(tmp_path / "pairs.parquet", row_group_size=300)
+    assert read_file(tmp_path / "pairs.parquet", FORM) == many
+
+
+def test_standard_input_is_read_as_the_format_says(monkeypatch):
+    for kind, text in ((None, as_tsv), ("tsv", as_tsv), ("csv", as_csv), ("jsonl", as_jsonl), ("txt", as_bars)):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text(EXPECTED).encode())))
+        assert [record[1:3] for record in Reader(STDIN, FORM, kind)] == [pair[:2] for pair in EXPECTED]
+
+
+def test_the_format_that_is_said_wins_over_the_suffix(tmp_path):
+    path = write(tmp_path / "pairs.csv", as_tsv(EXPECTED))
+    assert [record[1:3] for record in Reader(path, FORM, "tsv")] == [pair[:2] for pair in EXPECTED]
+
+
+@pytest.mark.parametrize(("kind", "text"), [("csv", as_csv), ("tsv", as_tsv), ("jsonl", as_jsonl), ("txt", as_bars)])
+def test_a_record_is_read_when_it_is_asked_for(monkeypatch, kind, text):
+    lines = text(EXPECTED).encode().splitlines(keepends=True)
+    source = iter([*lines, b"not yet read\n", b"\xff"])
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=source))
+    records = iter(Reader(STDIN, FORM, kind))
+    assert [next(records)[1:3] for _ in EXPECTED] == [pair[:2] for pair in EXPECTED]
+    assert next(source) == b"not yet read\n"
+    with pytest.raises(InputError, match=f"-:{len(lines) + 1}: not UTF-8"):
+        next(records)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("csv", 'sentence1,n,sentence2\n"a, ""b"",\r\nc",1.10,"d"\n e ,,f\n'),
+        ("tsv", 'sentence1\tn\tsentence2\n"a\t1.10\td\n e \t\tf\n'),
+        ("jsonl", '{"sentence1": "a \\ud83d", "n": 1.10, "sentence2": "d"}\n{"sentence1": " e ", "sentence2":"f"}\n'),
+        ("txt", '"a || d\n e ||f\n'),
+    ],
+)
+def test_records_hold_their_text_as_it_is_written(tmp_path, kind, text):
+    reader = Reader(write(tmp_path / "pairs", text), UNSCORED, kind)
+    lines = [record.text for record in reader]
+    assert "".join(f"{line}\n" for line in ([] if reader.header is None else [reader.header]) + lines) == text
+
+
+def test_a_short_row_is_filled_up_to_the_header_and_a_long_one_is_refused(tmp_path):
+    path = write(tmp_path / "pairs.tsv", "sentence1\tsentence2\tx\ty\na\tb\n")
+    assert [record.text for record in Reader(path, UNSCORED)] == ["a\tb\t\t"]
+    path = write(tmp_path / "pairs.csv", "sentence1,sentence2\nHello, world,Hi\n")
+    with pytest.raises(InputError, match=r"pairs.csv:2: 3 columns where the header has 2; is there a ',' too many"):
+        read_file(path, UNSCORED)
+
+
+def test_blanks_around_sentences_are_taken_off_unless_asked_for_and_each_is_one_line(tmp_path):
+    path = write(tmp_path / "pairs.csv", 'sentence1,sentence2\n" a\r\nb ","\nc"\n')
+    assert read_file(path, UNSCORED) == [("a  b", "c", None)]
+    assert read_file(path, UNSCORED, strip=False) == [(" a  b ", " c", None)]
+
+
+def test_rows_without_sentences_are_pairs_but_blank_lines_and_trailing_tabs_are_not(tmp_path):
+    path = write(tmp_path / "pairs.tsv", "sentence1\tsentence2\tscore\n \na\t\t1\n\t\t\n")
+    assert read_file(path, FORM) == [("a", "", 1.0)]
+    assert [record.text for record in Reader(path, FORM)] == ["a\t\t1", "\t\t"]
+
+
+def test_sentences_are_one_a_line(tmp_path):
+    path = write(tmp_path / "any.suffix", "\ufeff one \r\n\n||two||\u2028\tthree\none\n \nlast")
+    assert read_sentences(path) == ["one", "||two||\u2028\tthree", "one", "last"]
+    for text, says in (
+        ("", "the file is empty"),
+        (" \n\n", "the file is empty"),
+        (b"a\n\xff", "any.suffix:2: not UTF-8"),
+    ):
+        with pytest.raises(InputError, match=says):
+            read_sentences(write(path, text))
+    with pytest.raises(InputError, match="no such file"):
+        read_sentences(tmp_path / "nothing")
+
+
+def test_lines_are_all_lines(tmp_path):
+    assert read_lines(write(tmp_path / "lines", "\ufeffa\r\n\n b\n\n")) == ["a", "", " b", ""]
 
 
 def test_pairs_to_learn_from_carry_no_score_even_if_the_file_has_one(tmp_path):
@@ -86,6 +166,7 @@ def test_only_a_line_feed_ends_a_line(tmp_path):
         ("pairs.tsv", b"sentence1\tsentence2\tscore\na\tb\t1\n\xff\xfe\t\n", r"pairs.tsv:3: not UTF-8 \(byte 0xff\)"),
         ("pairs.tsv", "", "the file is empty"),
         ("pairs.tsv", "\n \n", "the file is empty"),
+        ("pairs.csv", "\n \n", "the file is empty"),
         ("pairs.tsv", "sentence1\tsentence2\tscore\n", "there are no pairs"),
         ("pairs.parquet", "no parquet", "not a readable parquet file"),
     ],

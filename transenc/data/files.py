@@ -1,22 +1,46 @@
-"""Reading a person's own pairs: tsv, csv, jsonl, parquet, or `sentence1||sentence2` lines."""
+"""Reading a person's own pairs, record by record: tsv, csv, jsonl, parquet, or `sentence1||sentence2` lines."""
 
+import codecs
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from transenc.errors import InputError
 
+KINDS = ("csv", "tsv", "jsonl", "txt", "parquet")  # txt: sentence1||sentence2 lines
+STDIN = Path("-")
+
 
 class Pair(NamedTuple):
-    """Two sentences, stripped, each on one line; the gold score is None where it is not given or not asked for."""
+    """Two sentences, each on one line; the gold score is None where it is not given or not asked for."""
 
     sentence1: str
     sentence2: str
     score: float | None = None
+
+
+class Record(NamedTuple):
+    """One pair as it stands in a file.
+
+    Attributes:
+        where: file and line, as errors begin with it.
+        sentence1, sentence2: each on one line, surrounding blanks kept.
+        score: as it is written; None where it is not read or missing.
+        text: the whole record as it is written, without its line end. A row that is shorter than the header is filled
+            up with empty columns; a row of parquet is written as csv.
+    """
+
+    where: str
+    sentence1: str
+    sentence2: str
+    score: Any
+    text: str
 
 
 @dataclass(frozen=True)
@@ -36,33 +60,31 @@ class Format:
     score_max: float
 
 
+def one_line(sentence: str) -> str:
+    return sentence.replace("\r", " ").replace("\n", " ")
+
+
 def clean(sentence: str) -> str:
     """Without surrounding blanks, and on one line."""
-    return sentence.replace("\r", " ").replace("\n", " ").strip()
+    return one_line(sentence).strip()
 
 
-def read_text(path: Path) -> str:
-    """A UTF-8 file's text, without a byte-order mark.
+def read_lines(path: Path) -> list[str]:
+    """A UTF-8 file's lines, without their ends and without a byte-order mark.
 
     Raises:
         InputError: not a file, empty, or bytes that are not UTF-8 (with the line).
     """
-    if not path.is_file():
-        raise InputError(f"{path}: {'is not a file' if path.exists() else 'no such file'}")
-    raw = path.read_bytes()
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{path}:{line}: not UTF-8 (byte 0x{raw[error.start]:02x}); save it as UTF-8") from None
-    if not text.strip():
-        raise InputError(f"{path}: the file is empty")
-    return text
+    return list(_bare_lines(path))
 
 
-def read_lines(path: Path) -> list[str]:
-    """A text file's lines. Only a line feed ends one: sentences may hold U+2028 and its like."""
-    return [line.removesuffix("\r") for line in read_text(path).removesuffix("\n").split("\n")]
+def read_sentences(path: Path) -> list[str]:
+    """A text file's sentences, one a line, stripped, in order; blank lines are passed over, repeated sentences kept.
+
+    Raises:
+        InputError: not a file, empty, or bytes that are not UTF-8 (with the line).
+    """
+    return [sentence for line in _lines(path) if (sentence := clean(line))]
 
 
 def parse_score(text: Any, low: float, high: float, where: str) -> float:
@@ -80,120 +102,199 @@ def parse_score(text: Any, low: float, high: float, where: str) -> float:
     return score
 
 
-def read_file(path: Path, form: Format) -> list[Pair]:
-    """Read the pairs of one file, in order; its suffix tells the format.
+def read_file(path: Path, form: Format, *, strip: bool = True) -> list[Pair]:
+    """All pairs of one file, in order; its suffix tells the format.
 
-    `.tsv` is tab-separated and quotes are text; `.csv` is comma-separated with the usual quoting; both begin with a
-    header line unless the columns are given as numbers. `.jsonl` holds an object a line, `.parquet` a table. Any other
-    file holds `sentence1||sentence2` a line (or `sentence1||sentence2||score` where scores are read). Blank lines are
-    passed over.
+    Args:
+        path: of the file.
+        form: where its sentences and scores stand.
+        strip: take surrounding blanks off the sentences.
 
     Raises:
-        InputError: the file is missing, empty or undecodable, lacks a column, or a row is short or badly scored; names
-            the file and the line.
+        InputError: as `Reader`, or a row is badly scored.
     """
-    rows = {".tsv": _tsv, ".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}.get(path.suffix.lower(), _bars)
     pairs = []
-    for where, sentence1, sentence2, text in rows(path, form):
-        score = None if form.score is None else parse_score(text, form.score_min, form.score_max, where)
-        pairs.append(Pair(clean(sentence1), clean(sentence2), score))
-    if not pairs:
-        raise InputError(f"{path}: there are no pairs in the file")
+    for where, *sentences, written, text in Reader(path, form):
+        if text.strip():  # not a row of tabs alone, as spreadsheets leave them at the end
+            score = None if form.score is None else parse_score(written, form.score_min, form.score_max, where)
+            pairs.append(Pair(*(sentence.strip() if strip else sentence for sentence in sentences), score))
     return pairs
 
 
-Row = tuple[str, str, str, Any]  # where it stands, sentence 1, sentence 2, the score as it is written
+def csv_line(cells: Iterable[Any]) -> str:
+    """Cells as one row of csv, without its line end."""
+    line = io.StringIO()
+    csv.writer(line).writerow(cells)
+    return line.getvalue().removesuffix("\r\n")
 
 
-def _bars(path: Path, form: Format) -> Iterator[Row]:
-    width = 2 if form.score is None else 3
-    for number, line in enumerate(read_lines(path), 1):
-        if line.strip():
-            parts = line.split("||")
-            if len(parts) != width:
-                belongs = "||".join(("sentence1", "sentence2", "score")[:width])
+class Reader:
+    """The records of one file, in order, each read when it is asked for.
+
+    `tsv` is tab-separated and quotes are text; `csv` is comma-separated with the usual quoting; both begin with a
+    header line unless the columns are given as numbers. `jsonl` holds an object a line, `parquet` a table, `txt`
+    `sentence1||sentence2` a line (or `sentence1||sentence2||score` where scores are read). Blank lines are passed over.
+
+    Args:
+        path: a file, or `STDIN` (but for parquet).
+        form: where its sentences and scores stand.
+        kind: one of `KINDS`; None: as the suffix says, txt for any other suffix, tsv for `STDIN`.
+
+    Attributes:
+        header: the header line as it is written, None where there is none; known from the first record on.
+        names: the columns of the record that was read last, empty where nothing names them.
+
+    Raises:
+        InputError: while reading: the file is missing, empty or undecodable, or holds no pair, lacks a column, or a row
+            is too short or longer than the header; names the file and the line.
+    """
+
+    def __init__(self, path: Path, form: Format, kind: str | None = None):
+        suffix = path.suffix.lower().removeprefix(".")
+        self.path, self.form = path, form
+        self.kind = kind or ("tsv" if path == STDIN else suffix if suffix in KINDS else "txt")
+        self.header: str | None = None
+        self.names: Collection[str] = ()
+
+    def __iter__(self) -> Iterator[Record]:
+        kinds = {"csv": self._csv, "tsv": self._tsv, "jsonl": self._jsonl, "parquet": self._parquet, "txt": self._bars}
+        record = None
+        for record in kinds[self.kind]():
+            yield record._replace(sentence1=one_line(record.sentence1), sentence2=one_line(record.sentence2))
+        if record is None:
+            raise InputError(f"{self.path}: there are no pairs in the file")
+
+    def _bars(self) -> Iterator[Record]:
+        width = 2 if self.form.score is None else 3
+        for number, line in enumerate(_bare_lines(self.path), 1):
+            if line.strip():
+                parts = line.split("||")
+                if len(parts) != width:
+                    belongs = "||".join(("sentence1", "sentence2", "score")[:width])
+                    raise InputError(
+                        f"{self.path}:{number}: {len(parts)} parts where {belongs} belongs;"
+                        " for a table name the file .tsv, .csv, .jsonl or .parquet"
+                    )
+                yield Record(f"{self.path}:{number}", parts[0], parts[1], parts[-1], line)
+
+    def _tsv(self) -> Iterator[Record]:
+        lines = enumerate(_bare_lines(self.path), 1)
+        return self._table(((number, line.split("\t"), line) for number, line in lines), "\t")
+
+    def _csv(self) -> Iterator[Record]:
+        text: list[str] = []  # the lines of the row in the making
+
+        def lines() -> Iterator[str]:
+            for line in _lines(self.path):
+                text.append(line)
+                yield line
+
+        def rows() -> Iterator[tuple[int, list[str], str]]:
+            reader = csv.reader(lines(), strict=True)
+            try:
+                for row in reader:
+                    yield reader.line_num, row, "".join(text).rstrip("\r\n")
+                    text.clear()
+            except csv.Error as error:
+                where = f"{self.path}:{reader.line_num}"
+                raise InputError(f"{where}: {error}; is it comma-separated, with closed quotes?") from None
+
+        return self._table(rows(), ",")
+
+    def _table(self, rows: Iterator[tuple[int, list[str], str]], delimiter: str) -> Iterator[Record]:
+        """Records of (line number, columns, text); a row of nothing but delimiters is a pair of empty sentences."""
+        rows, form = (row for row in rows if len(row[1]) > 1 or row[2].strip()), self.form
+        wanted = [column for column in (form.sentence1, form.sentence2, form.score) if column is not None]
+        if all(isinstance(column, int) for column in wanted):
+            places = [int(column) for column in wanted]
+        else:
+            _, names, self.header = next(rows)
+            places = [column if isinstance(column, int) else self._find(column, names) for column in wanted]
+            self.names = names
+        for number, row, text in rows:
+            where, missing = f"{self.path}:{number}", len(self.names) - len(row)
+            if len(row) <= max(places):
+                raise InputError(f"{where}: {len(row)} columns where at least {max(places) + 1} belong")
+            if self.names and missing < 0:
                 raise InputError(
-                    f"{path}:{number}: {len(parts)} parts where {belongs} belongs;"
-                    " for a table name the file .tsv, .csv, .jsonl or .parquet"
+                    f"{where}: {len(row)} columns where the header has {len(self.names)}; is there a {delimiter!r} too"
+                    " many?"
                 )
-            yield f"{path}:{number}", parts[0], parts[1], parts[-1]
+            yield Record(where, row[places[0]], row[places[1]], row[places[-1]], text + delimiter * missing)
 
-
-def _tsv(path: Path, form: Format) -> Iterator[Row]:
-    lines = enumerate(read_lines(path), 1)
-    return _table(path, form, ((number, line.split("\t")) for number, line in lines if line.strip()))
-
-
-def _csv(path: Path, form: Format) -> Iterator[Row]:
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
-
-    def rows() -> Iterator[tuple[int, list[str]]]:
-        try:
-            for row in reader:
-                if row:
-                    yield reader.line_num, row
-        except csv.Error as error:
-            raise InputError(f"{path}:{reader.line_num}: {error}; is it comma-separated, with closed quotes?") from None
-
-    return _table(path, form, rows())
-
-
-def _table(path: Path, form: Format, rows: Iterator[tuple[int, list[str]]]) -> Iterator[Row]:
-    wanted = [column for column in (form.sentence1, form.sentence2, form.score) if column is not None]
-    if all(isinstance(column, int) for column in wanted):
-        places = [int(column) for column in wanted]
-    else:
-        header = next(rows)[1]
-        places = [column if isinstance(column, int) else _find(column, header, path) for column in wanted]
-    for number, row in rows:
-        if len(row) <= max(places):
-            raise InputError(f"{path}:{number}: {len(row)} columns where at least {max(places) + 1} belong")
-        yield f"{path}:{number}", row[places[0]], row[places[1]], row[places[-1]]
-
-
-def _find(column: str, header: list[str], path: Path) -> int:
-    if column not in header:
-        raise InputError(
-            f"{path}:1: no column {column!r} among {', '.join(map(repr, header[:8]))}; name yours with"
-            " data.columns.sentence1=..., .sentence2=..., .score=..., or number them from 0 if there is no header"
-        )
-    return header.index(column)
-
-
-def _jsonl(path: Path, form: Format) -> Iterator[Row]:
-    for number, line in enumerate(read_lines(path), 1):
-        if not line.strip():
-            continue
-        where = f"{path}:{number}"
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise InputError(f"{where}: not JSON ({error})") from None
-        if not isinstance(row, dict):
-            raise InputError(f"{where}: a JSON object belongs here, not {type(row).__name__}")
-        yield _record(row, form, where)
-
-
-def _parquet(path: Path, form: Format) -> Iterator[Row]:
-    import pandas  # here, not above: half a second that no other format needs
-
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    try:
-        table = pandas.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a readable parquet file ({str(error).splitlines()[0]})") from None
-    for number, row in enumerate(table.to_dict("records"), 1):
-        yield _record(row, form, f"{path}: row {number}")
-
-
-def _record(row: Mapping[str, Any], form: Format, where: str) -> Row:
-    for column in (form.sentence1, form.sentence2):
-        if not isinstance(row.get(str(column)), str):
+    def _find(self, column: str, header: list[str]) -> int:
+        if column not in header:
             raise InputError(
-                f"{where}: no text in {str(column)!r} (there are {', '.join(map(repr, list(row)[:8]))}); name your"
-                " columns with data.columns.sentence1=..., .sentence2=..., .score=..."
+                f"{self.path}:1: no column {column!r} among {', '.join(map(repr, header[:8]))}; name yours with"
+                " data.columns.sentence1=..., .sentence2=..., .score=..., or number them from 0 if there is no header"
             )
-    # JSON can spell half a surrogate pair, which is no character and cannot be written again.
-    first, second = (row[str(c)].encode("utf-8", "replace").decode() for c in (form.sentence1, form.sentence2))
-    return where, first, second, None if form.score is None else row.get(str(form.score))
+        return header.index(column)
+
+    def _jsonl(self) -> Iterator[Record]:
+        for number, line in enumerate(_bare_lines(self.path), 1):
+            if not line.strip():
+                continue
+            where = f"{self.path}:{number}"
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise InputError(f"{where}: not JSON ({error})") from None
+            if not isinstance(row, dict):
+                raise InputError(f"{where}: a JSON object belongs here, not {type(row).__name__}")
+            yield self._object(row, where, line.strip())
+
+    def _parquet(self) -> Iterator[Record]:
+        from pyarrow.parquet import ParquetFile  # here, not above: a load that no other format needs
+
+        def rows() -> Iterator[dict[str, Any]]:
+            try:
+                with ParquetFile(self.path) as file:
+                    for batch in file.iter_batches(batch_size=1024):
+                        yield from batch.to_pylist()
+            except (OSError, ValueError) as error:
+                reason = str(error).splitlines()[0]
+                raise InputError(f"{self.path}: not a readable parquet file ({reason})") from None
+
+        _check(self.path)
+        for number, row in enumerate(rows(), 1):
+            self.header = self.header or csv_line(row)
+            yield self._object(row, f"{self.path}: row {number}", csv_line(row.values()))
+
+    def _object(self, row: dict[str, Any], where: str, text: str) -> Record:
+        self.names, form = row, self.form
+        for column in (form.sentence1, form.sentence2):
+            if not isinstance(row.get(str(column)), str):
+                raise InputError(
+                    f"{where}: no text in {str(column)!r} (there are {', '.join(map(repr, list(row)[:8]))}); name your"
+                    " columns with data.columns.sentence1=..., .sentence2=..., .score=..."
+                )
+        # JSON can spell half a surrogate pair, which is no character and cannot be written again.
+        first, second = (row[str(c)].encode("utf-8", "replace").decode() for c in (form.sentence1, form.sentence2))
+        return Record(where, first, second, None if form.score is None else row.get(str(form.score)), text)
+
+
+def _check(path: Path) -> None:
+    if not path.is_file():
+        raise InputError(f"{path}: {'is not a file' if path.exists() else 'no such file'}")
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """Lines with their ends. Only a line feed ends one: sentences may hold U+2028 and its like."""
+    if path != STDIN:
+        _check(path)
+    empty = True
+    with nullcontext(sys.stdin.buffer) if path == STDIN else path.open("rb") as file:
+        for number, raw in enumerate(file, 1):
+            try:
+                line = (raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw).decode()
+            except UnicodeDecodeError as error:
+                byte = error.object[error.start]
+                raise InputError(f"{path}:{number}: not UTF-8 (byte 0x{byte:02x}); save it as UTF-8") from None
+            empty = empty and not line.strip()
+            yield line
+    if empty:
+        raise InputError(f"{path}: the file is empty")
+
+
+def _bare_lines(path: Path) -> Iterator[str]:
+    return (line.removesuffix("\n").removesuffix("\r") for line in _lines(path))
