@@ -1,58 +1,137 @@
-"""Score the pairs of a file: `python -m transenc.score model=FOLDER pairs.csv > scores.csv`."""
+"""Add a column of scores to a file of pairs: `python -m transenc.score model=MODEL pairs.csv > scored.csv`."""
 
-import csv
+import json
+import os
 import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import redirect_stdout
+from itertools import chain
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
-from transenc.cli import complain, compose, one_line_errors
+from transenc.cli import complain, compose, nearest, one_line_errors
 from transenc.config import Evaluate
+from transenc.data.files import KINDS, Format, Reader, Record
 from transenc.errors import InputError
 from transenc.evaluate import shorthand
 
-USAGE = """python -m transenc.score model=MODEL FILE [data.columns.sentence1=NAME ...] > scores.csv
+USAGE = """python -m transenc.score model=MODEL FILE [column=NAME] [format=FORMAT] [data.columns.sentence1=NAME ...]
 
-FILE holds pairs: .tsv, .csv, .jsonl, .parquet, or sentence1||sentence2 a line. The output is a csv of both sentences
-and their score in [0, 1], in the order of the file; a pair with an empty sentence has no score."""
+FILE holds pairs: .tsv, .csv, .jsonl, .parquet, or sentence1||sentence2 a line; - is standard input. Standard output
+gets the same with one column more at the end: each pair's score in [0, 1], empty where a sentence is. All else stays as
+it is written in FILE; parquet becomes csv. A file of any size is scored as it is read.
+
+column=NAME     what the new column is called; score by default
+format=FORMAT   csv, tsv, jsonl or txt (sentence1||sentence2); by default what FILE's suffix says, tsv for -"""
+
+CHUNK = 8192  # pairs scored at once: enough to sort by length, little to hold
+FORMATS = [kind for kind in KINDS if kind != "parquet"]  # whose end must be read first, so it cannot come from a pipe
+DELIMITERS = {"csv": ",", "parquet": ",", "tsv": "\t", "txt": "||"}
 
 
-def run(cfg: Evaluate, out: TextIO) -> None:
-    """Write sentence1, sentence2, score for each pair of `data.path`.
+def run(cfg: Evaluate, reader: Reader, column: str, out: TextIO) -> None:
+    """Write the reader's records, in order, each with its score in [0, 1].
+
+    Args:
+        cfg: which model, and what it runs on.
+        reader: of the pairs.
+        column: what the scores are called.
+        out: gets each chunk as soon as it is scored.
 
     Raises:
-        InputError: the model or the file is missing or wrong.
+        InputError: the model or the file is missing or wrong; the pairs before the mistake have been written.
     """
-    from transenc.data.files import Format, read_file  # here, so that --help need not load torch
-    from transenc.encoders import BiEncoder, CrossEncoder, PairEncoder
+    records = without(column, reader)
+    first = next(records)  # so that a file that is wrong from the start is told before the model is loaded
+    encoder = load(cfg)
+    if reader.header is not None:
+        out.write(reader.header + DELIMITERS[reader.kind] + column + "\n")
+    for chunk in chunks(chain([first], records)):
+        pairs = [record[1:3] for record in chunk if whole(record)]
+        scores = iter(encoder.predict(pairs, cfg.trainer.score_tokens) if pairs else ())
+        for record in chunk:
+            out.write(extended(record.text, reader.kind, column, f"{next(scores):.6f}" if whole(record) else ""))
+        out.flush()
+
+
+def load(cfg: Evaluate) -> Any:
+    """The encoder, of the kind that its folder says, on its device."""
+    from transenc.encoders import BiEncoder, CrossEncoder  # here, so that --help need not load torch
     from transenc.encoders.folder import describe, find
     from transenc.stages import device_of
     from transenc.watch import quiet
 
     quiet()
+    path, settings = cfg.model.path, {"max_tokens": cfg.model.max_tokens}
+    if describe(find(path).folder).cross:
+        encoder = CrossEncoder.load(path, **settings)
+    else:
+        encoder = BiEncoder.load(path, pooling=cfg.model.pooling.name, **settings)
+    return encoder.to(device_of(cfg.trainer.accelerator))
+
+
+def without(column: str, reader: Reader) -> Iterator[Record]:
+    """The records, as long as they have no such column."""
+    for record in reader:
+        if column in reader.names:
+            raise InputError(f"{record.where}: there is a {column!r} already; name the new column with column=NAME")
+        yield record
+
+
+def chunks(records: Iterable[Record]) -> Iterator[list[Record]]:
+    """`CHUNK` records at a time; what stands before a mistake comes before the mistake."""
+    chunk: list[Record] = []
+    try:
+        for record in records:
+            chunk.append(record)
+            if len(chunk) == CHUNK:
+                yield chunk
+                chunk = []
+    except InputError:
+        yield chunk
+        raise
+    yield chunk
+
+
+def whole(record: Record) -> bool:
+    return bool(record.sentence1.strip() and record.sentence2.strip())
+
+
+def extended(text: str, kind: str, column: str, cell: str) -> str:
+    """A record as a line of output, with one cell more."""
+    if kind == "jsonl":
+        return f"{text.removesuffix('}').rstrip()}, {json.dumps(column)}: {cell or 'null'}}}\n"
+    return f"{text}{DELIMITERS[kind]}{cell}\n"
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Score what the command line says, to standard output."""
+    said = [argument.partition("=") for argument in arguments]
+    own = {key: value for key, equals, value in said if equals and key in ("column", "format")}
+    files = [key for key, equals, _ in said if not equals]
+    cfg = compose("evaluate", ["data=pairs", *(shorthand("".join(a)) for a in said if a[1] and a[0] not in own)])
+    files += [cfg.data.path] if cfg.data.path is not None else []
+    column, kind = own.get("column", "score"), own.get("format")
+    if len(files) != 1:
+        raise InputError(f"one file of pairs belongs here, not {len(files)}; --help shows how")
+    if not column or set(column) & set('\t\r\n,"'):
+        raise InputError(f"column={column}: a name without tabs, commas and quotes belongs here")
+    if kind is not None and kind not in FORMATS:
+        raise InputError(f"format={kind}: no such choice{nearest(kind, FORMATS, listed=True)}")
     columns = cfg.data.columns
     form = Format(columns.sentence1, columns.sentence2, None, cfg.data.score_min, cfg.data.score_max)
-    pairs = [pair[:2] for pair in read_file(Path(str(cfg.data.path)), form)]
-    cross = describe(find(cfg.model.path).folder).cross
-    encoder: PairEncoder = (
-        CrossEncoder.load(cfg.model.path, max_tokens=cfg.model.max_tokens)
-        if cross
-        else BiEncoder.load(cfg.model.path, pooling=cfg.model.pooling.name, max_tokens=cfg.model.max_tokens)
-    )
-    encoder.to(device_of(cfg.trainer.accelerator))
-    whole = [pair for pair in pairs if all(pair)]
-    scores = iter(encoder.predict(whole, cfg.trainer.score_tokens) if whole else [])
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(("sentence1", "sentence2", "score"))
-    for pair in pairs:
-        writer.writerow((*pair, f"{next(scores):.6f}" if all(pair) else ""))
+    out: Any = sys.stdout
+    out.reconfigure(encoding="utf-8", newline="\n")
+    try:
+        with redirect_stdout(sys.stderr):  # nothing but the table belongs in the output
+            run(cfg, Reader(Path(files[0]), form, kind), column, out)
+    except BrokenPipeError:  # whoever reads has had enough; Python would complain at its exit if it could not flush
+        os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
 
 
 if __name__ == "__main__":
-    arguments = [shorthand(a) if "=" in a else f"data.path='{a}'" for a in sys.argv[1:]]
     if not sys.argv[1:] or sys.argv[1] in ("-h", "--help"):
         print(USAGE)
         sys.exit(0 if sys.argv[1:] else 2)
     with one_line_errors("evaluate", complain):
-        if not any(a.startswith("data.path=") for a in arguments):
-            raise InputError("no file of pairs is given; --help shows how")
-        run(compose("evaluate", ["data=pairs", *arguments]), sys.stdout)
+        main(sys.argv[1:])
