@@ -12,7 +12,7 @@ ORDER = [  # each may import those before it, never those after
     ["errors", "artifact", "results"],
     ["config"],
     ["data.files", "data.tokens"],
-    ["data.published", "data.module"],
+    ["data.published", "data.module", "data.mining"],
     ["encoders.embeddings", "encoders.folder", "encoders.framing"],
     ["encoders.base"],
     ["encoders.bi", "encoders.cross"],

@@ -1,0 +1,330 @@
+"""Pairs out of single sentences: of three kinds, none twice, as many as there are, the same for the same seed."""
+
+import builtins
+
+import numpy as np
+import pytest
+
+from transenc.data import mining
+from transenc.data.mining import flat_sample, mine
+from transenc.errors import InputError
+
+S, K = 600, 5
+EVEN = {"random": 1, "nearest": 1, "lexical": 1}
+
+
+@pytest.fixture(scope="module")
+def sentences():
+    """Of a few of 300 words, by Zipf's law, and a number each, so that no two are the same."""
+    rng = np.random.default_rng(0)
+    share = 1 / np.arange(1, 301)
+    drawn = rng.choice(300, (S, 7), p=share / share.sum())
+    return [" ".join(f"w{word}" for word in words) + f" n{number}" for number, words in enumerate(drawn)]
+
+
+@pytest.fixture(scope="module")
+def vectors():
+    rng = np.random.default_rng(1)
+    some = rng.standard_normal((30, 16))[rng.integers(30, size=S)] + 0.5 * rng.standard_normal((S, 16))
+    return (some / np.linalg.norm(some, axis=1, keepdims=True)).astype(np.float32)
+
+
+def mined(sentences, vectors, count=300, shares=EVEN, **settings):
+    return mine(sentences, count, shares, vectors=vectors, **{"neighbours": K, "seed": 0} | settings)
+
+
+def keys(pairs):
+    return [tuple(sorted(pair)) for pair in pairs.tolist()]
+
+
+def nearest(vectors, count=K):
+    """By brute force, [S, count]."""
+    cosines = vectors.astype(np.float64) @ vectors.astype(np.float64).T
+    np.fill_diagonal(cosines, -np.inf)
+    return np.argsort(-cosines, axis=1)[:, :count]
+
+
+def best_by_bm25(sentences, count=K):
+    """By the formula, [S, S] scores and [S, count] numbers; -1 where no word is in common."""
+    texts = [text.lower().split() for text in sentences]
+    words = {word: number for number, word in enumerate(sorted({word for text in texts for word in text}))}
+    tf = np.zeros((len(texts), len(words)))
+    for row, text in enumerate(texts):
+        np.add.at(tf[row], [words[word] for word in text], 1)
+    df = (tf > 0).sum(axis=0)
+    lengths = tf.sum(axis=1, keepdims=True)
+    weights = np.log(1 + (len(texts) - df + 0.5) / (df + 0.5)) * tf
+    weights /= tf + 1.5 * (0.25 + 0.75 * lengths / lengths.mean())
+    scores = (tf > 0) @ weights.T
+    np.fill_diagonal(scores, 0)
+    best = np.argsort(-scores, axis=1)[:, :count]
+    return scores, np.where(np.take_along_axis(scores, best, axis=1) > 0, best, -1)
+
+
+@pytest.mark.parametrize("shares", [EVEN, {"random": 1}, {"nearest": 1}, {"lexical": 1}])
+def test_no_sentence_is_paired_with_itself_and_no_pair_made_twice(sentences, vectors, shares):
+    pairs, _ = mined(sentences, vectors, 1500, shares)
+    assert len(pairs) == 1500
+    assert pairs.dtype == np.int32
+    assert pairs.min() >= 0
+    assert pairs.max() < S
+    assert (pairs[:, 0] != pairs[:, 1]).all()
+    assert len(set(keys(pairs))) == len(pairs)
+
+
+def test_a_pair_that_one_kind_has_made_is_not_made_again_by_another():
+    """Words and vectors agree on one near sentence each, so every kind would make the same three pairs first."""
+    sentences = ["red one", "red two", "green one", "green two", "blue one", "blue two"]
+    vectors = np.repeat(np.eye(3, dtype=np.float32), 2, axis=0)
+    pairs, counts = mined(sentences, vectors, 45, neighbours=5)
+    assert len(set(keys(pairs))) == len(pairs) == 15
+    assert sum(counts.values()) == 15
+
+
+@pytest.mark.parametrize(
+    ("shares", "count", "counts"),
+    [
+        ({"random": 1, "nearest": 1, "lexical": 1}, 301, {"random": 101, "nearest": 100, "lexical": 100}),
+        ({"lexical": 0.5, "random": 0.3, "nearest": 0.2}, 100, {"lexical": 50, "random": 30, "nearest": 20}),
+        ({"random": 2, "nearest": 0, "lexical": 5}, 10, {"random": 3, "nearest": 0, "lexical": 7}),
+        ({"random": 1, "nearest": 3}, 2, {"random": 1, "nearest": 1}),
+        ({"random": 1.0}, 0, {"random": 0}),
+    ],
+)
+def test_pairs_are_divided_by_shares_and_largest_remainders(sentences, vectors, shares, count, counts):
+    pairs, made = mined(sentences, vectors, count, shares)
+    assert made == counts
+    assert list(made) == list(shares)
+    assert pairs.shape == (count, 2)
+
+
+def test_the_seed_and_nothing_else_decides(sentences, vectors):
+    first, _ = mined(sentences, vectors)
+    np.random.seed(9)
+    again, _ = mined(sentences, vectors)
+    other, _ = mined(sentences, vectors, seed=1)
+    np.testing.assert_array_equal(first, again)
+    assert len(set(keys(first)) & set(keys(other))) < 100
+
+
+@pytest.mark.parametrize("count", [300, 4000])
+def test_pairs_do_not_depend_on_how_many_sentences_are_searched_for_at_once(sentences, vectors, monkeypatch, count):
+    first = mined(sentences, vectors, count)
+    monkeypatch.setattr(mining, "BATCH", 7)
+    again = mined(sentences, vectors, count)
+    np.testing.assert_array_equal(first[0], again[0])
+    assert first[1] == again[1]
+
+
+def test_position_tells_nothing_of_the_kind(sentences, vectors):
+    """The halves hold as many of the nearest, whose cosines stand out."""
+    pairs, counts = mined(sentences, vectors, 1200, {"random": 1, "nearest": 1})
+    near = (nearest(vectors)[pairs[:, 0]] == pairs[:, 1:]).any(axis=1)
+    assert near.sum() >= counts["nearest"]
+    assert abs(near[:600].sum() - near[600:].sum()) < 100  # four standard deviations are 70; unshuffled it is 600
+
+
+def test_random_pairs_are_any_two_evenly():
+    drawn = [keys(mined("abcdefg", None, 7, {"random": 1}, seed=seed)[0]) for seed in range(600)]
+    counts = {pair: sum(pair in pairs for pairs in drawn) for pair in {pair for pairs in drawn for pair in pairs}}
+    assert len(counts) == 21
+    assert min(counts.values()) > 140  # 200 expected, standard deviation 11.5
+    assert max(counts.values()) < 260
+
+
+@pytest.mark.parametrize("size", [2, 3, 6, 7, 40])
+def test_every_pair_there_is_can_be_random(size):
+    pairs, counts = mined([str(number) for number in range(size)], None, 10**4, {"random": 1})
+    assert sorted(keys(pairs)) == [(a, b) for a in range(size) for b in range(a + 1, size)]
+    assert counts == {"random": len(pairs)}
+
+
+@pytest.mark.parametrize("count", [200, 1500])
+def test_nearest_pairs_are_a_sentence_and_one_of_its_nearest(sentences, vectors, count):
+    pairs, _ = mined(sentences, vectors, count, {"nearest": 1})
+    found = nearest(vectors)[pairs[:, 0]] == pairs[:, 1:]
+    assert found.any(axis=1).all()
+    assert (found.mean(axis=0) > 0.12).all()  # evenly: a fifth each, less where a pair was made from its other side
+
+
+@pytest.mark.parametrize("count", [200, 1500])
+def test_lexical_pairs_are_a_sentence_and_one_of_its_best_by_bm25(sentences, count):
+    scores, best = best_by_bm25(sentences)
+    pairs, _ = mined(sentences, None, count, {"lexical": 1})
+    least = np.take_along_axis(scores, best, axis=1)[:, -1]
+    assert (scores[pairs[:, 0], pairs[:, 1]] >= least[pairs[:, 0]] - 1e-4).all()  # ties may go either way
+    found = best[pairs[:, 0]] == pairs[:, 1:]
+    assert (found.mean(axis=0) > 0.1).all()
+
+
+def test_a_query_in_frequent_words_is_cut_to_its_rarest(sentences, monkeypatch):
+    monkeypatch.setattr(mining, "POSTINGS", 60)
+    pairs, counts = mined(sentences, None, 300, {"lexical": 1})
+    texts = [set(text.split()) for text in sentences]
+    frequency = {word: sum(word in text for text in texts) for word in set.union(*texts)}
+    assert counts["lexical"] == 300
+    assert max(min(frequency[word] for word in texts[a] & texts[b]) for a, b in pairs) <= 60
+    scores, _ = best_by_bm25(sentences)
+    ranks = (scores[pairs[:, 0]] > scores[pairs[:, 0], pairs[:, 1]][:, None]).sum(axis=1)
+    assert np.median(ranks) < 8  # of 600: all words rank what the rarest chose
+
+
+def test_words_are_lower_cased_and_sentences_without_a_common_word_are_no_lexical_pair():
+    sentences = ["A Dog", "the dog", "Über uns", "über alles", "...", "!?", "", "alone"]
+    pairs, counts = mined(sentences, None, 9, {"lexical": 1})
+    assert sorted(keys(pairs)) == [(0, 1), (2, 3)]
+    assert counts == {"lexical": 2}
+
+
+@pytest.mark.parametrize("sentences", [["...", "!!!", "??"], ["one", "two", "three"], ["one", "two"]])
+def test_a_corpus_without_common_words_has_no_lexical_pairs(sentences):
+    pairs, counts = mined(sentences, None, 5, {"lexical": 1})
+    assert pairs.shape == (0, 2)
+    assert counts == {"lexical": 0}
+
+
+def test_what_there_is_not_is_told_and_not_waited_for(sentences, vectors):
+    pairs, counts = mined(sentences, vectors, 10**5, {"nearest": 1, "lexical": 1}, neighbours=1)
+    both = {tuple(sorted(pair)) for pair in enumerate(nearest(vectors, 1)[:, 0].tolist())}
+    assert counts["nearest"] == len(both)
+    assert 0 < counts["lexical"] < S
+    assert len(pairs) == sum(counts.values())
+
+
+def test_one_sentence_or_shares_without_sense_are_one_line(vectors):
+    for sentences, shares in ((["one"], {"random": 1}), ([], {"random": 1})):
+        with pytest.raises(InputError, match=r"^\d sentences make no pair.*$"):
+            mined(sentences, None, 1, shares)
+    for shares in ({}, {"random": 0}, {"random": -1, "nearest": 2}, {"rare": 1}, {"random": float("nan")}):
+        with pytest.raises(InputError, match=r"^shares of pairs .*$"):
+            mined(["one", "two"], None, 1, shares)
+
+
+def test_alike_vectors_do_not_make_a_sentence_its_own_neighbour(monkeypatch):
+    sentences, vectors = [str(number) for number in range(300)], np.ones((300, 1), dtype=np.float32)
+    for exact in (mining.EXACT, 10):
+        monkeypatch.setattr(mining, "EXACT", exact)
+        pairs, _ = mined(sentences, vectors, 200, {"nearest": 1})
+        assert len(pairs) == 200
+        assert (pairs[:, 0] != pairs[:, 1]).all()
+
+
+def test_above_the_limit_faiss_searches_and_mostly_agrees(sentences, vectors, monkeypatch):
+    faiss = pytest.importorskip("faiss")
+    monkeypatch.setattr(mining, "EXACT", 100)
+    monkeypatch.setattr(mining, "PROBES", 24)  # of the 97 lists of so small a corpus
+    made, factory = [], faiss.index_factory
+    monkeypatch.setattr(faiss, "index_factory", lambda *args: made.append(factory(*args)) or made[-1])
+    pairs, counts = mined(sentences, vectors, 500, {"nearest": 1})
+    assert made[0].ntotal == S
+    assert counts == {"nearest": 500}
+    assert (nearest(vectors)[pairs[:, 0]] == pairs[:, 1:]).any(axis=1).mean() > 0.9
+    np.testing.assert_array_equal(pairs, mined(sentences, vectors, 500, {"nearest": 1})[0])
+    assert made[1].nprobe == 24
+    monkeypatch.setattr(mining, "EXACT", S)
+    mined(sentences, vectors, 500, {"nearest": 1})
+    assert len(made) == 2
+
+
+class Counted(np.memmap):
+    """A memory map that notes how much is read of it at once."""
+
+    most = 0
+
+    def __getitem__(self, key):
+        found = super().__getitem__(key)
+        Counted.most = max(Counted.most, len(found))
+        return found
+
+    def __array__(self, *args, **kwargs):
+        raise AssertionError("read whole")
+
+    def tolist(self):
+        raise AssertionError("read into a list")
+
+    __iter__ = tolist
+
+
+def test_a_float16_memory_map_is_read_in_parts_and_gives_nearly_the_same(tmp_path, sentences, vectors, monkeypatch):
+    vectors.astype(np.float16).tofile(tmp_path / "vectors")
+    mapped = np.memmap(tmp_path / "vectors", np.float16, "r", shape=vectors.shape)
+    pairs, _ = mined(sentences, mapped, 300, {"nearest": 1})
+    assert (nearest(vectors)[pairs[:, 0]] == pairs[:, 1:]).any(axis=1).mean() > 0.97
+    monkeypatch.setattr(mining, "EXACT", 100)
+    monkeypatch.setattr(mining, "BATCH", 100)
+    monkeypatch.setattr(mining, "TRAINED", 1)
+    pairs, _ = mined(sentences, mapped.view(Counted), 300, {"nearest": 1})
+    assert len(pairs) == 300
+    assert Counted.most == 100
+
+
+@pytest.mark.parametrize(("module", "shares"), [("faiss", {"nearest": 1}), ("bm25s", {"lexical": 1})])
+def test_what_is_not_installed_is_named_in_one_line(sentences, vectors, monkeypatch, module, shares):
+    def without(name, *args, **kwargs):
+        if name == module:
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    real = builtins.__import__
+    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setattr(mining, "EXACT", 100)
+    with pytest.raises(InputError, match=rf"^.*pip install {module}.*$"):
+        mined(sentences, vectors, 10, shares)
+
+
+def test_only_as_many_sentences_are_searched_for_as_pairs_are_wanted(sentences, vectors, monkeypatch):
+    monkeypatch.setattr(mining, "BATCH", 10)
+    real, searched = mining._by_cosine, []
+
+    def counting(*args):
+        search = real(*args)
+        return lambda queries: searched.append(len(queries)) or search(queries)
+
+    monkeypatch.setattr(mining, "_by_cosine", counting)
+    mined(sentences, vectors, 100, {"nearest": 1})
+    assert 100 <= sum(searched) <= 130  # some near pairs come from both their sides
+    searched.clear()
+    mined(sentences, vectors, 1500, {"nearest": 1})
+    assert sum(searched) == S  # once each, whatever is wanted
+
+
+def test_progress_adds_up_to_the_pairs(sentences, vectors, monkeypatch):
+    monkeypatch.setattr(mining, "BATCH", 10)
+    done = []
+    pairs, _ = mined(sentences, vectors, 200, progress=done.append)
+    assert sum(done) == len(pairs)
+    assert len(done) > 10
+
+
+def histogram(scores, bins):
+    return np.histogram(scores, np.linspace(*bins))[0]
+
+
+def test_a_flat_sample_is_as_flat_as_the_supply_allows():
+    scores = np.concatenate([np.full(size, number + 0.5) for number, size in enumerate((500, 3, 100, 40, 0, 1000))])
+    scores = np.concatenate([[0.0, 6.0], scores])  # the ends, so that the bins are [0, 1), ... [5, 6]
+    scores = np.random.default_rng(0).permutation(scores)
+    rows = flat_sample(scores, 233, bins=6, seed=0)
+    assert rows.tolist() == sorted(set(rows.tolist()))
+    assert len(rows) == 233
+    counts = histogram(scores[rows], (0, 6, 7)).tolist()
+    assert [counts[1], counts[3], counts[4]] == [3, 40, 0]
+    assert sorted([counts[0], counts[2], counts[5]]) == [63, 63, 64]
+
+
+def test_a_flat_sample_depends_on_the_seed_and_reaches_every_row():
+    scores = np.random.default_rng(0).normal(size=300)
+    samples = [flat_sample(scores, 60, seed=seed) for seed in range(200)]
+    np.testing.assert_array_equal(samples[0], flat_sample(scores, 60, seed=0))
+    assert samples[0].tolist() != samples[1].tolist()
+    assert set(np.concatenate(samples).tolist()) == set(range(300))
+
+
+@pytest.mark.parametrize("count", [10, 11, 10**6])
+def test_a_flat_sample_of_more_than_there_are_is_all(count):
+    assert flat_sample(np.arange(10.0), count, seed=0).tolist() == list(range(10))
+
+
+def test_scores_all_alike_are_sampled_too():
+    assert len(flat_sample(np.full(50, 0.3, dtype=np.float32), 7, seed=0)) == 7
+    assert len(flat_sample(np.zeros(0), 0, seed=0)) == 0

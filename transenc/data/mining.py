@@ -1,0 +1,259 @@
+"""Pairs out of a corpus of single sentences: any two, near ones by their vectors, near ones by their words.
+
+Most random pairs are unrelated, most near ones alike; a student needs both, so kinds are mixed by shares. Once a
+teacher has scored them, `flat_sample` takes pairs of every score.
+
+Axes: S sentences, N pairs, K neighbours, D dimensions, Q sentences searched for at once, V words.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+
+from transenc.errors import InputError
+
+KINDS = (
+    "nearest",
+    "lexical",
+    "random",
+)  # made in this order: random pairs, of which there are most, can do without any
+BATCH = 512  # Q: bounds what a search holds at once, 200 MB of cosines with EXACT sentences
+EXACT = 100_000  # S up to which every cosine is computed: 1.3 ms a sentence there, measured on two cores with D = 384
+
+# https://github.com/facebookresearch/faiss/wiki/Guidelines-to-choose-an-index: below a million vectors, 4 to 16 times
+# sqrt(S) lists, trained on 30 to 256 vectors each; few of both, which save time. PROBES is by recall (`_by_cosine`).
+LISTS, TRAINED, PROBES = 4, 40, 32
+
+POSTINGS = 10_000  # sentences looked at for one query: its words from the rarest on, as long as they occur in no more
+RESCORED = 10  # for each neighbour asked for, so many of the best by the rarest words are ranked by all
+
+Search = Callable[
+    [np.ndarray], np.ndarray
+]  # [Q] sentence numbers -> [Q, K] int64 numbers of others, best first; -1: none
+
+
+def mine(
+    sentences: Sequence[str],
+    count: int,
+    shares: Mapping[str, float],
+    *,
+    vectors: np.ndarray | None,
+    neighbours: int,
+    seed: int,
+    progress: Callable[[int], Any] = lambda count: None,
+) -> tuple[np.ndarray, dict[str, int]]:
+    """Pairs of different sentences, none twice whichever way round, in an order that tells nothing of their kinds.
+
+    Args:
+        sentences: S distinct texts.
+        count: pairs in all, divided among the kinds by largest remainder. A kind that has fewer to give gives those.
+        shares: of each kind, not negative, of any sum: "random" (any two sentences, evenly), "nearest" (a random
+            sentence and one of its nearest by cosine, evenly), "lexical" (likewise by BM25, over lower-cased words).
+        vectors: [S, D] floats of unit length, a memory map at best; None where no pair is to be nearest.
+        neighbours: K, how many of a sentence's nearest count as near.
+        seed: of every choice.
+        progress: called with the number of pairs just made.
+
+    Returns:
+        pairs: [N, 2] int32 sentence numbers.
+        counts: pairs made of each kind, in the order of `shares`.
+
+    Raises:
+        InputError: there are no two sentences, the shares make no sense, or faiss or bm25s is needed and not installed.
+    """
+    size = len(sentences)
+    if size < 2:
+        raise InputError(f"{size} sentences make no pair; give at least two")
+    wanted = _divide(count, shares)
+    assert neighbours > 0, "of no neighbours, none can be drawn"
+    assert not wanted.get("nearest") or (vectors is not None and len(vectors) == size), "a vector for each sentence"
+    neighbours = min(neighbours, size - 1)
+    made = np.array([np.iinfo(np.int64).max])  # sorted keys of the pairs; above them one that is none, to search below
+    parts, counts = [np.zeros((0, 2), dtype=np.int64)], dict.fromkeys(shares, 0)
+    for number, kind in enumerate(KINDS):
+        if not wanted.get(kind):
+            continue
+        rng = np.random.default_rng([seed, number])
+        if kind == "random":
+            candidates = _any_two(size, wanted[kind] + len(made) - 1, rng)
+        else:
+            search = _by_cosine(vectors, neighbours, rng) if kind == "nearest" else _by_words(sentences, neighbours)
+            candidates = _near(search, size, neighbours, rng)
+        for pairs in candidates:
+            keys = pairs.min(axis=1) * size + pairs.max(axis=1)
+            rows = np.sort(np.unique(keys, return_index=True)[1])
+            rows = rows[made[np.searchsorted(made, keys[rows])] != keys[rows]][: wanted[kind] - counts[kind]]
+            new = np.sort(keys[rows])
+            made = np.insert(made, np.searchsorted(made, new), new)
+            parts.append(pairs[rows])
+            counts[kind] += len(rows)
+            progress(len(rows))
+            if counts[kind] == wanted[kind]:
+                break
+    order = np.random.default_rng([seed, len(KINDS)]).permutation(sum(counts.values()))
+    return np.concatenate(parts)[order].astype(np.int32), counts
+
+
+def _divide(count: int, shares: Mapping[str, float]) -> dict[str, int]:
+    """`count` in whole numbers by shares, what is left over going to the largest remainders."""
+    total = sum(shares.values())
+    if not set(shares) <= set(KINDS) or min(shares.values(), default=0) < 0 or not 0 < total < np.inf:
+        raise InputError(
+            f"shares of pairs {dict(shares)}: give {', '.join(KINDS)} numbers from 0 up, one of them above 0"
+        )
+    quotas = np.array([count * share / total for share in shares.values()])
+    parts = np.floor(quotas).astype(int)
+    parts[np.argsort(parts - quotas, kind="stable")[: count - parts.sum()]] += 1
+    return dict(zip(shares, parts.tolist(), strict=True))
+
+
+def _any_two(size: int, most: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """[N, 2] different pairs, evenly: `most` of the S (S - 1) / 2 that there are, or all.
+
+    Pair n is a sentence and the one 1 + n // S further round the circle: each pair once, without a table of them.
+    """
+    there = size * (size - 1) // 2
+    further, first = np.divmod(rng.choice(there, min(most, there), replace=False), size)
+    yield np.stack([first, (first + further + 1) % size], axis=1)
+
+
+def _near(search: Search, size: int, neighbours: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """[N, 2] pairs of a sentence and one near it, searched for as they are asked for.
+
+    Each sentence in random order with one of its neighbours drawn evenly; then each with a second one, and so on.
+    """
+    order = rng.permutation(size)
+    drawn = []
+    for start in range(0, size, BATCH):
+        queries = order[start : start + BATCH]
+        found = rng.permuted(search(queries), axis=1)
+        found = np.take_along_axis(found, np.argsort(found < 0, axis=1, kind="stable"), axis=1)
+        drawn.append(found.astype(np.int32))
+        yield np.stack([queries, found[:, 0]], axis=1)[found[:, 0] >= 0]
+    table = np.concatenate(drawn)
+    for rank in range(1, neighbours):
+        found = table[:, rank].astype(np.int64)
+        yield np.stack([order, found], axis=1)[found >= 0]
+
+
+def _by_cosine(vectors: np.ndarray, neighbours: int, rng: np.random.Generator) -> Search:
+    """Nearest by cosine: exact up to `EXACT` sentences, above by faiss, in float32.
+
+    faiss's inverted lists miss some. Recall of the 10 nearest, of 50,000 synthetic vectors of 384 dimensions in 1,000
+    clusters: .99 or more where clusters stand apart or have 100 dimensions, .88 where they overlap in 32 dimensions.
+    """
+    if len(vectors) > EXACT:
+        return _by_lists(vectors, neighbours, rng)
+    corpus = torch.from_numpy(np.array(vectors, dtype=np.float32))
+
+    def search(queries: np.ndarray) -> np.ndarray:
+        cosines = corpus[queries] @ corpus.T
+        cosines[np.arange(len(queries)), queries] = -torch.inf
+        return cosines.topk(neighbours).indices.numpy()
+
+    return search
+
+
+def _by_lists(vectors: np.ndarray, neighbours: int, rng: np.random.Generator) -> Search:
+    size, dimensions = vectors.shape
+    try:
+        import faiss
+    except ImportError:
+        raise InputError(f"the nearest of {size:,} sentences are found with faiss: pip install faiss-cpu") from None
+    lists = int(LISTS * size**0.5)
+    index = faiss.index_factory(dimensions, f"IVF{lists},Flat", faiss.METRIC_INNER_PRODUCT)
+    index.cp.seed = int(rng.integers(2**31))
+    sample = np.sort(rng.choice(size, min(TRAINED * lists, size), replace=False))
+    index.train(vectors[sample].astype(np.float32))
+    for start in range(0, size, EXACT):
+        index.add(vectors[start : start + EXACT].astype(np.float32))
+    index.nprobe = PROBES
+
+    def search(queries: np.ndarray) -> np.ndarray:
+        found = index.search(vectors[queries].astype(np.float32), neighbours + 1)[1]
+        others = np.argsort(found == queries[:, None], axis=1, kind="stable")[:, :neighbours]  # itself goes last
+        return np.take_along_axis(found, others, axis=1)
+
+    return search
+
+
+def _by_words(sentences: Sequence[str], neighbours: int) -> Search:
+    """Best by BM25, Lucene's variant with bm25s's k1 = 1.5 and b = 0.75; a word counts once in a query.
+
+    A query's rarest words choose, all its words rank what they chose (`POSTINGS`, `RESCORED`): frequent words cost
+    nearly all the time and tell least. Recall of the 10 best was .93 among 100,000 sentences of Python docstrings (.70
+    without the second ranking); up to about POSTINGS words in all, nothing is left out. Sentences without a word in
+    common are never near.
+    """
+    try:
+        import bm25s
+    except ImportError:
+        raise InputError("pairs by common words are found with bm25s: pip install bm25s") from None
+    words = bm25s.tokenize(
+        sentences, lower=True, token_pattern=r"\b\w+\b", stopwords=None, allow_empty=False, show_progress=False
+    )
+    model = bm25s.BM25()
+    model.index(words, show_progress=False)
+    scores = model.scores
+    frequency = np.diff(scores["indptr"])
+    rarest = np.argsort(frequency, kind="stable")
+    rarest = rarest[rarest != words.vocab.get("", -1)]  # bm25s's word of sentences without any
+    weights = sp.csr_array((scores["data"], scores["indices"], scores["indptr"]), (len(frequency), len(sentences)))
+    weights, frequency = weights[rarest], frequency[rarest]  # [V, S]
+    documents = weights.T.tocsr()  # [S, V], in each row the rarest word first
+
+    def search(queries: np.ndarray) -> np.ndarray:
+        asked = documents[queries]
+        asked.data[:] = 1
+        lengths = np.diff(asked.indptr)
+        rows = np.repeat(np.arange(len(queries)), lengths)
+        reach = np.cumsum(np.concatenate([[0], frequency[asked.indices]]))
+        start = asked.indptr[rows]
+        choosing = (reach[1:] - reach[start] <= POSTINGS) | (np.arange(asked.nnz) == start)  # the rarest in any case
+        rare = sp.csr_array((asked.data[choosing], (rows[choosing], asked.indices[choosing])), asked.shape)
+        chosen = (rare @ weights).tocsr()
+        parts = []
+        for begin, end in zip(chosen.indptr[:-1], chosen.indptr[1:], strict=True):
+            most = min(RESCORED * neighbours + 1, end - begin)  # one more, which is itself
+            best = np.argpartition(chosen.data[begin:end], end - begin - most)[end - begin - most :] if most else []
+            parts.append(chosen.indices[begin:end][best])
+        rows, near = np.repeat(np.arange(len(queries)), list(map(len, parts))), np.concatenate(parts)
+        rows, near = rows[near != queries[rows]], near[near != queries[rows]]
+        bm25 = asked[rows].multiply(documents[near]).sum(axis=1)
+        order = np.lexsort((near, -bm25, rows))
+        lengths = np.bincount(rows, minlength=len(queries))
+        ranks = np.arange(len(rows)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        found = np.full((len(queries), neighbours), -1, dtype=np.int64)
+        kept = ranks < neighbours
+        found[rows[kept], ranks[kept]] = near[order][kept]  # `rows` is sorted, so its order is that of `order`
+        return found
+
+    return search
+
+
+def flat_sample(scores: np.ndarray, count: int, *, bins: int = 20, seed: int) -> np.ndarray:
+    """Some of the pairs, with scores as evenly spread as the supply allows.
+
+    Between the lowest and the highest score lie bins of equal width. Each gives the same number (or one more), or all
+    it has; which rows, is drawn evenly.
+
+    Args:
+        scores: [N], of any range.
+        count: how many to take; N or more takes all.
+        bins: how many there are.
+        seed: of the choice.
+
+    Returns:
+        [min(count, N)] int64 row numbers, sorted.
+    """
+    if count >= len(scores):
+        return np.arange(len(scores))
+    shuffled = np.random.default_rng(seed).permutation(len(scores))
+    inside = np.digitize(scores[shuffled], np.linspace(scores.min(), scores.max(), bins + 1)[1:-1])
+    sizes = np.bincount(inside, minlength=bins)
+    turn = np.empty_like(shuffled)  # every bin's first row, then every bin's second, ...
+    turn[np.argsort(inside, kind="stable")] = np.arange(len(scores)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return np.sort(shuffled[np.argsort(turn, kind="stable")[:count]])
