@@ -2,7 +2,7 @@
 
 import csv
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
@@ -18,7 +18,7 @@ class Row:
         task: name of the scored set.
         n: pairs in it.
         spearman, pearson: correlation of raw similarities (of mean scores, for an ensemble) with gold, in [-1, 1].
-        auc: of a binary task; None for graded ones.
+        auc, average_precision: of a binary task, in [0, 1]; None for graded ones.
     """
 
     iteration: int | None
@@ -29,45 +29,79 @@ class Row:
     spearman: float
     pearson: float
     auc: float | None = None
+    average_precision: float | None = None
+
+    @property
+    def measure(self) -> str:
+        """The name of what encoders are selected and compared by on this task, a key of `NAMES`."""
+        return "spearman" if self.auc is None else "auc"
+
+    @property
+    def value(self) -> float:
+        return getattr(self, self.measure)
 
 
-def write_results(path: Path, rows: Iterable[Row]) -> None:
-    """results.csv: a header, then a line for each row; empty where there is no value."""
-    lines = [[field.name for field in fields(Row)], *(list(astuple(row)) for row in rows)]
+NAMES = {"spearman": "Spearman", "pearson": "Pearson", "auc": "AUC", "average_precision": "average precision"}
+
+
+def write_results(path: Path, rows: Sequence[Row], kind: type[Row] = Row) -> None:
+    """results.csv: a header, then a line for each row; empty where there is no value.
+
+    Args:
+        path: of the file, which is replaced at once.
+        rows: all of `kind`.
+        kind: whose fields are the columns.
+    """
+    lines = [[field.name for field in fields(kind)], *(list(astuple(row)) for row in rows)]
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     with open(aside, "w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([["" if v is None else v for v in line] for line in lines])
     aside.replace(path)
 
 
+Line = tuple[str, Sequence[float | None]]  # its name, and a value for each column
+
+
+def grid(measures: Mapping[str, str], lines: Sequence[Line], more: Sequence[str] = ()) -> str:
+    """Values x100 with two decimals, tasks across; at most 80 columns for nine of them.
+
+    Args:
+        measures: what each task is measured by, a key of `NAMES`, by the task's name.
+        lines: values by task, then of `more`.
+        more: heads of further columns.
+    """
+    heads = [task.partition("-")[::2] for task in measures] + [(head, "") for head in more]
+    kinds = list(dict.fromkeys(measures.values()))
+    title = f"{NAMES[kinds[0]]} x100" if len(kinds) == 1 else "x100"
+    width = max([7, *(len(part) + 1 for head in heads for part in head)])
+    rows = [("", [head[0] for head in heads]), (title, [head[1] for head in heads])]
+    if len(kinds) > 1:
+        rows.append(("", [NAMES[measure][: width - 1] for measure in measures.values()]))
+    rows += [(name, ["" if v is None else f"{100 * v:.2f}" for v in values]) for name, values in lines]
+    return "\n".join(f"{name:<20}{''.join(f'{cell:>{width}}' for cell in cells)}".rstrip() for name, cells in rows)
+
+
 def table(rows: Sequence[Row], tests: Sequence[str], marks: Mapping[tuple[int | None, str, int | None], str]) -> str:
-    """Spearman x100 by iteration and encoder, tasks across, at most 80 columns for nine of them.
+    """Spearman, or AUC of binary tasks, by iteration and encoder.
 
     Args:
         rows: results.
-        tests: tasks that count for the average, which is shown where there are several.
+        tests: tasks that count for the average, which is shown where there are several of one measure.
         marks: a sign behind the rows of (iteration, encoder, member).
     """
-    tasks = list(dict.fromkeys(row.task for row in rows))
-    averaged = len(tests) > 1
-    heads = [task.partition("-")[::2] for task in tasks] + ([("avg", "")] if averaged else [])
-    width = max([7, *(len(part) + 1 for head in heads for part in head)])
-    lines = [
-        f"{'':<20}" + "".join(f"{head[0]:>{width}}" for head in heads),
-        f"{'Spearman x100':<20}" + "".join(f"{head[1]:>{width}}" for head in heads),
-    ]
+    measures = {row.task: row.measure for row in rows}
+    averaged = len(tests) > 1 and len({measures[test] for test in tests}) == 1
+    lines: list[Line] = []
     for key in dict.fromkeys((row.iteration, row.encoder, row.member) for row in rows):
-        found = {row.task: row.spearman for row in rows if (row.iteration, row.encoder, row.member) == key}
-        values = [found.get(task) for task in tasks]
+        found = {row.task: row.value for row in rows if (row.iteration, row.encoder, row.member) == key}
+        values = [found.get(task) for task in measures]
         if averaged:
             values.append(sum(found[test] for test in tests) / len(tests))
         iteration, encoder, member = key
         several = any(row.encoder == encoder and row.member not in (member, None) for row in rows)
-        name = (
-            "reference"
-            if iteration is None
-            else f"{iteration}  {encoder}" + (f"-{member}" if several and member is not None else "")
-        )
-        cells = "".join(f"{'' if value is None else f'{100 * value:.2f}':>{width}}" for value in values)
-        lines.append(f"{name:<17}{marks.get(key, ''):<3}" + cells)
-    return "\n".join(line.rstrip() for line in lines)
+        if iteration is None:
+            name = "reference"
+        else:
+            name = f"{iteration}  {encoder}" + (f"-{member}" if several and member is not None else "")
+        lines.append((f"{name:<17}{marks.get(key, '')}", values))
+    return grid(measures, lines, ["avg"] if averaged else [])

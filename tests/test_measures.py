@@ -1,0 +1,46 @@
+"""Measures against known values, and what the bootstrap says of models that differ and of one that does not."""
+
+import numpy as np
+import pytest
+
+from transenc.measures import auc, average_precision, bootstrap, measure, p_value, pearson, spearman
+
+
+def test_auc_is_how_often_a_one_lies_above_a_zero_ties_counting_half():
+    raw, gold = np.array([0.1, 0.4, 0.4, 0.9]), np.array([0, 0, 1, 1])
+    pairs = [(one > zero) + (one == zero) / 2 for one in raw[gold == 1] for zero in raw[gold == 0]]
+    assert auc(raw, gold) == pytest.approx(np.mean(pairs))
+
+
+def test_average_precision_is_the_mean_precision_at_each_one():
+    assert average_precision(np.array([0.9, 0.8, 0.7, 0.6]), np.array([1, 0, 1, 0])) == pytest.approx((1 + 2 / 3) / 2)
+
+
+def test_constant_scores_rank_nothing():
+    flat, gold = np.ones(4), np.array([0.0, 1.0, 2.0, 3.0])
+    assert (spearman(flat, gold), pearson(flat, gold)) == (0, 0)
+    assert auc(np.arange(4), np.ones(4)) == 0.5
+
+
+def test_graded_tasks_have_no_auc():
+    raw = np.arange(4.0)
+    assert set(measure(raw, raw, False)) == {"spearman", "pearson"}
+    assert set(measure(raw, np.array([0.0, 0.0, 1.0, 1.0]), True)) == {
+        "spearman",
+        "pearson",
+        "auc",
+        "average_precision",
+    }
+
+
+def test_the_interval_holds_the_measure_and_p_tells_better_from_equal():
+    rng = np.random.default_rng(0)
+    gold = rng.normal(size=300)
+    good, bad = gold + 0.5 * rng.normal(size=300), gold + 2 * rng.normal(size=300)
+    like_good = gold + 0.5 * rng.normal(size=300)
+    drawn = bootstrap([good, bad, like_good], gold, False, 400)
+    low, high = np.quantile(drawn[:, 0], (0.025, 0.975))
+    assert low < spearman(good, gold) < high
+    assert p_value(drawn[:, 0], drawn[:, 1]) == 1 / 400
+    assert p_value(drawn[:, 0], drawn[:, 2]) > 0.05
+    assert p_value(drawn[:, 0], drawn[:, 0]) == 1

@@ -1,0 +1,75 @@
+"""What similarities are held against gold scores with, and how far chance alone carries.
+
+Axes: N pairs, M models, R resamples.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.stats import pearsonr, spearmanr
+
+
+def spearman(raw: np.ndarray, gold: np.ndarray) -> float:
+    """Spearman's rank correlation; 0 where either side is constant, which ranks nothing."""
+    return float(spearmanr(raw, gold).statistic) if np.ptp(raw) > 0 and np.ptp(gold) > 0 else 0.0
+
+
+def pearson(raw: np.ndarray, gold: np.ndarray) -> float:
+    """Pearson's correlation; 0 where either side is constant."""
+    return float(pearsonr(raw, gold).statistic) if np.ptp(raw) > 0 and np.ptp(gold) > 0 else 0.0
+
+
+def auc(raw: np.ndarray, gold: np.ndarray) -> float:
+    """Area under the ROC curve of 0/1 gold scores: how often a 1 lies above a 0; 0.5 where gold has but one of them."""
+    from sklearn.metrics import roc_auc_score  # here: a second to import, for binary tasks only
+
+    return float(roc_auc_score(gold, raw)) if np.ptp(gold) > 0 else 0.5
+
+
+def average_precision(raw: np.ndarray, gold: np.ndarray) -> float:
+    """Precision averaged over the recalls of 0/1 gold scores; their mean where gold has but one of them."""
+    from sklearn.metrics import average_precision_score
+
+    return float(average_precision_score(gold, raw)) if np.ptp(gold) > 0 else float(np.mean(gold))
+
+
+def main_measure(raw: np.ndarray, gold: np.ndarray, binary: bool) -> float:
+    """What encoders are selected and compared by: AUC of a binary task, Spearman of a graded one."""
+    return auc(raw, gold) if binary else spearman(raw, gold)
+
+
+def measure(raw: np.ndarray, gold: np.ndarray, binary: bool) -> dict[str, float]:
+    """All of them: `spearman` and `pearson`, and for a binary task `auc` and `average_precision`."""
+    values = {"spearman": spearman(raw, gold), "pearson": pearson(raw, gold)}
+    if binary:
+        values |= {"auc": auc(raw, gold), "average_precision": average_precision(raw, gold)}
+    return values
+
+
+def bootstrap(raws: Sequence[np.ndarray], gold: np.ndarray, binary: bool, resamples: int = 1000) -> np.ndarray:
+    """The main measure of several models on the same resampled pairs (Efron and Tibshirani 1993, chapter 13).
+
+    Args:
+        raws: M arrays of [N] similarities.
+        gold: [N] gold scores.
+        binary: whether they are 0 or 1.
+        resamples: R, of N pairs each, drawn with replacement; always the same ones.
+
+    Returns:
+        [R, M]. The 2.5% and 97.5% quantiles of a column are a model's 95% interval.
+    """
+    rng, values = np.random.default_rng(0), np.empty((resamples, len(raws)))
+    for i in range(resamples):
+        rows = rng.integers(len(gold), size=len(gold))
+        values[i] = [main_measure(raw[rows], gold[rows], binary) for raw in raws]
+    return values
+
+
+def p_value(first: np.ndarray, second: np.ndarray) -> float:
+    """Two-sided p-value of "no difference" between two models, from their columns of a paired `bootstrap`.
+
+    Twice the share of resamples in which the difference has the other sign; never below 1 / R.
+    """
+    difference = second - first
+    tail = min(np.mean(difference <= 0), np.mean(difference >= 0))
+    return float(np.clip(2 * tail, 1 / len(difference), 1.0))
