@@ -102,10 +102,9 @@ def test_a_short_row_is_filled_up_to_the_header_and_a_long_one_is_refused(tmp_pa
         read_file(path, UNSCORED)
 
 
-def test_blanks_around_sentences_are_taken_off_unless_asked_for_and_each_is_one_line(tmp_path):
+def test_a_sentence_is_one_line_and_keeps_the_blanks_around_it(tmp_path):
     path = write(tmp_path / "pairs.csv", 'sentence1,sentence2\n" a\r\nb ","\nc"\n')
-    assert read_file(path, UNSCORED) == [("a  b", "c", None)]
-    assert read_file(path, UNSCORED, strip=False) == [(" a  b ", " c", None)]
+    assert read_file(path, UNSCORED) == [(" a  b ", " c", None)]
 
 
 def test_rows_without_sentences_are_pairs_but_blank_lines_and_trailing_tabs_are_not(tmp_path):

@@ -5,7 +5,6 @@ A mistake in what the program was given (`InputError`, or Hydra's own errors) is
 """
 
 import dataclasses
-import difflib
 import logging
 import os
 import sys
@@ -24,7 +23,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from transenc.config import Evaluate, Train
-from transenc.errors import InputError
+from transenc.errors import InputError, nearest
 
 log = logging.getLogger("transenc")
 
@@ -121,21 +120,6 @@ def choices(name: str) -> dict[str, list[str]]:
     groups = [group for entry in defaults if isinstance(entry, typing.Mapping) for group in entry]
     groups = [group.removeprefix("override ") for group in groups]
     return {group: sorted(file.stem for file in (CONF / group).glob("*.yaml")) for group in groups}
-
-
-def nearest(word: str, words: Iterable[str], listed: bool = False) -> str:
-    """`; did you mean ...?` for a misspelt word, with the whole list where asked; else where to look."""
-    words = list(words)
-    ends: dict[str, str] = {}
-    for full in words:  # a key is recognised by its last part too: iteratons is distill.iterations
-        ends.setdefault(full.rpartition(".")[2], full)
-    close = difflib.get_close_matches(word, words, n=1) or [
-        ends[end] for end in difflib.get_close_matches(word.rpartition(".")[2], ends, n=1)
-    ]
-    hint = f"; did you mean {close[0]}?" if close else ""
-    if listed:
-        return f"{hint} (there are {', '.join(words)})" if hint else f"; there are {', '.join(words)}"
-    return hint or "; --cfg job shows all keys"
 
 
 def explain(error: Exception, name: str) -> str:

@@ -1,4 +1,7 @@
-"""The one exception that a person causes and a person can mend."""
+"""The one exception that a person causes and a person can mend, and the help its message gives with a slip."""
+
+import difflib
+from collections.abc import Iterable
 
 
 class InputError(ValueError):
@@ -7,3 +10,18 @@ class InputError(ValueError):
     The command line prints the message alone and ends with status 1; every other exception is a bug and keeps its
     traceback.
     """
+
+
+def nearest(word: str, words: Iterable[str], listed: bool = False) -> str:
+    """`; did you mean ...?` for a misspelt word, with the whole list where asked; else where to look."""
+    words = list(words)
+    ends: dict[str, str] = {}
+    for full in words:  # a key is recognised by its last part too: iteratons is distill.iterations
+        ends.setdefault(full.rpartition(".")[2], full)
+    close = difflib.get_close_matches(word, words, n=1) or [
+        ends[end] for end in difflib.get_close_matches(word.rpartition(".")[2], ends, n=1)
+    ]
+    hint = f"; did you mean {close[0]}?" if close else ""
+    if listed:
+        return f"{hint} (there are {', '.join(words)})" if hint else f"; there are {', '.join(words)}"
+    return hint or "; --cfg job shows all keys"

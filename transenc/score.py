@@ -9,10 +9,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO
 
-from transenc.cli import complain, compose, nearest, one_line_errors
+from transenc.cli import complain, compose, one_line_errors
 from transenc.config import Evaluate
 from transenc.data.files import KINDS, Format, Reader, Record
-from transenc.errors import InputError
+from transenc.errors import InputError, nearest
 from transenc.evaluate import shorthand
 
 USAGE = """python -m transenc.score model=MODEL FILE [column=NAME] [format=FORMAT] [data.columns.sentence1=NAME ...]

@@ -51,6 +51,7 @@ class Format:
         sentence1, sentence2, score: a column's name, or its number from 0 in a file without a header line. `score` is
             None where gold scores are not to be read at all.
         score_min, score_max: a gold score outside is an error.
+        binary: gold scores are 0 or 1, and nothing else.
     """
 
     sentence1: str | int
@@ -58,15 +59,24 @@ class Format:
     score: str | int | None
     score_min: float
     score_max: float
+    binary: bool = False
+
+    def gold(self, written: Any, where: str) -> float:
+        """The gold score that is written somewhere.
+
+        Raises:
+            InputError: it is none; the message begins with `where`.
+        """
+        if not self.binary:
+            return parse_score(written, self.score_min, self.score_max, where)
+        score = parse_score(written, float("-inf"), float("inf"), where)
+        if score not in (0, 1):
+            raise InputError(f"{where}: the label {written} is neither 0 nor 1")
+        return score
 
 
 def one_line(sentence: str) -> str:
     return sentence.replace("\r", " ").replace("\n", " ")
-
-
-def clean(sentence: str) -> str:
-    """Without surrounding blanks, and on one line."""
-    return one_line(sentence).strip()
 
 
 def read_lines(path: Path) -> list[str]:
@@ -84,7 +94,7 @@ def read_sentences(path: Path) -> list[str]:
     Raises:
         InputError: not a file, empty, or bytes that are not UTF-8 (with the line).
     """
-    return [sentence for line in _lines(path) if (sentence := clean(line))]
+    return [sentence for line in _lines(path) if (sentence := one_line(line).strip())]
 
 
 def parse_score(text: Any, low: float, high: float, where: str) -> float:
@@ -102,22 +112,23 @@ def parse_score(text: Any, low: float, high: float, where: str) -> float:
     return score
 
 
-def read_file(path: Path, form: Format, *, strip: bool = True) -> list[Pair]:
-    """All pairs of one file, in order; its suffix tells the format.
+def read_file(path: Path, form: Format) -> list[Pair]:
+    """All pairs of one file, in order, blanks around sentences kept; its suffix tells the format.
 
     Args:
         path: of the file.
         form: where its sentences and scores stand.
-        strip: take surrounding blanks off the sentences.
 
     Raises:
         InputError: as `Reader`, or a row is badly scored.
     """
-    pairs = []
-    for where, *sentences, written, text in Reader(path, form):
-        if text.strip():  # not a row of tabs alone, as spreadsheets leave them at the end
-            score = None if form.score is None else parse_score(written, form.score_min, form.score_max, where)
-            pairs.append(Pair(*(sentence.strip() if strip else sentence for sentence in sentences), score))
+    pairs = [
+        Pair(sentence1, sentence2, None if form.score is None else form.gold(written, where))
+        for where, sentence1, sentence2, written, text in Reader(path, form)
+        if text.strip()  # not a row of tabs alone, as spreadsheets leave them at the end
+    ]
+    if not pairs:
+        raise InputError(f"{path}: there are no pairs in the file")
     return pairs
 
 

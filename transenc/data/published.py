@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from transenc.data.files import Pair, clean, parse_score, read_lines
+from transenc.data.files import Pair, one_line, parse_score, read_lines
 from transenc.errors import InputError
 
 QUICKSTART = Path(__file__).parent / "quickstart"
@@ -17,13 +17,25 @@ QUICKSTART = Path(__file__).parent / "quickstart"
 
 @dataclass(frozen=True)
 class Published:
-    """One named set: its files under `paths.dataset`, how many rows they hold (and with a score), how to read them."""
+    """One named set.
+
+    Attributes:
+        files: under `paths.dataset`.
+        rows: how many pairs they hold.
+        scored: how many of these have a score.
+        read: how.
+        get: the command that brings them.
+        scale: lowest and highest gold score.
+        terms: what the pairs' publisher demands of those who use them.
+    """
 
     files: tuple[str, ...]
     rows: int
     scored: int
     read: Callable[[Sequence[Path]], Iterator[Pair]]
     get: str
+    scale: tuple[float, float] = (0, 5)
+    terms: str = ""
 
 
 def _fields(path: Path, number: int, line: str, counts: tuple[int, ...]) -> list[str]:
@@ -39,7 +51,7 @@ def _stsb(paths: Sequence[Path]) -> Iterator[Pair]:
     for number, line in enumerate(read_lines(paths[0]), 1):
         fields = _fields(paths[0], number, line, (7, 9))
         score = parse_score(fields[4], 0, 5, f"{paths[0]}:{number}")
-        yield Pair(clean(fields[5]), clean(fields[6]), score)
+        yield Pair(one_line(fields[5]), one_line(fields[6]), score)
 
 
 def _sts(paths: Sequence[Path]) -> Iterator[Pair]:
@@ -51,7 +63,7 @@ def _sts(paths: Sequence[Path]) -> Iterator[Pair]:
         for number, (line, text) in enumerate(zip(lines, gold, strict=True), 1):
             fields = _fields(sentences, number, line, (2, 4))
             score = parse_score(text, 0, 5, f"{scores}:{number}") if text.strip() else None
-            yield Pair(clean(fields[0]), clean(fields[1]), score)
+            yield Pair(one_line(fields[0]), one_line(fields[1]), score)
 
 
 def _sick(paths: Sequence[Path]) -> Iterator[Pair]:
@@ -59,7 +71,7 @@ def _sick(paths: Sequence[Path]) -> Iterator[Pair]:
     for path in paths:
         for number, line in enumerate(read_lines(path)[1:], 2):
             fields = _fields(path, number, line, (5,))
-            yield Pair(clean(fields[1]), clean(fields[2]), parse_score(fields[3], 1, 5, f"{path}:{number}"))
+            yield Pair(one_line(fields[1]), one_line(fields[2]), parse_score(fields[3], 1, 5, f"{path}:{number}"))
 
 
 def _quickstart(paths: Sequence[Path]) -> Iterator[Pair]:
@@ -67,7 +79,7 @@ def _quickstart(paths: Sequence[Path]) -> Iterator[Pair]:
     for number, line in enumerate(read_lines(paths[0])[1:], 2):
         fields = _fields(paths[0], number, line, (3, 4))
         score = parse_score(fields[1], 0, 5, f"{paths[0]}:{number}") if len(fields) == 4 else None
-        yield Pair(clean(fields[-2]), clean(fields[-1]), score)
+        yield Pair(one_line(fields[-2]), one_line(fields[-1]), score)
 
 
 def _year(year: int, rows: int, scored: int, *subsets: str) -> Published:
@@ -80,7 +92,9 @@ def _stsb_split(split: str, rows: int) -> Published:
 
 
 def _sick_splits(rows: int, *splits: str) -> Published:
-    return Published(tuple(f"SICK/SICK_{s}.txt" for s in splits), rows, rows, _sick, "sh download_dataset.sh sick")
+    files = tuple(f"SICK/SICK_{split}.txt" for split in splits)
+    terms = "SICK, which is CC BY-NC-SA 3.0: not for commercial use"
+    return Published(files, rows, rows, _sick, "sh download_dataset.sh sick", (1, 5), terms)
 
 
 PUBLISHED = {
@@ -138,3 +152,11 @@ def read(name: str, paths: Sequence[Path], scored: bool) -> list[Pair]:
             f" {published.scored} belong; delete that folder and run '{published.get}'"
         )
     return gold if scored else [pair._replace(score=None) for pair in pairs]
+
+
+def subsets(name: str, paths: Sequence[Path]) -> list[int]:
+    """How many scored pairs each of a year's subsets (STS12-16) has, in the order of `read`; [] for other sets."""
+    if PUBLISHED[name].read is not _sts:
+        return []
+    parts = [paths[start : start + 2] for start in range(0, len(paths), 2)]
+    return [sum(pair.score is not None for pair in _sts(part)) for part in parts]
