@@ -32,9 +32,9 @@ def python(*arguments, **settings):
         ("+distill.iteratons=2", "distill.iteratons: no such key; did you mean distill.iterations?"),
         ("++modle.bi=x", "modle.bi: no such key; did you mean model.bi?"),
         ("+iterations=2", "iterations: no such key; did you mean distill.iterations?"),
-        ("zebra=1", "zebra: no such key; --cfg job shows all keys"),
+        ("xylophone=1", "xylophone: no such key; --cfg job shows all keys"),
         ("experiment=quikstart", "experiment=quikstart: no such choice; did you mean quickstart? (there are "),
-        ("data=imdb", "data=imdb: no such choice; there are pairs, quickstart, "),
+        ("data=imdb", "data=imdb: no such choice; there are mrpc, pairs, "),
     ],
 )
 def test_a_misspelt_key_or_choice_names_the_nearest(override, says):
@@ -48,7 +48,7 @@ def test_a_misspelt_key_or_choice_names_the_nearest(override, says):
     [
         ("distill.iterations=abc", "distill.iterations: Value 'abc' of type 'str' could not be converted to Integer"),
         ("distill.iterations=2.5", "distill.iterations: Value '2.5' of type 'float' could not be converted to Integer"),
-        ("model.pooling=men", "model.pooling=men: no such choice; did you mean mean? (there are auto, cls, mean)"),
+        ("data.scores=gradde", "data.scores=gradde: no such choice; did you mean graded? (there are graded, binary)"),
     ],
 )
 def test_a_wrong_value_names_the_key_and_what_belongs(override, says):
@@ -83,7 +83,7 @@ def inputs(tmp_path_factory, bert):
     )
     return [
         "train.py", "data=pairs", f"data.path={root}/pool.tsv", f"data.dev={root}/pool.tsv", f"model.bi={bert}",
-        f"model.cross={bert}", "distill.iterations=1", "distill.bi.epochs=1", "trainer=cpu",
+        f"model.cross={bert}", "data.transductive=true", "distill.iterations=1", "distill.bi.epochs=1", "trainer=cpu",
     ]  # fmt: skip
 
 

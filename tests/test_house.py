@@ -9,15 +9,17 @@ from transenc.cli import CONF, SCHEMAS, compose
 
 PACKAGE = Path(__file__).parents[1] / "transenc"
 ORDER = [  # each may import those before it, never those after
-    ["errors", "artifact", "results"],
+    ["errors", "artifact", "results", "measures"],
     ["config"],
     ["data.files", "data.tokens"],
-    ["data.published", "data.module", "data.mining"],
+    ["data.published", "data.hub", "data.mining", "data.module"],
     ["encoders.embeddings", "encoders.folder", "encoders.framing"],
     ["encoders.base"],
     ["encoders.bi", "encoders.cross"],
     ["encoders"],
-    ["watch", "export", "teaching"],
+    ["watch", "teaching"],
+    ["pairs"],
+    ["export"],
     ["stages"],
     ["report"],
     ["loop"],

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from transenc.errors import InputError
+from transenc.errors import InputError, nearest
 
 
 class Pooling(Enum):
@@ -17,6 +17,45 @@ class Pooling(Enum):
     auto = "what the model folder says, else cls"
     cls = "the first token's vector"
     mean = "the mean over all tokens, padding left out"
+
+
+class Direction(Enum):
+    """Who teaches whom."""
+
+    both = "the bi-encoder teaches the cross-encoder and is taught back, iteration by iteration"
+    bi_to_cross = "the bi-encoder teaches the cross-encoder, once"
+    cross_to_bi = "a trained cross-encoder teaches the bi-encoder, once"
+    gold_to_cross = "human scores (data.gold) teach the cross-encoder: supervised, a ceiling to compare with"
+    gold_to_bi = "human scores (data.gold) teach the bi-encoder"
+
+    @property
+    def turns(self) -> list[tuple[str, str]]:
+        """(teacher, student) in the order of an iteration."""
+        return [("bi", "cross"), ("cross", "bi")] if self is Direction.both else [tuple(self.name.split("_to_"))]  # type: ignore[list-item]
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds of encoder that take part."""
+        return [kind for kind in ("bi", "cross") if any(kind in turn for turn in self.turns)]
+
+    @property
+    def students(self) -> list[str]:
+        return [kind for kind in ("bi", "cross") if any(kind == student for _, student in self.turns)]
+
+
+class Average(Enum):
+    """How the scores of several teachers make one label."""
+
+    mean = "their mean (the paper); the teacher with the widest range counts most"
+    z = "mean of the standardised scores, at the teachers' average mean and deviation"
+    rank = "mean of the ranks, at the quantiles of the plain mean"
+
+
+class Scores(Enum):
+    """What gold scores are."""
+
+    graded = "degrees of similarity, scored by Spearman's rank correlation"
+    binary = "0 or 1, scored by the area under the ROC curve (AUC)"
 
 
 class Start(Enum):
@@ -63,12 +102,15 @@ Precision = Enum(
 
 @dataclass
 class Model:
+    """`pooling`, `*_layers` and `*_max_tokens` are one value for all members, or a list with one for each."""
+
     bi: Any  # start bi-encoder(s): a hub name (NAME or NAME@REVISION), a folder, package://..., or a list of them
-    cross: Any  # pretrained encoder(s) under the cross-encoder: likewise
-    pooling: Pooling
-    bi_layers: int | None  # keep only this many of the start bi-encoder's first layers; null: all
-    bi_max_tokens: int | None  # tokens a sentence is cut to, special tokens included; null: what the model folder says
-    cross_max_tokens: int | None  # tokens a pair is cut to, likewise
+    cross: Any  # pretrained encoder(s) under the cross-encoder: likewise; a trained one where it is the only teacher
+    pooling: Any  # a name of Pooling
+    bi_layers: Any  # keep only this many of the start bi-encoder's first layers; null: all
+    bi_max_tokens: Any  # tokens a sentence is cut to, special tokens included; null: what the model folder says
+    cross_layers: Any
+    cross_max_tokens: Any  # tokens a pair is cut to
     reference: str | None  # a further bi-encoder to score once and show beside the results; null: none
 
 
@@ -76,19 +118,51 @@ class Model:
 class Columns:
     sentence1: Any  # a column's name, or its number (from 0) in a file without a header line
     sentence2: Any
-    score: Any  # read for development and test pairs only
+    score: Any  # read for development, test and gold pairs only
+
+
+@dataclass
+class Cleaning:
+    """What is done to pairs to learn from; each is counted and told."""
+
+    blanks: bool  # take blanks off both ends of a sentence (in development and test pairs too)
+    empty: bool  # drop a pair with an empty side
+    identical: bool  # drop a pair of two equal sides
+    repeated: bool  # keep one of equal pairs, whichever way round they are written (as they stand if data.ordered)
+
+
+@dataclass
+class Mining:
+    """Pairs out of single sentences (data.sentences)."""
+
+    pairs: int | None  # how many to make; null: as many as there are sentences
+    random: float  # share of pairs of two sentences drawn evenly; the shares are divided by their sum
+    nearest: float  # share of pairs of a sentence and one of its nearest by cosine of the (first) start bi-encoder
+    lexical: float  # share of pairs of a sentence and one of its nearest by BM25
+    neighbours: int  # "one of its nearest" is drawn evenly from this many
 
 
 @dataclass
 class Data:
-    path: str | None  # a file of your own unlabelled pairs to learn from, in place of pool; null: pool
-    pool: list[str]  # unlabelled pairs to learn from: names of known sets, or files
+    path: str | None  # a file of your own unlabelled pairs to learn from, in place of pool; null: none
+    sentences: str | None  # a file of single sentences, one a line, to make such pairs of; null: none
+    pool: list[str]  # unlabelled pairs to learn from where neither is given: names of known sets, or files
+    extra: Any  # more unlabelled pairs beside those: a known set or a file, or a list of them; null: none
+    extra_limit: int | None  # take this many of them, drawn at random; null: all
+    limit: int | None  # learn from this many pairs in all, drawn at random; null: all
+    flatten: bool  # draw them so that the start bi-encoder's scores are spread evenly; needs limit
+    seed: int  # decides which are drawn, and what is mined
+    gold: list[str]  # pairs whose scores teach when distill.direction says so, and are never read otherwise
     dev: str | None  # scored pairs for selection: a known set or a file; null: none
     test: list[str]  # scored pairs to report: known sets or files
+    transductive: bool  # whether pairs of dev and test may be among those learnt from, without their scores
+    ordered: bool  # the two sides differ in kind (a question, an answer): a pair is never turned round
+    clean: Cleaning
+    mining: Mining
     columns: Columns  # where sentences and scores stand in your files
+    scores: Scores  # what the gold scores of your files are
     score_min: float  # gold scores of your files lie in [score_min, score_max]
     score_max: float
-    deduplicate: bool  # learn from a pair once, whichever way round it is written
 
 
 @dataclass
@@ -100,13 +174,15 @@ class Teaching:
     warmup: float  # share of the steps in which the learning rate rises from 0; it falls linearly to 0 afterwards
     weight_decay: float  # not on biases and normalisation weights
     clip: float  # gradients are scaled down to this norm; 0: never
-    both_orders: bool  # train on (a, b) and on (b, a); a bi-encoder gains nothing from it
+    both_orders: bool  # train on (a, b) and on (b, a), unless data.ordered; a bi-encoder gains nothing from it
     eval_steps: int  # steps between selection scores, which are also taken at the end of each epoch; 0: only there
 
 
 @dataclass
 class Distill:
+    direction: Direction
     iterations: int  # times the bi-encoder teaches the cross-encoder and is taught back, at least 1
+    average: Average  # of several teachers' scores
     start: Start
     select: Select
     holdout: float  # share of the unlabelled pairs kept from training when selection is by agreement
@@ -137,11 +213,12 @@ class Train:
     trainer: Trainer
     paths: Paths
     seed: int  # decides new weights, the order of pairs, dropout
+    save_predictions: bool  # write predictions/: every encoder's score of every test pair
 
 
 @dataclass
 class Scored:
-    path: str  # a bi- or cross-encoder: a hub name, a folder, package://...
+    path: Any  # bi- or cross-encoder(s): a hub name, a folder, package://..., or a list, which is an ensemble too
     pooling: Pooling  # bi-encoders only
     max_tokens: int | None  # null: what the model folder says
 
@@ -154,6 +231,7 @@ class Evaluate:
     data: Data
     trainer: Trainer
     paths: Paths
+    resamples: int  # of the bootstrap behind 95% intervals and p-values; 0: neither
 
 
 def check(cfg: Train) -> None:
@@ -162,18 +240,29 @@ def check(cfg: Train) -> None:
     Raises:
         InputError: a value out of its range, or values that do not go together.
     """
+    direction, data = cfg.distill.direction, cfg.data
     rules = [
         ("seed", cfg.seed, cfg.seed >= 0, "at least 0"),
+        ("data.seed", data.seed, data.seed >= 0, "at least 0"),
+        ("data.limit", data.limit, data.limit is None or data.limit >= 1, "at least 1, or null"),
+        (
+            "data.extra_limit",
+            data.extra_limit,
+            data.extra_limit is None or data.extra_limit >= 1,
+            "at least 1, or null",
+        ),
+        ("data.mining.pairs", data.mining.pairs, data.mining.pairs is None or data.mining.pairs >= 1, "at least 1"),
+        ("data.mining.neighbours", data.mining.neighbours, data.mining.neighbours >= 1, "at least 1"),
+        ("data.score_max", data.score_max, data.score_max > data.score_min, "above data.score_min"),
         ("distill.iterations", cfg.distill.iterations, cfg.distill.iterations >= 1, "at least 1"),
         ("distill.holdout", cfg.distill.holdout, 0 < cfg.distill.holdout < 1, "between 0 and 1"),
-        ("data.score_max", cfg.data.score_max, cfg.data.score_max > cfg.data.score_min, "above data.score_min"),
         ("trainer.score_tokens", cfg.trainer.score_tokens, cfg.trainer.score_tokens >= 1, "at least 1"),
     ]
-    for kind in ("bi", "cross"):
+    for kind in direction.kinds:
         names = getattr(cfg.model, kind)
-        listed = names if isinstance(names, list) else [names]
-        named = bool(listed) and all(isinstance(name, str) and name for name in listed)
+        named = bool(listed(names)) and all(isinstance(name, str) and name for name in listed(names))
         rules.append((f"model.{kind}", names, named, "a hub name, a folder, package://..., or a list of them"))
+    for kind in direction.students:
         teaching: Teaching = getattr(cfg.distill, kind)
         rules += [
             (f"distill.{kind}.{key}", getattr(teaching, key), ok, rule)
@@ -190,12 +279,54 @@ def check(cfg: Train) -> None:
     for key, value, holds, rule in rules:
         if not holds:
             raise InputError(f"{key}={value}: must be {rule}")
-    if cfg.distill.select is Select.dev and cfg.data.dev is None:
+    _check_members(cfg)
+    shares = (data.mining.random, data.mining.nearest, data.mining.lexical)
+    if min(shares) < 0 or sum(shares) == 0:
+        raise InputError("data.mining: the shares random, nearest, lexical must be at least 0, and one of them above")
+    if data.flatten and data.limit is None:
+        raise InputError("data.flatten=true: flattening leaves pairs out; say with data.limit=N how many to keep")
+    if direction is not Direction.both and cfg.distill.iterations > 1:
+        raise InputError(f"distill.direction={direction.name} is one step; set distill.iterations=1")
+    if cfg.distill.select is Select.dev and data.dev is None:
         raise InputError("distill.select=dev: there is no development set; give data.dev=FILE, or select by agreement")
-    if not pool(cfg.data):
+    if direction.turns[0][0] == "gold":
+        if not data.gold:
+            raise InputError(f"distill.direction={direction.name}: no gold scores to learn from; give data.gold=[FILE]")
+    elif not learnt_from(cfg):
         raise InputError("data.path: no pairs to learn from; give data.path=FILE, or data=NAME for a known set")
 
 
-def pool(data: Data) -> list[str]:
-    """The sets or files whose pairs are learnt from."""
-    return data.pool if data.path is None else [data.path]
+def _check_members(cfg: Train) -> None:
+    """Settings that may be one for all members, or a list with one for each."""
+    sizes, choices = {}, Pooling.__members__
+    keys = {"bi": ("pooling", "bi_layers", "bi_max_tokens"), "cross": ("cross_layers", "cross_max_tokens")}
+    for kind in cfg.distill.direction.kinds:
+        size = sizes[kind] = len(listed(getattr(cfg.model, kind)))
+        for key in keys[kind]:
+            values = getattr(cfg.model, key)
+            if isinstance(values, list) and len(values) != size:
+                raise InputError(f"model.{key}: a list of {len(values)}, where model.{kind} names {size} models")
+            for value in listed(values):
+                if key == "pooling" and value not in choices:
+                    raise InputError(
+                        f"model.pooling={value}: no such choice{nearest(str(value), choices, listed=True)}"
+                    )
+                if key != "pooling" and value is not None and (type(value) is not int or value < 1):
+                    raise InputError(f"model.{key}={value}: must be at least 1, or null")
+    if cfg.distill.direction is Direction.both and sizes["bi"] != sizes["cross"]:
+        names = f"model.bi names {sizes['bi']} and model.cross {sizes['cross']} models"
+        raise InputError(f"{names}: members come in pairs; repeat a name to fill up")
+
+
+def listed(value: Any) -> list[Any]:
+    """A list as it is, anything else as a list of one."""
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def learnt_from(cfg: Train) -> list[str]:
+    """The sets or files whose pairs, or sentences, are learnt from."""
+    data = cfg.data
+    if cfg.distill.direction.turns[0][0] == "gold":
+        return data.gold
+    own = [name for name in (data.path, data.sentences) if name is not None]
+    return (own or data.pool) + ([] if data.extra is None else listed(data.extra))

@@ -6,31 +6,37 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from transenc.results import Row
+import numpy as np
+
+from transenc.artifact import Artifact
+from transenc.data.hub import HUB
+from transenc.data.published import PUBLISHED
+from transenc.pairs import sentences_of
+from transenc.results import NAMES, Row
 
 LIBRARIES = ("torch", "pytorch-lightning", "transformers", "tokenizers", "hydra-core", "numpy", "scipy")
 
 
-def write_labels(path: Path, sentences: Sequence[str], pairs: Any, labels: Any) -> None:
-    """A csv of sentence1, sentence2, label, in the order of the pool.
+def write_pairs(path: Path, pairs: Artifact, **columns: np.ndarray) -> None:
+    """A csv of sentence1, sentence2 and the given columns, in the order of the pairs, to the last digit of a float32.
 
     Args:
         path: of the file.
-        sentences: S texts.
-        pairs: [N, 2] numbers into them.
-        labels: [N] float32 in [0, 1].
+        pairs: N pairs.
+        columns: [N] numbers each, by name.
     """
     path.parent.mkdir(exist_ok=True)
+    sentences, index = sentences_of(pairs), np.load(pairs / "pairs.npy", mmap_mode="r")
     with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("sentence1", "sentence2", "label"))
-        for (first, second), value in zip(pairs.tolist(), labels.tolist(), strict=True):
-            writer.writerow((sentences[first], sentences[second], f"{value:.6f}"))
+        writer.writerow(("sentence1", "sentence2", *columns))
+        for (first, second), *values in zip(index, *columns.values(), strict=True):
+            writer.writerow((sentences[first], sentences[second], *(f"{value:.9g}" for value in values)))
 
 
 def copy_model(source: Path, folder: Path, card: str) -> None:
@@ -43,19 +49,24 @@ def copy_model(source: Path, folder: Path, card: str) -> None:
     aside.rename(folder)
 
 
+def public_name(name: str) -> str:
+    """A model's name without the digest demanded of it."""
+    return name.partition("#")[0]
+
+
 def card(
-    kind: str, base: str, pool: Sequence[str], rows: Sequence[Row], command: str, chosen: str, names: Mapping[str, str]
+    kind: str, start: str, made: str, sources: Sequence[str], shared: int, rows: Sequence[Row], command: str
 ) -> str:
     """A model card: what it is, how to use it, how it was made, what it scores, whose data it saw.
 
     Args:
         kind: "bi" or "cross".
-        base: name of the model it was fine-tuned from.
-        pool: the sets or files whose pairs it learnt from.
+        start: name of the model it was fine-tuned from.
+        made: how, in a sentence or two.
+        sources: the sets or files it learnt from.
+        shared: how many of the pairs it learnt from are also in its development or test sets.
         rows: its own results.
         command: that made it.
-        chosen: how its iteration was chosen.
-        names: start models by kind.
     """
     if kind == "bi":
         tag, snippet = (
@@ -76,19 +87,15 @@ def card(
                 'print(model.predict([("A man is eating.", "Someone has a meal.")]))  # a score in (0, 1)'
             ),
         )
-    lines = [f"| {row.task} | {row.n:,} | {100 * row.spearman:.2f} | {100 * row.pearson:.2f} |" for row in rows]
-    scores = "\n".join(lines)
-    start = base.partition("#")[0]
+    scores = "\n".join(f"| {row.task} | {row.n:,} | {NAMES[row.measure]} | {100 * row.value:.2f} |" for row in rows)
     unchanged = bool(rows) and all(row.iteration == 0 for row in rows)
-    made = (
-        f"`{start}`, unchanged, since no iteration improved on it"
-        if unchanged
-        else f"Fine-tuned from `{start}` without labels"
-    )
-    noncommercial = not unchanged and any(name.startswith("sick") for name in pool)
+    first = f"`{start}`, unchanged, since no iteration improved on it" if unchanged else f"Fine-tuned from `{start}`"
     licence = "The pairs and the weights it started from have licences of their own, which may bind this model too."
-    if noncommercial:
-        licence += " It learnt from SICK, which is CC BY-NC-SA 3.0: not for commercial use."
+    if not unchanged:
+        known = {**PUBLISHED, **HUB}
+        terms = dict.fromkeys(known[name].terms for name in sources if name in known and known[name].terms)
+        licence += "".join(f" It learnt from {term}." for term in terms)
+    transductive = f"yes: {shared:,} of the pairs it learnt from, without their scores" if shared else "no"
     return f"""---
 library_name: sentence-transformers
 pipeline_tag: {tag}
@@ -98,26 +105,26 @@ tags: [sentence-transformers, {tag}, trans-encoder, distillation]
 
 # A {kind}-encoder by Trans-Encoder
 
-{made}: a bi-encoder (`{names["bi"]}`) and a cross-encoder
-(`{names["cross"]}`) taught each other in turn (Liu et al., [Trans-Encoder](https://arxiv.org/abs/2109.13059), ICLR
-2022). {chosen}
+{first}: {made}
+The method is Liu et al., [Trans-Encoder](https://arxiv.org/abs/2109.13059), ICLR 2022.
 
 ```python
 {snippet}
 ```
 
-| task | pairs | Spearman x100 | Pearson x100 |
+| task | pairs | measure | x100 |
 |---|---|---|---|
 {scores}
 
-- Unlabelled pairs: {", ".join(f"`{name}`" for name in pool)}.
+- Learnt from: {", ".join(f"`{name}`" for name in sources)}.
+- Development or test pairs among them (transductive): {transductive}.
 - Command: `{command}`
 - Licence: {licence}
 """
 
 
-def describe_run(cfg: Mapping[str, Any], command: str, selected: Mapping[str, Any], seconds: float) -> dict[str, Any]:
-    """What run.json holds: the settings, what was selected and by what, versions, machine, command, git state."""
+def environment() -> dict[str, Any]:
+    """What a run ran on: versions, machine, git state."""
 
     def git(*arguments: str) -> str | None:
         here = Path(__file__).parent
@@ -129,12 +136,8 @@ def describe_run(cfg: Mapping[str, Any], command: str, selected: Mapping[str, An
     except OSError:  # no git here
         commit = changes = None
     return {
-        "command": command,
-        "selected": selected,
-        "seconds": round(seconds, 1),
         "python": platform.python_version(),
         "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
         "versions": {name: version(name) for name in LIBRARIES},
         "git": {"commit": commit, "changed": bool(changes)},
-        "config": cfg,
     }

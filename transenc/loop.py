@@ -24,19 +24,22 @@ def distill(cfg: Train, folder: Path) -> float | None:
     quiet()
     with Report(cfg, folder) as report:
         stages = Stages(cfg, Store(Path(cfg.paths.artifacts)), report.watch)
-        bis = start_bis = stages.start_models("bi")
-        crosses = start_crosses = stages.start_models("cross")
-        report.scores(bis, stages.evaluate(bis))
+        starts = {kind: stages.start_models(kind) for kind in cfg.distill.direction.kinds}
+        for kind in stages.trained(starts):
+            report.scores(starts[kind], stages)
+        pool = stages.gather(starts)
+        if cfg.data.flatten:
+            labels = stages.label(starts, "bi", pool, 0)
+            report.labels(0, "bi", labels, pool)
+            pool = stages.flatten(pool, labels)
 
+        encoders = dict(starts)
         for iteration in range(1, cfg.distill.iterations + 1):
-            labels = stages.label(bis, iteration)
-            report.labels(iteration, "bi", labels, stages.pool)
-            crosses = [stages.teach(cross, labels, iteration) for cross in stages.students(start_crosses, crosses)]
-            report.scores(crosses, stages.evaluate(crosses))
+            for teacher, student in cfg.distill.direction.turns:  # bi teaches cross, then cross teaches bi
+                labels = stages.label(encoders, teacher, pool, iteration)
+                report.labels(iteration, teacher, labels, pool)
+                pupils = stages.students(starts[student], encoders[student])
+                encoders[student] = [stages.teach(pupil, pool, labels, iteration) for pupil in pupils]
+                report.scores(encoders[student], stages)
 
-            labels = stages.label(crosses, iteration)
-            report.labels(iteration, "cross", labels, stages.pool)
-            bis = [stages.teach(bi, labels, iteration) for bi in stages.students(start_bis, bis)]
-            report.scores(bis, stages.evaluate(bis))
-
-        return report.finish(stages)
+        return report.finish(stages, pool)

@@ -16,15 +16,13 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from transenc.artifact import Artifact
-from transenc.config import Select, Train, pool
-from transenc.export import card, copy_model, describe_run, write_labels
+from transenc.config import Direction, Select, Train, learnt_from, listed
+from transenc.export import card, copy_model, environment, public_name, write_pairs
 from transenc.results import Row, table, write_results
-from transenc.stages import Member, Stages, sentences_of
+from transenc.stages import Member, Stages
 from transenc.watch import Watch
 
 log = logging.getLogger("transenc")
-
-KINDS = ("bi", "cross")
 
 
 def plain(settings: Any) -> Any:
@@ -71,66 +69,84 @@ class Report:
     def __exit__(self, *_: object) -> None:
         self.writer.close()
 
-    def scores(self, members: Sequence[Member], rows: Sequence[Row]) -> None:
+    def scores(self, members: Sequence[Member], stages: Stages) -> None:
         """Results of one iteration's encoders of one kind; results.csv is whole after each."""
+        rows = stages.evaluate(members)
         self.members += members
         self.rows += rows
         for row in rows:
             name = row.encoder if row.member is None or not members[0].several else f"{row.encoder}-{row.member}"
-            self.writer.add_scalar(f"spearman/{row.task}/{name}", row.spearman, row.iteration)
+            self.writer.add_scalar(f"{row.measure}/{row.task}/{name}", row.value, row.iteration)
         write_results(self.folder / "results.csv", self.rows)
+        if self.cfg.save_predictions:
+            for member in members:
+                for task, pairs in stages.tests.items():
+                    path = self.folder / "predictions" / f"{member.iteration}-{member.name}-{task}.csv"
+                    scores = stages.score(member.artifact, pairs, member.place, task) / "scores.npy"
+                    write_pairs(path, pairs, gold=np.load(pairs / "gold.npy"), score=np.load(scores))
 
     def labels(self, iteration: int, teacher: str, labels: Artifact, pairs: Artifact) -> None:
-        """The labels that a kind of teacher gave in an iteration."""
+        """The labels that a kind of teacher gave in an iteration; in iteration 0, to pairs that are then drawn from."""
         values = np.load(labels / "labels.npy")
         self.writer.add_histogram(f"labels/{teacher}", values, iteration)
         for fact in ("clamped", "mean", "std"):
             self.writer.add_scalar(f"labels/{teacher}/{fact}", labels.facts[fact], iteration)
-        path = self.folder / "labels" / f"{iteration}-{teacher}.csv"
-        write_labels(path, sentences_of(pairs), np.load(pairs / "pairs.npy"), values)
+        write_pairs(self.folder / "labels" / f"{iteration}-{teacher}.csv", pairs, label=values)
 
-    def finish(self, stages: Stages) -> float | None:
+    def finish(self, stages: Stages, pool: Artifact) -> float | None:
         """Select, copy the selected models, write run.json, print the table.
 
         Returns:
             The mean selection score of the selected encoders; None where the last ones were taken.
         """
         reference = stages.reference()
-        selected = [member for kind in KINDS for member in self.select(kind, stages)]
+        selected = [m for kind in self.cfg.distill.direction.students for m in self.select(kind, stages)]
         command = "python " + " ".join(sys.argv)
-        chosen = {
-            Select.dev: "The iteration was chosen by Spearman on gold development scores.",
-            Select.agreement: "The iteration was chosen by agreement with the teacher on held-out unlabelled pairs.",
-            Select.last: "It is the last iteration's.",
-        }[stages.select]
-        starts = {kind: self._names(kind) for kind in KINDS}
         for member in selected:
-            copy_model(
-                member.artifact.path,
-                self.folder / "models" / member.name.replace(member.kind, f"{member.kind}-encoder"),
-                card(
-                    member.kind,
-                    starts[member.kind][member.number],
-                    pool(self.cfg.data),
-                    self._own(member),
-                    command,
-                    chosen,
-                    {kind: " + ".join(name.partition("#")[0] for name in names) for kind, names in starts.items()},
-                ),
-            )
+            folder = self.folder / "models" / member.name.replace(member.kind, f"{member.kind}-encoder")
+            copy_model(member.artifact.path, folder, self._card(member, stages, pool, command))
         values = [value for member in selected if (value := self.value(member, stages)) is not None]
         score = sum(values) / len(values) if values and stages.select is not Select.last else None
-        summary = {
-            "by": stages.select.name,
-            "score": score,
-            **{m.name: {"iteration": m.iteration, "score": self.value(m, stages)} for m in selected},
+        run = {
+            "command": command,
+            "selected": {
+                "by": stages.select.name,
+                "score": score,
+                **{m.name: {"iteration": m.iteration, "score": self.value(m, stages)} for m in selected},
+            },
+            "data": {"transductive": self.cfg.data.transductive}
+            | {key: pool.facts[key] for key in ("pairs", "sentences", "shared", "dropped")},
+            "seconds": round(time.monotonic() - self.started, 1),
+            **environment(),
+            "config": plain(asdict(self.cfg)),
         }
-        seconds = time.monotonic() - self.started
-        run = describe_run(plain(asdict(self.cfg)), command, summary, seconds)
         (self.folder / "run.json").write_text(json.dumps(run, indent=1), encoding="utf-8")
         self._hparams(selected)
-        self._show(stages, selected, reference, seconds)
+        self._show(stages, selected, reference)
         return score
+
+    def _card(self, member: Member, stages: Stages, pool: Artifact, command: str) -> str:
+        starts = {kind: listed(getattr(self.cfg.model, kind)) for kind in self.cfg.distill.direction.kinds}
+        names = {kind: " + ".join(f"`{public_name(name)}`" for name in listing) for kind, listing in starts.items()}
+        made = {
+            Direction.both: "a bi-encoder ({bi}) and a cross-encoder ({cross}) taught each other in turn",
+            Direction.bi_to_cross: "the bi-encoder ({bi}) labelled the pairs that the cross-encoder learnt",
+            Direction.cross_to_bi: "the cross-encoder ({cross}) labelled the pairs that the bi-encoder learnt",
+        }.get(self.cfg.distill.direction, "supervised: it learnt human scores").format(**names)
+        chosen = {
+            Select.dev: "The checkpoint and the iteration were chosen by gold development scores.",
+            Select.agreement: "They were chosen by agreement with the teacher on held-out unlabelled pairs.",
+            Select.last: "It is the last checkpoint of the last iteration.",
+        }[stages.select]
+        return card(
+            member.kind,
+            public_name(starts[member.kind][member.number]),
+            f"{made}. {chosen}",
+            learnt_from(self.cfg),
+            pool.facts["shared"],
+            self._own(member),
+            command,
+        )
 
     def select(self, kind: str, stages: Stages) -> list[Member]:
         """The best iteration of each member of one kind; the earliest of equals.
@@ -149,7 +165,7 @@ class Report:
         """What an encoder is selected by; None if it is no candidate."""
         if stages.select is Select.dev:
             task = next(iter(stages.dev))
-            return next(row.spearman for row in self._own(member) if row.task == task)
+            return next(row.value for row in self._own(member) if row.task == task)
         if member.iteration == 0:
             return None
         return member.artifact.facts["selection"] if stages.select is Select.agreement else float(member.iteration)
@@ -158,18 +174,14 @@ class Report:
         key = (member.iteration, member.kind, member.number)
         return [row for row in self.rows if (row.iteration, row.encoder, row.member) == key]
 
-    def _names(self, kind: str) -> list[str]:
-        names = getattr(self.cfg.model, kind)
-        return [names] if isinstance(names, str) else names
-
     def _hparams(self, selected: Sequence[Member]) -> None:
-        metrics = {f"selected/{m.name}/{row.task}": row.spearman for m in selected for row in self._own(m)}
+        metrics = {f"selected/{m.name}/{row.task}": row.value for m in selected for row in self._own(m)}
         for summary in hparams(flat(plain(asdict(self.cfg))), metrics):
             self.writer.file_writer.add_summary(summary)  # type: ignore[union-attr]
         for tag, value in metrics.items():
             self.writer.add_scalar(tag, value)
 
-    def _show(self, stages: Stages, selected: Sequence[Member], reference: Sequence[Row], seconds: float) -> None:
+    def _show(self, stages: Stages, selected: Sequence[Member], reference: Sequence[Row]) -> None:
         marks = {(member.iteration, member.kind, member.number): "*" for member in selected}
         lines = [table([*self.rows, *reference], list(stages.tests), marks)] if self.rows else []
         by = next(iter(stages.dev)) if stages.select is Select.dev else stages.select.name
@@ -178,6 +190,13 @@ class Report:
             if member.iteration == 0:
                 lines.append(f"No iteration improved on the start of {member.name} by that: the start is handed back.")
         log.info("\n%s\n", "\n".join(lines))
-        for name in ("models", "labels", "results.csv", "tensorboard"):
+        names = (
+            "models",
+            "labels",
+            *(["predictions"] if self.cfg.save_predictions else []),
+            "results.csv",
+            "tensorboard",
+        )
+        for name in names:
             log.info("%-12s %s", name, self.folder / name)
-        log.info("%-12s %.0f s", "in all", seconds)
+        log.info("%-12s %.0f s", "in all", time.monotonic() - self.started)

@@ -1,8 +1,8 @@
-"""The stages, and the only place where configuration becomes objects.
+"""The stages that teach, and the only place where configuration becomes objects.
 
-A stage is a pure step from (configuration, artifacts) to a folder (`transenc.artifact`):
+A stage is a pure step from (configuration, artifacts) to a folder (`transenc.artifact`). Those that make pairs are in
+`transenc.pairs`; the others are
 
-    read      -> sentences.txt, pairs.npy, and gold.npy for development and test pairs only
     tokenise  -> ids.npy, offsets.npy, and the pairs (and gold scores) again
     start     -> a model folder
     score     -> raw.npy, scores.npy: one encoder's cosines or logits for one set of pairs, and the scores they make
@@ -22,75 +22,34 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import pearsonr, spearmanr
+from scipy.stats import rankdata
 from transformers import AutoTokenizer
 
 from transenc.artifact import Artifact, Store, file_digest, stage
-from transenc.config import Accelerator, Data, Paths, Precision, Select, Start, Train, Trainer, pool
-from transenc.data import published
-from transenc.data.files import Format, read_file
+from transenc.config import Accelerator, Data, Paths, Precision, Scores, Select, Start, Train, Trainer, listed
+from transenc.data import hub, published
 from transenc.data.module import PairDataModule
-from transenc.data.tokens import TokenisedPairs, number_sentences
+from transenc.data.tokens import TokenisedPairs
 from transenc.data.tokens import tokenise as tokenise_pairs
 from transenc.encoders import BiEncoder, CrossEncoder, Learning, PairEncoder
 from transenc.encoders.folder import find
-from transenc.errors import InputError
-from transenc.results import Row
+from transenc.errors import InputError, nearest
+from transenc.measures import main_measure, measure
+from transenc.pairs import Config, Facts, corpus, embed, flatten, gather, gold, mine, read, sentences_of, spread
+from transenc.results import NAMES, Row
 from transenc.teaching import teach as teach_student
 from transenc.watch import Watch
 
 ENCODERS: dict[str, type[PairEncoder]] = {"bi": BiEncoder, "cross": CrossEncoder}
-Config = Mapping[str, Any]
-Facts = dict[str, Any]
-
-
-def spearman(raw: np.ndarray, gold: np.ndarray) -> float:
-    """Spearman's rank correlation; 0 where either side is constant, which ranks nothing."""
-    return float(spearmanr(raw, gold).statistic) if np.ptp(raw) > 0 and np.ptp(gold) > 0 else 0.0
-
-
-def pearson(raw: np.ndarray, gold: np.ndarray) -> float:
-    """Pearson's correlation; 0 where either side is constant."""
-    return float(pearsonr(raw, gold).statistic) if np.ptp(raw) > 0 and np.ptp(gold) > 0 else 0.0
+KNOWN = (*published.PUBLISHED, *hub.HUB)  # sets of pairs that have a name
 
 
 def stem(name: str) -> str:
     """What a set is reported under: its own name, or a file's without folder and suffix."""
-    return name if name in published.PUBLISHED else Path(name).stem
+    return name if name in KNOWN else Path(name).stem
 
 
 # The stages themselves: plain values in `config`, a folder out.
-
-
-@stage(version=1, ignore=("names", "files"))
-def read(out: Path, config: Config, watch: Watch) -> Facts:
-    """The pairs of one or more sets; scored sets bring gold scores, unlabelled ones have no place for any."""
-    pairs = []
-    for name, paths in zip(config["names"], config["files"], strict=True):
-        if name in published.PUBLISHED:
-            pairs += published.read(name, [Path(p) for p in paths], config["scored"])
-        else:
-            pairs += read_file(Path(paths[0]), Format(**config["format"]))
-    kept = [pair for pair in pairs if pair.sentence1 and pair.sentence2]
-    if not kept:
-        raise InputError(f"{', '.join(config['names'])}: every pair has an empty sentence")
-    sentences, index = number_sentences([pair[:2] for pair in kept])
-    rows = np.arange(len(index))
-    if config["deduplicate"]:
-        rows = np.sort(np.unique(np.sort(index, axis=1), axis=0, return_index=True)[1])
-    (out / "sentences.txt").write_text("\n".join(sentences), encoding="utf-8", newline="\n")
-    np.save(out / "pairs.npy", index[rows])
-    if config["scored"]:
-        np.save(out / "gold.npy", np.array([pair.score for pair in kept])[rows])
-    empty, twice = len(pairs) - len(kept), len(kept) - len(rows)
-    summary = f"{len(rows):,} pairs, {len(sentences):,} sentences"
-    summary += f"; dropped {empty:,} with an empty sentence" if empty else ""
-    summary += f"; dropped {twice:,} repeated" if twice else ""
-    return {"pairs": len(rows), "sentences": len(sentences), "empty": empty, "repeated": twice, "summary": summary}
-
-
-def sentences_of(pairs: Artifact) -> list[str]:
-    return (pairs / "sentences.txt").read_text(encoding="utf-8").split("\n")
 
 
 @stage(version=1, ignore=("folder",))
@@ -102,7 +61,8 @@ def tokenise(out: Path, config: Config, watch: Watch, pairs: Artifact) -> Facts:
     with watch.bar("tokenise", len(sentences), "sentence") as bar:
         tokens = tokenise_pairs(sentences, np.load(pairs / "pairs.npy"), tokenizer, gold, bar.update)
     tokens.save(out)
-    return {"tokens": len(tokens.ids), "summary": f"{len(tokens.ids):,} tokens"}
+    facts = {"binary": pairs.facts["binary"]} if gold is not None else {}
+    return {**facts, "tokens": len(tokens.ids), "summary": f"{len(tokens.ids):,} tokens"}
 
 
 @stage(version=1, ignore=("name", "key"))
@@ -129,21 +89,46 @@ def score(out: Path, config: Config, watch: Watch, model: Artifact, tokens: Arti
     summary = f"{len(raw):,} pairs"
     facts = {}
     if pairs.gold is not None:
-        facts = {"spearman": spearman(raw, pairs.gold), "pearson": pearson(raw, pairs.gold)}
-        summary += f", Spearman {100 * facts['spearman']:.2f}"
+        facts = measure(raw, pairs.gold, tokens.facts["binary"])
+        name = "auc" if tokens.facts["binary"] else "spearman"
+        summary += f", {NAMES[name]} {100 * facts[name]:.2f}"
     return {"pairs": len(raw), **facts, "summary": summary}
 
 
-@stage(version=1)
+@stage(version=2)
 def label(out: Path, config: Config, watch: Watch, *scored: Artifact) -> Facts:
     """Labels for the students: the teachers' scores, averaged, and clamped to [0, 1], where both losses are defined."""
-    mean = np.mean([np.load(artifact / "scores.npy") for artifact in scored], axis=0, dtype=np.float64)
-    clamped = float(np.mean((mean < 0) | (mean > 1)))
-    labels = np.clip(mean, 0, 1).astype(np.float32)
+    scores = average(np.stack([np.load(artifact / "scores.npy") for artifact in scored]), config["average"])
+    clamped = float(np.mean((scores < 0) | (scores > 1)))
+    labels = np.clip(scores, 0, 1).astype(np.float32)
     np.save(out / "labels.npy", labels)
     low, middle, high = np.quantile(labels, (0.1, 0.5, 0.9)).tolist()
     summary = f"10/50/90% {low:.2f} {middle:.2f} {high:.2f}, clamped {clamped:.1%}"
-    return {"clamped": clamped, "mean": float(labels.mean()), "std": float(labels.std()), "summary": summary}
+    return {"clamped": clamped, **spread(labels), "summary": summary}
+
+
+def average(scores: np.ndarray, how: str) -> np.ndarray:
+    """Several teachers' scores as one.
+
+    Args:
+        scores: [M, N], a row for each teacher.
+        how: "mean"; "z", the mean of the standardised rows, brought back to the rows' average mean and deviation; or
+            "rank", the pairs in the order of their mean rank, given the values of the plain mean in that order. All
+            three are the same for a single teacher.
+
+    Returns:
+        [N] float64.
+    """
+    scores = scores.astype(np.float64)
+    mean = scores.mean(axis=0)
+    if len(scores) == 1 or how == "mean":
+        return mean
+    if how == "z":
+        centre, deviation = scores.mean(axis=1, keepdims=True), scores.std(axis=1, keepdims=True)
+        standard = (scores - centre) / np.maximum(deviation, np.finfo(np.float64).tiny)
+        return centre.mean() + deviation.mean() * standard.mean(axis=0)
+    place = rankdata(rankdata(scores, axis=1).mean(axis=0))  # 1 to N; ties lie between two places
+    return np.interp(place, np.arange(1, len(mean) + 1), np.sort(mean))
 
 
 @stage(version=1, ignore=("batch_tokens",))
@@ -157,9 +142,10 @@ def teach(
     pairs, targets = TokenisedPairs.load(tokens.path), np.load(labels / "labels.npy")
     judged: TokenisedPairs | None = None
     truth: np.ndarray | None = None
+    binary = False
     if config["select"] == "dev":
         judged = TokenisedPairs.load(dev[0].path)
-        truth = judged.gold
+        truth, binary = judged.gold, dev[0].facts["binary"]
     elif config["select"] == "agreement":
         # The same pairs in every iteration, since iterations are compared by them.
         rows = np.random.default_rng(config["holdout"]["seed"]).permutation(len(pairs))
@@ -180,7 +166,8 @@ def teach(
 
     def selection(model: PairEncoder) -> float:
         assert judged is not None
-        return spearman(model.score(judged, config["batch_tokens"]), truth)
+        assert truth is not None
+        return main_measure(model.score(judged, config["batch_tokens"]), truth, binary)
 
     with watch.bar("teach", settings["epochs"] * len(lessons.train_dataloader()), "step") as bar:
         try:
@@ -274,30 +261,34 @@ class Scoring:
         self.accelerator = device_of(trainer.accelerator)
         self.score_tokens = trainer.score_tokens
 
-    def read(self, names: Sequence[str], scored: bool, title: str) -> Artifact:
-        """The pairs of some sets or files, with gold scores if `scored`."""
-        files, own = [], False
-        for name in names:
-            if name in published.PUBLISHED:
-                files.append(published.find(name, self.dataset))
-            elif Path(name).is_file():
-                files.append([Path(name)])
-                own = True
-            else:
-                known = ", ".join(published.PUBLISHED)
-                raise InputError(f"{name}: neither a file nor a known set of pairs (known are {known})")
-        columns = asdict(self.data.columns) | ({} if scored else {"score": None})
-        limits = {"score_min": self.data.score_min, "score_max": self.data.score_max}
+    def read(self, name: str, scored: bool) -> Artifact:
+        """The pairs of a set or file, with gold scores if `scored`."""
+        form: dict[str, Any] | None = None
+        if name in published.PUBLISHED:
+            files = published.find(name, self.dataset)
+        elif name in hub.HUB:
+            local = hub.find(name, self.dataset)
+            files = [] if local is None else [local]
+        elif Path(name).is_file():
+            files = [Path(name)]
+            form = asdict(self.data.columns) | ({} if scored else {"score": None})
+            form |= {"score_min": self.data.score_min, "score_max": self.data.score_max}
+            form |= {"binary": self.data.scores is Scores.binary}
+            if form["binary"]:
+                form |= {"score_min": 0.0, "score_max": 1.0}
+        else:
+            hint = nearest(name, KNOWN, listed=True)
+            raise InputError(f"{name}: neither a file nor a known set of pairs{hint}")
         config = {
-            "names": list(names),
-            "kinds": [name if name in published.PUBLISHED else Path(name).suffix.lower() for name in names],
-            "files": [[str(path) for path in paths] for paths in files],
-            "digests": [[file_digest(path) for path in paths] for paths in files],
+            "name": name,
+            "kind": name if name in KNOWN else Path(name).suffix.lower(),
+            "files": [str(path) for path in files],
+            "digests": [file_digest(path) for path in files],
             "scored": scored,
-            "format": columns | limits if own else None,
-            "deduplicate": self.data.deduplicate and not scored,
+            "format": form,
+            "strip": self.data.clean.blanks,
         }
-        return self.store(read, config, watch=self.watch, title=f"read {title}")
+        return self.store(read, config, watch=self.watch, title=f"read {stem(name)}")
 
     def tasks(self, names: Sequence[str]) -> dict[str, Artifact]:
         """Scored sets by the name under which they are reported: a set's own, or a file's without suffix."""
@@ -305,7 +296,7 @@ class Scoring:
         for name in names:
             if found.setdefault(stem(name), name) != name:
                 raise InputError(f"{name} and {found[stem(name)]} would be reported under one name; rename a file")
-        return {task: self.read([name], True, task) for task, name in found.items()}
+        return {task: self.read(name, True) for task, name in found.items()}
 
     def start(self, kind: str, name: str, key: str, **settings: Any) -> Artifact:
         """The model that the configuration names under `key`. A folder counts by its files, a hub name by the name."""
@@ -327,29 +318,34 @@ class Scoring:
 
     def score(self, model: Artifact, pairs: Artifact, place: str, title: str) -> Artifact:
         """A model's similarities for a set of pairs."""
-        config = {"batch_tokens": self.score_tokens, "accelerator": self.accelerator}
         tokens = self.tokens(pairs, model, title)
-        return self.store(score, config, model, tokens, watch=self.watch.at(place), title=f"{place} {title}")
+        return self.store(score, self._batches, model, tokens, watch=self.watch.at(place), title=f"{place} {title}")
+
+    @property
+    def _batches(self) -> dict[str, Any]:
+        return {"batch_tokens": self.score_tokens, "accelerator": self.accelerator}
 
     def correlate(self, members: Sequence[Member], tasks: Mapping[str, Artifact]) -> list[Row]:
-        """Each member's correlation with gold on each task; of several members, that of their mean score too."""
+        """Each member's results on each task; of several members, those of their mean score too."""
         rows = []
         for task, pairs in tasks.items():
             gold = np.load(pairs / "gold.npy")
             scored = [self.score(member.artifact, pairs, member.place, task) for member in members]
             for member, artifact in zip(members, scored, strict=True):
-                correlations = artifact.facts["spearman"], artifact.facts["pearson"]
-                rows.append(Row(member.iteration, member.kind, member.number, task, len(gold), *correlations))
+                values = {key: value for key, value in artifact.facts.items() if key in NAMES}
+                rows.append(Row(member.iteration, member.kind, member.number, task, len(gold), **values))
             if len(members) > 1:
-                mean = np.mean([np.load(artifact / "scores.npy") for artifact in scored], axis=0, dtype=np.float64)
-                kind = f"{members[0].kind}-ensemble"
-                both = spearman(mean, gold), pearson(mean, gold)
-                rows.append(Row(members[0].iteration, kind, None, task, len(gold), *both))
+                mean = average(np.stack([np.load(artifact / "scores.npy") for artifact in scored]), "mean")
+                values = measure(mean, gold, pairs.facts["binary"])
+                rows.append(Row(members[0].iteration, f"{members[0].kind}-ensemble", None, task, len(gold), **values))
         return rows
 
 
 class Stages(Scoring):
-    """The verbs of the loop: the whole configuration bound to a store."""
+    """The verbs of the loop: the whole configuration bound to a store.
+
+    What is wrong with the data shows here, before a model is loaded.
+    """
 
     def __init__(self, cfg: Train, store: Store, watch: Watch):
         super().__init__(store, cfg.data, cfg.paths, cfg.trainer, watch)
@@ -358,35 +354,109 @@ class Stages(Scoring):
         self.select = cfg.distill.select
         if self.select is Select.auto:
             self.select = Select.agreement if cfg.data.dev is None else Select.dev
-        self.pool = self.read(pool(cfg.data), False, "pool")
+        self._read_sources()
         dev = [] if cfg.data.dev is None else [cfg.data.dev]
         tasks = self.tasks([*dev, *cfg.data.test])
         self.dev = {task: pairs for task, pairs in tasks.items() if task in map(stem, dev)}
         self.tests = {task: pairs for task, pairs in tasks.items() if task in map(stem, cfg.data.test)}
 
+    def _read_sources(self) -> None:
+        """What is learnt from: sets of pairs, a corpus to make pairs of, and pairs added to them."""
+        data = self.data
+        self.corpus: Artifact | None = None
+        self.extra: list[Artifact] = []
+        if self.supervised:
+            self.own = [self.read(name, True) for name in data.gold]
+            return
+        if data.sentences is not None:
+            if not Path(data.sentences).is_file():
+                raise InputError(f"data.sentences={data.sentences}: no such file")
+            config = {"file": data.sentences, "digest": file_digest(Path(data.sentences))}
+            self.corpus = self.store(corpus, config, watch=self.watch, title=f"read {stem(data.sentences)}")
+        given = data.path is not None or data.sentences is not None
+        names = [name for name in [data.path] if name is not None] if given else data.pool
+        self.own = [self.read(name, False) for name in names]
+        self.extra = [self.read(name, False) for name in ([] if data.extra is None else listed(data.extra))]
+
+    @property
+    def supervised(self) -> bool:
+        return self.cfg.distill.direction.turns[0][0] == "gold"
+
     def start_models(self, kind: str) -> list[Member]:
-        """The start models of one kind, as iteration 0; a cross-encoder's head is new, and untrained."""
+        """The start models of one kind, as iteration 0. A student cross-encoder's head is new, and untrained."""
         model = self.cfg.model
+        names = listed(getattr(model, kind))
+
+        def each(values: Any) -> list[Any]:
+            return list(values) if isinstance(values, list) else [values] * len(names)
+
         if kind == "bi":
-            names = model.bi
-            settings = {"pooling": model.pooling.name, "layers": model.bi_layers, "max_tokens": model.bi_max_tokens}
+            settings = {"pooling": each(model.pooling)}
+        elif kind in self.cfg.distill.direction.students:
+            # The first member's head is of the run's seed itself, the others' of seeds that no other run has.
+            settings = {"new_head": [self.cfg.seed + number * 1_000_003 for number in range(len(names))]}
         else:
-            names = model.cross
-            settings = {"new_head": self.cfg.seed, "max_tokens": model.cross_max_tokens}
-        names = [names] if isinstance(names, str) else names
-        return [
-            Member(kind, 0, number, len(names) > 1, self.start(kind, name, f"model.{kind}", **settings))
-            for number, name in enumerate(names)
-        ]
+            settings = {"new_head": each(None)}
+        for key in ("layers", "max_tokens"):
+            settings[key] = each(getattr(model, f"{kind}_{key}"))
+        members = []
+        for number, name in enumerate(names):
+            own = {key: values[number] for key, values in settings.items()}
+            members.append(Member(kind, 0, number, len(names) > 1, self.start(kind, name, f"model.{kind}", **own)))
+        return members
 
-    def label(self, teachers: Sequence[Member], iteration: int) -> Artifact:
-        """Labels for the pool, averaged over the teachers."""
-        scored = [self.score(t.artifact, self.pool, t.place, "pool") for t in teachers]
-        return self.store(label, {}, *scored, watch=self.watch, title=f"{iteration}/{teachers[0].kind} label")
+    def trained(self, starts: Mapping[str, Sequence[Member]]) -> list[str]:
+        """The kinds whose start models can score already: bi-encoders, and a cross-encoder that is not to be taught."""
+        return [kind for kind in starts if kind == "bi" or kind not in self.cfg.distill.direction.students]
 
-    def teach(self, student: Member, labels: Artifact, iteration: int) -> Member:
+    def gather(self, starts: Mapping[str, Sequence[Member]]) -> Artifact:
+        """The pairs to learn from. The first start bi-encoder finds the neighbours among single sentences."""
+        data, sources = self.data, self.own
+        evaluated = [*self.dev.values(), *self.tests.values()]
+        config: dict[str, Any] = {"transductive": data.transductive, "ordered": data.ordered}
+        if self.supervised:
+            config |= {"own": len(sources)}
+            return self.store(gold, config, *sources, *evaluated, watch=self.watch, title="gold")
+        if self.corpus is not None:
+            sources = [*sources, self.mine(self.corpus, starts["bi"][0])]
+        config |= {"own": len(sources), "extra": len(self.extra), "seed": data.seed}
+        config |= {"limit": None if data.flatten else data.limit, "extra_limit": data.extra_limit}
+        config |= {key: getattr(data.clean, key) for key in ("empty", "identical", "repeated")}
+        return self.store(gather, config, *sources, *self.extra, *evaluated, watch=self.watch, title="pool")
+
+    def flatten(self, pool: Artifact, labels: Artifact) -> Artifact:
+        """`data.limit` pairs of the pool, their start labels spread evenly."""
+        config = {"count": self.data.limit, "seed": self.data.seed}
+        return self.store(flatten, config, pool, labels, watch=self.watch, title="flatten")
+
+    def mine(self, corpus: Artifact, bi: Member) -> Artifact:
+        """Pairs out of single sentences."""
+        mining, vectors = self.data.mining, []
+        if mining.nearest > 0:
+            tokens = self.tokens(corpus, bi.artifact, "sentences")
+            watch = self.watch.at(bi.place)
+            vectors = [self.store(embed, self._batches, bi.artifact, tokens, watch=watch, title=f"{bi.place} embed")]
+        config = {
+            "pairs": mining.pairs,
+            "shares": {kind: getattr(mining, kind) for kind in ("random", "nearest", "lexical")},
+            "neighbours": mining.neighbours,
+            "seed": self.data.seed,
+        }
+        return self.store(mine, config, corpus, *vectors, watch=self.watch, title="mine")
+
+    def label(self, encoders: Mapping[str, Sequence[Member]], teacher: str, pool: Artifact, iteration: int) -> Artifact:
+        """Labels for the pool: the teachers' average, or the human scores that came with it."""
+        if teacher == "gold":
+            return pool
+        scored = [self.score(member.artifact, pool, member.place, "pool") for member in encoders[teacher]]
+        config = {"average": self.cfg.distill.average.name}
+        return self.store(label, config, *scored, watch=self.watch, title=f"{iteration}/{teacher} label")
+
+    def teach(self, student: Member, pool: Artifact, labels: Artifact, iteration: int) -> Member:
         """One student, taught from where `student` stands."""
         teaching = self.cfg.distill.cross if student.kind == "cross" else self.cfg.distill.bi
+        if self.data.ordered:
+            teaching = replace(teaching, both_orders=False)
         taught = Member(student.kind, iteration, student.number, student.several, student.artifact)
         holdout = {"share": self.cfg.distill.holdout, "seed": self.cfg.seed}
         seed = int(hashlib.sha256(f"{self.cfg.seed}/{taught.place}".encode()).hexdigest()[:8], 16)
@@ -399,7 +469,7 @@ class Stages(Scoring):
             "accelerator": self.accelerator,
             "batch_tokens": self.score_tokens,
         }
-        tokens = self.tokens(self.pool, student.artifact, "pool")
+        tokens = self.tokens(pool, student.artifact, "pool")
         dev = [self.tokens(pairs, student.artifact, name) for name, pairs in self.dev.items()]
         inputs = [student.artifact, tokens, labels, *(dev if self.select is Select.dev else [])]
         watch = self.watch.at(taught.place)

@@ -60,17 +60,37 @@ class BiEncoder(PairEncoder):
     def work(self, pairs: TokenisedPairs) -> int:
         return len(np.unique(pairs.pairs))
 
+    @property
+    def width(self) -> int:
+        """D, numbers in a sentence vector."""
+        return self.backbone.config.hidden_size  # type: ignore[union-attr,return-value]
+
+    @torch.inference_mode()
+    def encode(
+        self, pairs: TokenisedPairs, sentences: np.ndarray, out: np.ndarray, batch_tokens: int, progress: Progress
+    ) -> None:
+        """Vectors of length 1 of some sentences, each encoded once, in fp32.
+
+        Args:
+            pairs: the tokenised sentences.
+            sentences: [S] numbers of those wanted.
+            out: [S, D] array that they are written to, in any float type.
+            batch_tokens, progress: as for `score`.
+        """
+        lengths = self.framing.single_lengths(pairs.lengths[sentences])
+        for group in batches(lengths, batch_tokens):
+            inputs = self.framing.singles(pairs, sentences[group])
+            out[group] = self.embed(self.to_device(inputs)).cpu().numpy()
+            progress(len(group))
+
     def _similarities(self, pairs: TokenisedPairs, batch_tokens: int, progress: Progress) -> np.ndarray:
         used, places = np.unique(pairs.pairs, return_inverse=True)
         places = places.reshape(-1, 2)
-        lengths = self.framing.single_lengths(pairs.lengths[used])
-        vectors = torch.empty(len(used), self.backbone.config.hidden_size)
-        for group in batches(lengths, batch_tokens):
-            vectors[group] = self.embed(self.to_device(self.framing.singles(pairs, used[group]))).cpu()
-            progress(len(group))
+        vectors = np.empty((len(used), self.width), dtype=np.float32)
+        self.encode(pairs, used, vectors, batch_tokens, progress)
         chunks = [places[start : start + CHUNK] for start in range(0, len(places), CHUNK)]
         cosines = [(vectors[chunk[:, 0]] * vectors[chunk[:, 1]]).sum(-1) for chunk in chunks]
-        return torch.cat(cosines).numpy()
+        return np.concatenate(cosines)
 
     @classmethod
     def from_source(

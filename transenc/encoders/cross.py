@@ -48,13 +48,20 @@ class CrossEncoder(PairEncoder):
 
     @classmethod
     def from_source(
-        cls, source: Source, said: Description, *, new_head: int | None = None, max_tokens: int | None = None
+        cls,
+        source: Source,
+        said: Description,
+        *,
+        new_head: int | None = None,
+        layers: int | None = None,
+        max_tokens: int | None = None,
     ) -> Self:
         """
         Args:
             source, said: the model folder and what it says of itself.
             new_head: seed of a fresh head for an encoder that has none; None demands a trained cross-encoder. One that
                 has a head keeps it.
+            layers: keep only this many first layers; None keeps all.
             max_tokens: tokens a pair is cut to; None is what the folder says.
 
         Raises:
@@ -62,7 +69,7 @@ class CrossEncoder(PairEncoder):
         """
         if not said.cross and new_head is None:
             raise InputError(f"{source.name}: is no cross-encoder (it has no classification head)")
-        config, tokenizer, length = load_parts(source, max_tokens)
+        config, tokenizer, length = load_parts(source, max_tokens, layers)
         if said.cross and config.num_labels != 1:
             raise InputError(f"{source.name}: its head has {config.num_labels} outputs, and a score is one")
         config.num_labels = 1

@@ -1,0 +1,129 @@
+"""What is learnt from: cleaned, drawn, and free of the pairs that encoders are judged by."""
+
+import numpy as np
+import pytest
+
+from transenc import pairs as stages
+from transenc.artifact import Artifact
+from transenc.data.tokens import number_sentences
+from transenc.errors import InputError
+
+SETTINGS = {
+    "own": 1, "extra": 0, "empty": True, "identical": True, "repeated": True, "ordered": False, "transductive": False,
+    "limit": None, "extra_limit": None, "seed": 0,
+}  # fmt: skip
+
+
+class Bench:
+    """Artifacts made by hand."""
+
+    def __init__(self, root):
+        self.root, self.number = root, 0
+
+    def folder(self):
+        self.number += 1
+        folder = self.root / str(self.number)
+        folder.mkdir()
+        return folder
+
+    def pairs(self, rows, gold=None, **facts):
+        folder = self.folder()
+        sentences, index = number_sentences(rows)
+        (folder / "sentences.txt").write_text("\n".join(sentences))
+        np.save(folder / "pairs.npy", index)
+        if gold is not None:
+            np.save(folder / "gold.npy", np.array(gold, dtype=float))
+        return Artifact(folder, "", facts)
+
+    def run(self, stage, config, *inputs):
+        folder = self.folder()
+        facts = stage.build(folder, config, None, *inputs)
+        return Artifact(folder, "", facts)
+
+    def gather(self, *inputs, **settings):
+        pool = self.run(stages.gather, SETTINGS | settings, *inputs)
+        sentences = stages.sentences_of(pool)
+        return [(sentences[a], sentences[b]) for a, b in np.load(pool / "pairs.npy")], pool
+
+
+@pytest.fixture
+def bench(tmp_path):
+    return Bench(tmp_path)
+
+
+ROWS = [("a", "b"), ("b", "a"), ("", "c"), ("c", "c"), ("a", "b"), ("d", "e"), ("f", "g")]
+
+
+def test_cleaning_drops_and_counts_each_kind(bench):
+    found, pool = bench.gather(bench.pairs(ROWS))
+    assert found == [("a", "b"), ("d", "e"), ("f", "g")]
+    assert pool.facts["dropped"] == {"with an empty side": 1, "of equal sides": 1, "of dev or test": 0, "repeated": 2}
+
+
+@pytest.mark.parametrize(
+    ("switch", "kept"),
+    [
+        ({"empty": False}, [("a", "b"), ("", "c"), ("d", "e"), ("f", "g")]),
+        ({"identical": False}, [("a", "b"), ("c", "c"), ("d", "e"), ("f", "g")]),
+        ({"repeated": False}, [("a", "b"), ("b", "a"), ("a", "b"), ("d", "e"), ("f", "g")]),
+        ({"ordered": True}, [("a", "b"), ("b", "a"), ("d", "e"), ("f", "g")]),
+    ],
+)
+def test_each_switch_keeps_its_own_kind_only(bench, switch, kept):
+    assert bench.gather(bench.pairs(ROWS), **switch)[0] == kept
+
+
+def test_pairs_of_dev_and_test_are_left_out_whichever_way_round_unless_transductive(bench):
+    judged = bench.pairs([("e", "d")], [3.0]), bench.pairs([("x", "y"), ("a", "b")], [1.0, 2.0])
+    found, pool = bench.gather(bench.pairs(ROWS), *judged)
+    assert found == [("f", "g")]
+    assert (pool.facts["dropped"]["of dev or test"], pool.facts["shared"]) == (4, 0)
+    found, pool = bench.gather(bench.pairs(ROWS), *judged, transductive=True)
+    assert found == [("a", "b"), ("d", "e"), ("f", "g")]
+    assert pool.facts["shared"] == 2
+
+
+def test_a_pool_of_nothing_but_test_pairs_says_what_to_do(bench):
+    with pytest.raises(
+        InputError, match=r"none of the 1 pairs.*dropped 1 of dev or test; data.transductive=true keeps"
+    ):
+        bench.gather(bench.pairs([("a", "b")]), bench.pairs([("b", "a")], [1.0]))
+
+
+def test_limits_draw_the_same_pairs_each_time_and_others_for_another_seed(bench):
+    own = bench.pairs([(f"a{i}", f"b{i}") for i in range(50)])
+    more = bench.pairs([(f"c{i}", f"d{i}") for i in range(50)])
+    drawn = [bench.gather(own, more, extra=1, extra_limit=10, seed=seed)[0] for seed in (0, 0, 1)]
+    assert [[first[0] for first, _ in pairs].count("a") for pairs in drawn] == [50] * 3
+    assert [len(pairs) for pairs in drawn] == [60] * 3
+    assert (drawn[0] == drawn[1], drawn[0] == drawn[2]) == (True, False)
+    assert len(bench.gather(own, more, extra=1, limit=30)[0]) == 30
+
+
+def test_the_pool_holds_no_sentence_that_is_in_none_of_its_pairs(bench):
+    _, pool = bench.gather(bench.pairs(ROWS), bench.pairs([("a", "b")], [1.0]))
+    assert sorted(stages.sentences_of(pool)) == ["d", "e", "f", "g"]
+    assert not (pool / "gold.npy").exists()
+
+
+def test_gold_scores_become_labels_on_their_own_scale_and_test_pairs_are_left_out(bench):
+    first = bench.pairs([("a", "b"), ("c", "d")], [0, 5], scale=[0, 5])
+    second = bench.pairs([("e", "f"), ("g", "h")], [1, 2], scale=[1, 5])
+    settings = {"own": 2, "ordered": False, "transductive": False}
+    gold = bench.run(stages.gold, settings, first, second, bench.pairs([("d", "c")], [1.0]))
+    assert np.load(gold / "labels.npy").tolist() == [0.0, 0.0, 0.25]
+    assert stages.sentences_of(gold) == ["a", "b", "e", "f", "g", "h"]
+    assert gold.facts["dropped"] == {"of dev or test": 1}
+    with pytest.raises(InputError, match=r"data.gold: no pair to learn from is left"):
+        bench.run(stages.gold, settings | {"own": 1}, first, bench.pairs([("a", "b"), ("c", "d")], [1.0, 2.0]))
+
+
+def test_flattening_evens_out_the_scores(bench):
+    pool = bench.pairs([(f"a{i}", f"b{i}") for i in range(100)], pairs=100, dropped={}, shared=0)
+    labels = np.concatenate([np.full(90, 0.05), np.linspace(0.1, 1, 10)]).astype(np.float32)
+    np.save(pool / "labels.npy", labels)
+    flat = bench.run(stages.flatten, {"count": 20, "seed": 0}, pool, pool)
+    names = stages.sentences_of(flat)
+    kept = [int(names[a][1:]) for a, _ in np.load(flat / "pairs.npy")]
+    assert set(range(90, 100)) <= set(kept)
+    assert len(kept) == 20
