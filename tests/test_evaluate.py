@@ -1,0 +1,67 @@
+"""The evaluation command: several models, their ensemble, intervals and p-values, whatever the kind."""
+
+import pandas
+import pytest
+from test_loop import files  # noqa: F401  (a fixture)
+
+from transenc.cli import compose
+from transenc.data.tokens import number_sentences, tokenise
+from transenc.encoders import BiEncoder, CrossEncoder
+from transenc.errors import InputError
+from transenc.evaluate import run
+
+
+@pytest.fixture
+def evaluate(tmp_path, files):  # noqa: F811
+    def evaluate(*overrides):
+        settings = ["data=pairs", f"data.test=[{files}/test.tsv]", "trainer=cpu", "resamples=50"]
+        cfg = compose("evaluate", [*settings, f"paths.artifacts={tmp_path}/artifacts", *overrides])
+        value = run(cfg, tmp_path)
+        return value, pandas.read_csv(tmp_path / "results.csv")
+
+    return evaluate
+
+
+def test_models_of_both_kinds_are_scored_each_and_together(evaluate, bert, models, tmp_path, files):  # noqa: F811
+    CrossEncoder.load(models["roberta"], new_head=1).save(tmp_path / "cross")
+    value, rows = evaluate(f"model.path=[{bert},{tmp_path}/cross]")
+    assert list(rows.encoder) == ["bi", "cross", "ensemble"]
+    assert value == pytest.approx(rows.spearman.mean())
+    assert (rows.low < rows.spearman).all()
+    assert (rows.spearman < rows.high).all()
+    assert rows.p.isna().tolist() == [True, False, False]
+    table = pandas.read_csv(files / "test.tsv", sep="\t")
+    both = list(zip(table.sentence1, table.sentence2, strict=True))
+    bi, cross = BiEncoder.load(bert), CrossEncoder.load(tmp_path / "cross")
+    sentences, numbers = number_sentences(both)
+    cosines = bi.score(tokenise(sentences, numbers, bi.tokenizer))
+    mean = (cosines + cross.predict(both)) / 2
+    assert pandas.Series(mean).corr(table.score, method="spearman") == pytest.approx(rows.spearman[2], abs=2e-3)
+
+
+def test_without_resamples_there_are_no_intervals(evaluate, bert):
+    _, rows = evaluate(f"model.path={bert}", "resamples=0")
+    assert rows[["low", "high", "p", "subset_mean"]].isna().all(axis=None)
+
+
+def test_binary_tasks_show_auc(evaluate, bert, tmp_path):
+    (tmp_path / "binary.tsv").write_text("sentence1\tsentence2\tscore\na dog\ta cat\t0\na man\ta man\t1\n")
+    value, rows = evaluate(f"model.path={bert}", f"data.test=[{tmp_path}/binary.tsv]", "data.scores=binary")
+    assert value == rows.auc.item()
+
+
+def test_a_cross_encoder_evaluated_as_a_bi_encoder_is_an_error_that_says_so(evaluate, bert, tmp_path):
+    CrossEncoder.load(bert, new_head=0).save(tmp_path / "cross")
+    with pytest.raises(InputError, match="is a cross-encoder, which cannot be evaluated as a bi-encoder"):
+        evaluate(f"model.path={tmp_path}/cross", "model.pooling=mean")
+
+
+def test_the_mean_over_a_years_subsets_is_reported_beside_all(evaluate, bert, tmp_path, monkeypatch):
+    from test_published import lay, small
+
+    small(monkeypatch, "sts13", 9, 9)
+    texts = ["a dog\ta cat\na man\ta woman\nthe house\tthe park\n", "1\n3\n2\n"] * 3
+    lay(tmp_path, "sts13", *texts)
+    _, rows = evaluate(f"model.path={bert}", "data.test=[sts13]", f"paths.dataset={tmp_path}")
+    assert rows.subset_mean.item() == pytest.approx(rows.spearman.item())  # the same subset three times
+    assert rows.n.item() == 9

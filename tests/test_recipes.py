@@ -1,0 +1,36 @@
+"""Every recipe runs, with tiny models and few pairs in place of its own."""
+
+import pandas
+import pytest
+from test_loop import files  # noqa: F401  (a fixture)
+
+from transenc.cli import CONF, compose
+from transenc.loop import distill
+
+RECIPES = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_runs_in_a_tiny_form(recipe, files, models, tmp_path):  # noqa: F811
+    cfg = compose("train", [f"experiment={recipe}", "trainer=cpu"])
+    tiny = [str(models[family]) for family in ("bert", "roberta")]
+    for kind in ("bi", "cross"):
+        several = isinstance(getattr(cfg.model, kind), list)
+        setattr(cfg.model, kind, tiny if several else tiny[0])
+    cfg.model.reference = cfg.model.reference and tiny[0]
+    binary = cfg.data.test[0] in ("qqp-test", "qnli-test", "mrpc-test")
+    for name in ("pool", "dev", "test"):
+        table = pandas.read_csv(files / f"{name}.tsv", sep="\t")
+        table["score"] = (table.score > 1).astype(int) if binary else table.score
+        table.to_csv(tmp_path / f"{name}.tsv", sep="\t", index=False)
+    settings = {"pool": [f"{tmp_path}/pool.tsv"], "dev": f"{tmp_path}/dev.tsv", "test": [f"{tmp_path}/test.tsv"]}
+    settings |= {"gold": settings["pool"], "scores": type(cfg.data.scores)["binary" if binary else "graded"]}
+    for key, value in settings.items():
+        setattr(cfg.data, key, value)
+    cfg.paths.artifacts = str(tmp_path / "artifacts")
+    score = distill(cfg, tmp_path)
+    assert -1 <= score <= 1
+    results = pandas.read_csv(tmp_path / "results.csv")
+    assert results.iteration.max() == cfg.distill.iterations
+    assert results.auc.notna().all() == binary
+    assert (tmp_path / "models").exists()
