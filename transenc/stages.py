@@ -263,14 +263,15 @@ class Scoring:
 
     def read(self, name: str, scored: bool) -> Artifact:
         """The pairs of a set or file, with gold scores if `scored`."""
-        form: dict[str, Any] | None = None
+        kind, form = name, None
         if name in published.PUBLISHED:
             files = published.find(name, self.dataset)
         elif name in hub.HUB:
             local = hub.find(name, self.dataset)
             files = [] if local is None else [local]
+            kind = f"{name}@{hub.HUB[name].source[1]}"  # the revision, in place of the digest that only files have
         elif Path(name).is_file():
-            files = [Path(name)]
+            files, kind = [Path(name)], Path(name).suffix.lower()
             form = asdict(self.data.columns) | ({} if scored else {"score": None})
             form |= {"score_min": self.data.score_min, "score_max": self.data.score_max}
             form |= {"binary": self.data.scores is Scores.binary}
@@ -281,7 +282,7 @@ class Scoring:
             raise InputError(f"{name}: neither a file nor a known set of pairs{hint}")
         config = {
             "name": name,
-            "kind": name if name in KNOWN else Path(name).suffix.lower(),
+            "kind": kind,
             "files": [str(path) for path in files],
             "digests": [file_digest(path) for path in files],
             "scored": scored,
@@ -373,8 +374,7 @@ class Stages(Scoring):
                 raise InputError(f"data.sentences={data.sentences}: no such file")
             config = {"file": data.sentences, "digest": file_digest(Path(data.sentences))}
             self.corpus = self.store(corpus, config, watch=self.watch, title=f"read {stem(data.sentences)}")
-        given = data.path is not None or data.sentences is not None
-        names = [name for name in [data.path] if name is not None] if given else data.pool
+        names = [data.path] if data.path is not None else data.pool if data.sentences is None else []
         self.own = [self.read(name, False) for name in names]
         self.extra = [self.read(name, False) for name in ([] if data.extra is None else listed(data.extra))]
 
