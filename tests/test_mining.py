@@ -76,7 +76,7 @@ def test_a_pair_that_one_kind_has_made_is_not_made_again_by_another():
     """Words and vectors agree on one near sentence each, so every kind would make the same three pairs first."""
     sentences = ["red one", "red two", "green one", "green two", "blue one", "blue two"]
     vectors = np.repeat(np.eye(3, dtype=np.float32), 2, axis=0)
-    pairs, counts = mined(sentences, vectors, 45, neighbours=5)
+    pairs, counts = mined(sentences, vectors, 45, neighbours=50)
     assert len(set(keys(pairs))) == len(pairs) == 15
     assert sum(counts.values()) == 15
 
@@ -86,7 +86,7 @@ def test_a_pair_that_one_kind_has_made_is_not_made_again_by_another():
     [
         ({"random": 1, "nearest": 1, "lexical": 1}, 301, {"random": 101, "nearest": 100, "lexical": 100}),
         ({"lexical": 0.5, "random": 0.3, "nearest": 0.2}, 100, {"lexical": 50, "random": 30, "nearest": 20}),
-        ({"random": 2, "nearest": 0, "lexical": 5}, 10, {"random": 3, "nearest": 0, "lexical": 7}),
+        ({"random": 5, "nearest": 0, "lexical": 2}, 10, {"random": 7, "nearest": 0, "lexical": 3}),
         ({"random": 1, "nearest": 3}, 2, {"random": 1, "nearest": 1}),
         ({"random": 1.0}, 0, {"random": 0}),
     ],
@@ -169,11 +169,18 @@ def test_a_query_in_frequent_words_is_cut_to_its_rarest(sentences, monkeypatch):
     assert np.median(ranks) < 8  # of 600: all words rank what the rarest chose
 
 
+def test_the_rarest_word_in_common_is_searched_for_however_frequent(monkeypatch):
+    monkeypatch.setattr(mining, "POSTINGS", 1)
+    pairs, counts = mined([f"w{number // 2} n{number}" for number in range(20)], None, 100, {"lexical": 1})
+    assert sorted(keys(pairs)) == [(number, number + 1) for number in range(0, 20, 2)]
+    assert counts == {"lexical": 10}
+
+
 def test_words_are_lower_cased_and_sentences_without_a_common_word_are_no_lexical_pair():
-    sentences = ["A Dog", "the dog", "Über uns", "über alles", "...", "!?", "", "alone"]
+    sentences = ["A Dog", "the dog", "Über uns", "über alles", "...", "!?", "", "alone", "of it", "of me"]
     pairs, counts = mined(sentences, None, 9, {"lexical": 1})
-    assert sorted(keys(pairs)) == [(0, 1), (2, 3)]
-    assert counts == {"lexical": 2}
+    assert sorted(keys(pairs)) == [(0, 1), (2, 3), (8, 9)]
+    assert counts == {"lexical": 3}
 
 
 @pytest.mark.parametrize("sentences", [["...", "!!!", "??"], ["one", "two", "three"], ["one", "two"]])
@@ -221,28 +228,25 @@ def test_above_the_limit_faiss_searches_and_mostly_agrees(sentences, vectors, mo
     assert (nearest(vectors)[pairs[:, 0]] == pairs[:, 1:]).any(axis=1).mean() > 0.9
     np.testing.assert_array_equal(pairs, mined(sentences, vectors, 500, {"nearest": 1})[0])
     assert made[1].nprobe == 24
+    assert made[0].cp.seed == made[1].cp.seed
     monkeypatch.setattr(mining, "EXACT", S)
     mined(sentences, vectors, 500, {"nearest": 1})
     assert len(made) == 2
 
 
-class Counted(np.memmap):
-    """A memory map that notes how much is read of it at once."""
+class InParts:
+    """A memory map that can be read by rows only, and notes how many are read at once."""
 
-    most = 0
+    def __init__(self, mapped):
+        self.mapped, self.shape, self.most = mapped, mapped.shape, 0
 
-    def __getitem__(self, key):
-        found = super().__getitem__(key)
-        Counted.most = max(Counted.most, len(found))
-        return found
+    def __len__(self):
+        return len(self.mapped)
 
-    def __array__(self, *args, **kwargs):
-        raise AssertionError("read whole")
-
-    def tolist(self):
-        raise AssertionError("read into a list")
-
-    __iter__ = tolist
+    def __getitem__(self, rows):
+        assert isinstance(rows, slice | np.ndarray), "read whole, row by row"
+        self.most = max(self.most, len(self.mapped[rows]))
+        return self.mapped[rows]
 
 
 def test_a_float16_memory_map_is_read_in_parts_and_gives_nearly_the_same(tmp_path, sentences, vectors, monkeypatch):
@@ -253,9 +257,10 @@ def test_a_float16_memory_map_is_read_in_parts_and_gives_nearly_the_same(tmp_pat
     monkeypatch.setattr(mining, "EXACT", 100)
     monkeypatch.setattr(mining, "BATCH", 100)
     monkeypatch.setattr(mining, "TRAINED", 1)
-    pairs, _ = mined(sentences, mapped.view(Counted), 300, {"nearest": 1})
+    parts = InParts(mapped)
+    pairs, _ = mined(sentences, parts, 300, {"nearest": 1})
     assert len(pairs) == 300
-    assert Counted.most == 100
+    assert parts.most == 100
 
 
 @pytest.mark.parametrize(("module", "shares"), [("faiss", {"nearest": 1}), ("bm25s", {"lexical": 1})])
@@ -286,6 +291,21 @@ def test_only_as_many_sentences_are_searched_for_as_pairs_are_wanted(sentences, 
     searched.clear()
     mined(sentences, vectors, 1500, {"nearest": 1})
     assert sum(searched) == S  # once each, whatever is wanted
+
+
+def test_a_sentence_with_few_neighbours_gives_one_at_its_first_turn(monkeypatch):
+    monkeypatch.setattr(mining, "BATCH", 20)
+    twins = [f"w{number // 2} n{number}" for number in range(200)]
+    done = []
+    mined(twins, None, 100, {"lexical": 1}, progress=done.append)
+    assert done[0] > 15  # of 20, less twins that met; drawn among K places of which one is filled, it would be 4
+    assert sum(done) == 100
+
+
+@pytest.mark.parametrize("kind", ["nearest", "lexical"])
+def test_a_few_near_pairs_are_of_sentences_from_the_whole_corpus(sentences, vectors, kind):
+    pairs, _ = mined(sentences, vectors, 60, {kind: 1})
+    assert np.histogram(pairs[:, 0], 4, (0, S))[0].min() > 5  # 15 expected
 
 
 def test_progress_adds_up_to_the_pairs(sentences, vectors, monkeypatch):

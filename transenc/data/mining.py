@@ -200,7 +200,8 @@ def _by_words(sentences: Sequence[str], neighbours: int) -> Search:
     scores = model.scores
     frequency = np.diff(scores["indptr"])
     rarest = np.argsort(frequency, kind="stable")
-    rarest = rarest[rarest != words.vocab.get("", -1)]  # bm25s's word of sentences without any
+    # Not the words that lead nowhere: those of one sentence alone, and bm25s's empty one, of sentences without any.
+    rarest = rarest[(frequency[rarest] > 1) & (rarest != words.vocab.get("", -1))]
     weights = sp.csr_array((scores["data"], scores["indices"], scores["indptr"]), (len(frequency), len(sentences)))
     weights, frequency = weights[rarest], frequency[rarest]  # [V, S]
     documents = weights.T.tocsr()  # [S, V], in each row the rarest word first
