@@ -419,6 +419,12 @@ def test_sentences_become_pairs_in_the_asked_shares_and_are_told(setting, files,
     assert not [stage for stage, _ in setting.built if stage in ("corpus", "embed", "mine")]
 
 
+def test_a_file_of_one_sentence_makes_no_pairs(setting, tmp_path):
+    (tmp_path / "corpus.txt").write_text("one sentence\none sentence\n")
+    with pytest.raises(InputError, match=r"corpus.txt: pairs are made of two different sentences"):
+        setting.run("data.path=null", f"data.sentences={tmp_path}/corpus.txt")
+
+
 def test_binary_scores_are_measured_and_selected_by_auc(setting, files, tmp_path):
     for name in ("dev", "test"):
         table = pandas.read_csv(files / f"{name}.tsv", sep="\t")

@@ -293,7 +293,9 @@ def check(cfg: Train) -> None:
         if not data.gold:
             raise InputError(f"distill.direction={direction.name}: no gold scores to learn from; give data.gold=[FILE]")
     elif not learnt_from(cfg):
-        raise InputError("data.path: no pairs to learn from; give data.path=FILE, or data=NAME for a known set")
+        raise InputError(
+            "data.path: no pairs to learn from; give data.path=FILE, data.sentences=FILE, or data=NAME for a known set"
+        )
 
 
 def _check_members(cfg: Train) -> None:

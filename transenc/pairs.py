@@ -72,6 +72,8 @@ def corpus(out: Path, config: Config, watch: Watch) -> Facts:
     """The different sentences of a file, as a set without pairs."""
     lines = read_sentences(Path(config["file"]))
     sentences = list(dict.fromkeys(lines))
+    if len(sentences) < 2:
+        raise InputError(f"{config['file']}: pairs are made of two different sentences, and there is only one")
     facts = _write(out, sentences, np.empty((0, 2), dtype=np.int32))
     summary = f"{len(sentences):,} sentences" + told({"repeated": len(lines) - len(sentences)})
     return {**facts, "summary": summary}
