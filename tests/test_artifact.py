@@ -115,3 +115,23 @@ def test_the_artifact_module_needs_the_standard_library_only():
     names = [n.name for node in ast.walk(tree) if isinstance(node, ast.Import) for n in node.names]
     names += [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     assert {name.partition(".")[0] for name in names} <= sys.stdlib_module_names
+
+
+def test_artifacts_of_equal_content_are_one_to_later_stages(tmp_path):
+    built = []
+
+    @stage(version=1, content=("kept.txt",))
+    def first(out, config, watch):
+        (out / "kept.txt").write_text(config["text"])
+        (out / "other.txt").write_text(config["other"])
+        return {}
+
+    @stage(version=1)
+    def second(out, config, watch, source):
+        built.append((source / "kept.txt").read_text())
+        return {}
+
+    for text, other in (("a", "1"), ("a", "2"), ("b", "2"), ("a", "1")):
+        store = Store(tmp_path)
+        store(second, {}, store(first, {"text": text, "other": other}))
+    assert built == ["a", "b"]

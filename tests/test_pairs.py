@@ -106,24 +106,35 @@ def test_the_pool_holds_no_sentence_that_is_in_none_of_its_pairs(bench):
     assert not (pool / "gold.npy").exists()
 
 
-def test_gold_scores_become_labels_on_their_own_scale_and_test_pairs_are_left_out(bench):
-    first = bench.pairs([("a", "b"), ("c", "d")], [0, 5], scale=[0, 5])
+def test_gold_scores_become_labels_on_their_own_scale_and_test_pairs_never_do(bench):
+    first = bench.pairs([("a", "b"), ("c", "d"), ("", "x"), ("b", "a")], [0, 5, 5, 5], scale=[0, 5])
     second = bench.pairs([("e", "f"), ("g", "h")], [1, 2], scale=[1, 5])
-    settings = {"own": 2, "ordered": False, "transductive": False}
-    gold = bench.run(stages.gold, settings, first, second, bench.pairs([("d", "c")], [1.0]))
+    test = bench.pairs([("d", "c")], [1.0])
+    rules = {"ordered": False, "empty": True, "identical": True, "repeated": True, "limit": None, "seed": 0}
+    gold = bench.run(stages.gold, rules | {"own": 2}, first, second, test)
     assert np.load(gold / "labels.npy").tolist() == [0.0, 0.0, 0.25]
     assert stages.sentences_of(gold) == ["a", "b", "e", "f", "g", "h"]
-    assert gold.facts["dropped"] == {"of dev or test": 1}
-    with pytest.raises(InputError, match=r"data.gold: no pair to learn from is left"):
-        bench.run(stages.gold, settings | {"own": 1}, first, bench.pairs([("a", "b"), ("c", "d")], [1.0, 2.0]))
+    dropped = {"with an empty side": 1, "of equal sides": 0, "of dev or test": 1, "repeated": 1}
+    assert (gold.facts["dropped"], gold.facts["shared"]) == (dropped, 0)
+    gold = bench.run(stages.gold, rules | {"own": 2, "limit": 1}, first, second, test)
+    assert len(np.load(gold / "labels.npy")) == 1
+    with pytest.raises(InputError, match=r"none of the 2 pairs to learn from is left; dropped 2 of dev or test$"):
+        bench.run(stages.gold, rules | {"own": 1}, second, bench.pairs([("e", "f"), ("g", "h")], [1.0, 2.0]))
 
 
-def test_flattening_evens_out_the_scores(bench):
-    pool = bench.pairs([(f"a{i}", f"b{i}") for i in range(100)], pairs=100, dropped={}, shared=0)
+def test_flattening_evens_out_the_scores_and_counts_shared_pairs_anew(bench):
+    rows = [(f"a{i}", f"b{i}") for i in range(100)]
+    _, pool = bench.gather(bench.pairs(rows), bench.pairs(rows[:90], [0.0] * 90), transductive=True)
     labels = np.concatenate([np.full(90, 0.05), np.linspace(0.1, 1, 10)]).astype(np.float32)
     np.save(pool / "labels.npy", labels)
     flat = bench.run(stages.flatten, {"count": 20, "seed": 0}, pool, pool)
     names = stages.sentences_of(flat)
     kept = [int(names[a][1:]) for a, _ in np.load(flat / "pairs.npy")]
     assert set(range(90, 100)) <= set(kept)
-    assert len(kept) == 20
+    assert (len(kept), flat.facts["shared"]) == (20, 10)
+
+
+def test_blanks_that_are_kept_make_no_other_sentence_of_one(bench):
+    rows = [(" a", "b"), ("a", "b "), (" ", "c"), ("d ", "d"), ("e ", "f")]
+    found, _ = bench.gather(bench.pairs(rows), bench.pairs([("f", " e")], [1.0]))
+    assert found == [(" a", "b")]

@@ -41,7 +41,10 @@ def file_digest(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A finished folder: `artifact / "file"` is a path in it, `facts` what its stage said about it."""
+    """A finished folder: `artifact / "file"` is a path in it, `facts` what its stage said about it.
+
+    The fingerprint is what it counts by as an input: of what it was built from, or of its content (`Stage.content`).
+    """
 
     path: Path
     fingerprint: str
@@ -60,6 +63,8 @@ class Stage:
         name: names the artifact's folder.
         version: raise it when the code changes what the same input gives; everything downstream is then built anew.
         ignore: configuration keys that cannot change the result (a batch size when scoring, say).
+        content: files that are all that later stages read. Where named, artifacts with equal ones are the same to later
+            stages, however they came about. Otherwise an artifact counts by what it was built from.
         build: `build(out, config, watch, *inputs) -> facts`; fills the empty folder `out`. The facts are JSON-able, go
             into the record, and come back as `Artifact.facts`.
     """
@@ -68,11 +73,14 @@ class Stage:
     version: int
     ignore: frozenset[str]
     build: Callable[..., Mapping[str, Any]]
+    content: tuple[str, ...] = ()
 
 
-def stage(version: int, ignore: tuple[str, ...] = ()) -> Callable[[Callable[..., Mapping[str, Any]]], Stage]:
+def stage(
+    version: int, ignore: tuple[str, ...] = (), content: tuple[str, ...] = ()
+) -> Callable[[Callable[..., Mapping[str, Any]]], Stage]:
     """Make a build function a `Stage` of the function's name."""
-    return lambda build: Stage(build.__name__, version, frozenset(ignore), build)
+    return lambda build: Stage(build.__name__, version, frozenset(ignore), build, content)
 
 
 class Store:
@@ -115,16 +123,19 @@ class Store:
                     facts = dict(stage.build(scratch, config, watch, *inputs))
                     seconds = time.monotonic() - started
                     record = {**identity, "fingerprint": fingerprint, "facts": facts, "seconds": seconds}
+                    if stage.content:
+                        record["content"] = digest([file_digest(scratch / name) for name in stage.content])
                     (scratch / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
                     scratch.rename(path)
                     self.told.add(fingerprint)
                     log.info("%-24s %7.1f s  %s", title, seconds, facts.get("summary", ""))
-                    return Artifact(path, fingerprint, facts)
-        facts = json.loads((path / RECORD).read_text(encoding="utf-8"))["facts"]
+                    return Artifact(path, record.get("content", fingerprint), facts)
+        record = json.loads((path / RECORD).read_text(encoding="utf-8"))
+        facts = record["facts"]
         if fingerprint not in self.told:
             log.info("%-24s %9s  %s", title, "reused", facts.get("summary", ""))
             self.told.add(fingerprint)
-        return Artifact(path, fingerprint, facts, reused=True)
+        return Artifact(path, record.get("content", fingerprint), facts, reused=True)
 
     @contextmanager
     def _claim(self, path: Path) -> Iterator[Path]:

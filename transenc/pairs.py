@@ -61,7 +61,7 @@ def read(out: Path, config: Config, watch: Watch) -> Facts:
     sentences, index = number_sentences([pair[:2] for pair in pairs])
     facts: Facts = _write(out, sentences, index)
     if scored:
-        np.save(out / "gold.npy", np.array([pair.score for pair in pairs]))
+        np.save(out / "gold.npy", np.array([pair.score for pair in pairs], dtype=np.float64))
         subsets = published.subsets(name, paths) if name in published.PUBLISHED else []
         facts |= {"scale": scale, "binary": binary, "subsets": subsets}
     return {**facts, "summary": f"{len(pairs):,} pairs, {len(sentences):,} sentences"}
@@ -70,6 +70,8 @@ def read(out: Path, config: Config, watch: Watch) -> Facts:
 @stage(version=1, ignore=("file",))
 def corpus(out: Path, config: Config, watch: Watch) -> Facts:
     """The different sentences of a file, as a set without pairs."""
+    if Path(config["file"]).suffix.lower() in (".csv", ".tsv", ".jsonl", ".parquet"):
+        raise InputError(f"{config['file']}: a table; data.sentences takes one sentence a line, data.path takes pairs")
     lines = read_sentences(Path(config["file"]))
     sentences = list(dict.fromkeys(lines))
     if len(sentences) < 2:
@@ -112,76 +114,98 @@ def mine(out: Path, config: Config, watch: Watch, corpus: Artifact, *vectors: Ar
     return {**facts, "made": made, "summary": f"{len(pairs):,} pairs ({kinds})"}
 
 
-@stage(version=1)
+@stage(version=2, content=("sentences.txt", "pairs.npy"))
 def gather(out: Path, config: Config, watch: Watch, *artifacts: Artifact) -> Facts:
     """The pool: the pairs of all sources, cleaned, less those of the development and test sets, and drawn from.
 
     The first `own` artifacts are the pairs to learn from, the next `extra` those added, the rest development and test.
     """
-    own, extra = config["own"], config["extra"]
-    numbers: dict[str, int] = {}
-    parts = [_renumbered(artifact, numbers) for artifact in artifacts]
-    pairs, tested = np.concatenate(parts[: own + extra]), _keys(np.concatenate([_NONE, *parts[own + extra :]]), config)
-    added = np.arange(len(pairs)) >= sum(map(len, parts[:own]))
-    blank = [number for sentence, number in numbers.items() if not sentence.strip()]
-    found, dropped = len(pairs), {}
-    rules = (
-        ("with an empty side", config["empty"], lambda: ~np.isin(pairs, blank).any(axis=1)),
-        ("of equal sides", config["identical"], lambda: pairs[:, 0] != pairs[:, 1]),
-        ("of dev or test", not config["transductive"], lambda: ~np.isin(_keys(pairs, config), tested)),
-        ("repeated", config["repeated"], lambda: _first(_keys(pairs, config))),
-    )
-    for reason, wanted, good in rules:
-        if wanted:
-            rows = good()
-            dropped[reason] = len(pairs) - int(rows.sum())
-            pairs, added = pairs[rows], added[rows]
-    if not len(pairs):
-        hint = "; data.transductive=true keeps those of dev and test" if dropped.get("of dev or test") else ""
-        raise InputError(f"data.path: none of the {found:,} pairs to learn from is left{told(dropped)}{hint}")
+    learnt = config["own"] + config["extra"]
+    sentences, pairs, rows, shared, dropped = _cleaned(config, artifacts[:learnt], artifacts[learnt:])
     rng = np.random.default_rng(config["seed"])
-    for limit, rows in ((config["extra_limit"], np.flatnonzero(added)), (config["limit"], None)):
-        rows = np.arange(len(pairs)) if rows is None else rows
-        if limit is not None and limit < len(rows):
-            left_out = rng.choice(rows, len(rows) - limit, replace=False)
-            pairs, added = np.delete(pairs, left_out, axis=0), np.delete(added, left_out)
-    shared = int(np.isin(_keys(pairs, config), tested).sum())
-    facts = _write(out, *_used(list(numbers), pairs))
-    summary = f"{len(pairs):,} pairs, {facts['sentences']:,} sentences{told(dropped)}"
-    summary += f"; {shared:,} are of dev or test" if shared else ""
-    return {**facts, "dropped": dropped, "shared": shared, "summary": summary}
+    added = rows >= sum(len(np.load(artifact / "pairs.npy")) for artifact in artifacts[: config["own"]])
+    rows = np.sort(np.concatenate([rows[~added], _drawn(rows[added], config["extra_limit"], rng)]))
+    rows = _drawn(rows, config["limit"], rng)
+    facts = _write(out, *_used(sentences, pairs[rows]))
+    np.save(out / "shared.npy", shared[rows])
+    return {**facts, **_account(facts, shared[rows], dropped)}
 
 
-@stage(version=1)
+@stage(version=2, content=("sentences.txt", "pairs.npy"))
 def flatten(out: Path, config: Config, watch: Watch, pool: Artifact, labels: Artifact) -> Facts:
     """Some pairs of the pool, drawn so that the start's labels of them are spread as evenly as the supply allows."""
     rows = flat_sample(np.load(labels / "labels.npy"), config["count"], seed=config["seed"])
     facts = _write(out, *_used(sentences_of(pool), np.load(pool / "pairs.npy")[rows]))
-    return {**pool.facts, **facts, "summary": f"{len(rows):,} pairs, {facts['sentences']:,} sentences"}
+    return {**facts, **_account(facts, np.load(pool / "shared.npy")[rows], pool.facts["dropped"])}
 
 
-@stage(version=1)
+@stage(version=2, content=("sentences.txt", "pairs.npy", "labels.npy"))
 def gold(out: Path, config: Config, watch: Watch, *artifacts: Artifact) -> Facts:
-    """Human scores as labels: each set's scale becomes [0, 1]. Pairs of the development and test sets are left out.
+    """Human scores as labels: cleaned like a pool, and never those of the development and test sets.
 
-    The first `own` artifacts are the scored pairs to learn from, the rest development and test.
+    Each set's scale becomes [0, 1]; of a pair that occurs twice, the first score counts. The first `own` artifacts are
+    the scored pairs to learn from, the rest development and test.
+    """
+    own = artifacts[: config["own"]]
+    sentences, pairs, rows, shared, dropped = _cleaned(config, own, artifacts[config["own"] :])
+    rows = _drawn(rows, config["limit"], np.random.default_rng(config["seed"]))
+    labels = np.concatenate([_to_unit(artifact) for artifact in own])[rows]
+    np.save(out / "labels.npy", labels)
+    facts = _write(out, *_used(sentences, pairs[rows]))
+    return {**facts, **spread(labels), "clamped": 0.0, **_account(facts, shared[rows], dropped)}
+
+
+def _cleaned(
+    config: Config, own: Sequence[Artifact], judged: Sequence[Artifact]
+) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray, dict[str, int]]:
+    """What is left of some sets' pairs.
+
+    Args:
+        config: which rules hold; without `transductive`, pairs of judged sets are always left out.
+        own: N pairs to learn from.
+        judged: development and test sets.
+
+    Returns:
+        All sentences; all pairs, [N, 2] int64 numbers of them; [n] numbers of the pairs that are left; [N] bool, which
+        pairs are in a judged set too; and how many each rule dropped.
+
+    Raises:
+        InputError: none is left.
     """
     numbers: dict[str, int] = {}
-    parts = [_renumbered(artifact, numbers) for artifact in artifacts]
-    pairs, tested = (
-        np.concatenate(parts[: config["own"]]),
-        _keys(np.concatenate([_NONE, *parts[config["own"] :]]), config),
-    )
-    labels = np.concatenate([_to_unit(artifact) for artifact in artifacts[: config["own"]]])
-    rows = np.full(len(pairs), True) if config["transductive"] else ~np.isin(_keys(pairs, config), tested)
-    dropped = {"of dev or test": len(pairs) - int(rows.sum())}
-    if not rows.any():
-        raise InputError(f"data.gold: no pair to learn from is left{told(dropped)}; data.transductive=true keeps these")
-    np.save(out / "labels.npy", labels[rows])
-    facts = _write(out, *_used(list(numbers), pairs[rows]))
-    shared = int(np.isin(_keys(pairs[rows], config), tested).sum())
-    summary = f"{len(pairs[rows]):,} pairs with human scores{told(dropped)}"
-    return {**facts, **spread(labels[rows]), "clamped": 0.0, "dropped": dropped, "shared": shared, "summary": summary}
+    parts = [_renumbered(artifact, numbers) for artifact in (*own, *judged)]
+    pairs = np.concatenate(parts[: len(own)])
+    # Blanks around a sentence make no other sentence of it, even where they are kept.
+    plain: dict[str, int] = {}
+    same = np.asarray([plain.setdefault(sentence.strip(), len(plain)) for sentence in numbers], dtype=np.int64)
+    sides, keys = same[pairs], _keys(same[pairs], config["ordered"])
+    shared = np.isin(keys, _keys(same[np.concatenate([_NONE, *parts[len(own) :]])], config["ordered"]))
+    rows, dropped = np.arange(len(pairs)), {}
+    for reason, holds, good in (
+        ("with an empty side", config["empty"], lambda rows: (sides[rows] != plain.get("", -1)).all(axis=1)),
+        ("of equal sides", config["identical"], lambda rows: sides[rows, 0] != sides[rows, 1]),
+        ("of dev or test", not config.get("transductive", False), lambda rows: ~shared[rows]),
+        ("repeated", config["repeated"], lambda rows: _first(keys[rows])),
+    ):
+        if holds:
+            kept = rows[good(rows)]
+            dropped[reason], rows = len(rows) - len(kept), kept
+    if not len(rows):
+        hint = "; data.transductive=true keeps those of dev and test" if "transductive" in config else ""
+        raise InputError(f"none of the {len(pairs):,} pairs to learn from is left{told(dropped)}{hint}")
+    return list(numbers), pairs, rows, shared, dropped
+
+
+def _drawn(rows: np.ndarray, limit: int | None, rng: np.random.Generator) -> np.ndarray:
+    """`limit` of the rows, in order, or all."""
+    return rows if limit is None or limit >= len(rows) else np.sort(rng.choice(rows, limit, replace=False))
+
+
+def _account(facts: Facts, shared: np.ndarray, dropped: dict[str, int]) -> Facts:
+    count = int(shared.sum())
+    summary = f"{facts['pairs']:,} pairs, {facts['sentences']:,} sentences{told(dropped)}"
+    summary += f"; {count:,} are of dev or test" if count else ""
+    return {"dropped": dropped, "shared": count, "summary": summary}
 
 
 def told(dropped: Mapping[str, int]) -> str:
@@ -203,9 +227,9 @@ def _renumbered(artifact: Artifact, numbers: dict[str, int]) -> np.ndarray:
     return np.asarray(places, dtype=np.int64)[np.load(artifact / "pairs.npy")]
 
 
-def _keys(pairs: np.ndarray, config: Config) -> np.ndarray:
+def _keys(pairs: np.ndarray, ordered: bool) -> np.ndarray:
     """[N] int64, equal for equal pairs; whichever way round, unless their sides differ in kind."""
-    sides = pairs if config["ordered"] else np.sort(pairs, axis=1)
+    sides = pairs if ordered else np.sort(pairs, axis=1)
     return sides[:, 0] << 32 | sides[:, 1]
 
 
