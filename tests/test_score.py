@@ -31,7 +31,7 @@ class Lengths:
 @pytest.fixture
 def scored(monkeypatch, capsys):
     """Run the command in this process, with `Lengths` and chunks of three pairs; gives what it writes."""
-    monkeypatch.setattr(score, "load", lambda cfg: Lengths())
+    monkeypatch.setattr(score, "load", lambda cfg: [Lengths()])
     monkeypatch.setattr(score, "CHUNK", 3)
 
     def scored(*arguments):
@@ -116,7 +116,7 @@ def test_standard_input_is_tsv_unless_format_says_otherwise(scored, files, monke
 
 
 def test_the_output_holds_nothing_but_the_table(files, monkeypatch, capsys):
-    monkeypatch.setattr(score, "load", lambda cfg: Lengths())
+    monkeypatch.setattr(score, "load", lambda cfg: [Lengths()])
     score.main(["model=x", str(files / "pairs.txt")])
     captured = capsys.readouterr()
     assert len(captured.out.splitlines()) == len(TABLE)
@@ -178,3 +178,19 @@ def test_a_closed_pipe_ends_it_quietly(bert, tmp_path):
     process.stdout.readline()
     process.stdout.close()
     assert (process.stderr.read(), process.wait(timeout=120)) == ("", 0)
+
+
+def test_several_models_give_their_mean_score(bert, models, tmp_path, capsys):
+    (tmp_path / "pairs.txt").write_text("a dog||a cat\na man||the man\n")
+    said = []
+    for name in (str(bert), str(models["roberta"]), f"[{bert},{models['roberta']}]"):
+        score.main([f"model={name}", str(tmp_path / "pairs.txt"), "trainer=cpu"])
+        said.append([float(line.split("||")[2]) for line in capsys.readouterr().out.splitlines()])
+    assert said[2] == pytest.approx([(one + other) / 2 for one, other in zip(*said[:2], strict=True)], abs=2e-6)
+
+
+@pytest.mark.parametrize("name", ["null", "5", "[]"])
+def test_what_is_no_model_is_told_in_one_line(tmp_path, name):
+    (tmp_path / "pairs.txt").write_text("a||b\n")
+    with pytest.raises(InputError, match=r"^model=.*: must be a hub name, a folder"):
+        score.main([f"model={name}", str(tmp_path / "pairs.txt")])

@@ -6,6 +6,7 @@ anything runs. `transenc.stages` turns the settings into objects; nothing below 
 
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 from transenc.errors import InputError, nearest
@@ -39,6 +40,10 @@ class Direction(Enum):
         return [kind for kind in ("bi", "cross") if any(kind in turn for turn in self.turns)]
 
     @property
+    def supervised(self) -> bool:
+        return self.name.startswith("gold")
+
+    @property
     def students(self) -> list[str]:
         return [kind for kind in ("bi", "cross") if any(kind == student for _, student in self.turns)]
 
@@ -69,8 +74,8 @@ class Select(Enum):
     """What picks the checkpoint inside a stage and the best iteration at the end."""
 
     auto = "dev where there is a development set, else agreement"
-    dev = "Spearman on the development pairs' gold scores (the paper)"
-    agreement = "Spearman with the teacher's labels on held-out unlabelled pairs; uses no gold score"
+    dev = "Spearman (AUC where they are binary) on the development pairs' gold scores (the paper)"
+    agreement = "Spearman with the teacher's labels on held-out pairs of the pool; uses no gold score but a teacher's"
     last = "no selection: the last checkpoint of the last iteration"
 
 
@@ -155,7 +160,9 @@ class Data:
     gold: list[str]  # pairs whose scores teach when distill.direction says so, and are never read otherwise
     dev: str | None  # scored pairs for selection: a known set or a file; null: none
     test: list[str]  # scored pairs to report: known sets or files
-    transductive: bool  # whether pairs of dev and test may be among those learnt from, without their scores
+    transductive: (
+        bool  # whether pairs of dev and test may be among those learnt from, without their scores; gold: never
+    )
     ordered: bool  # the two sides differ in kind (a question, an answer): a pair is never turned round
     clean: Cleaning
     mining: Mining
@@ -234,6 +241,45 @@ class Evaluate:
     resamples: int  # of the bootstrap behind 95% intervals and p-values; 0: neither
 
 
+Rule = tuple[str, Any, bool, str]  # a key, its value, whether it is as it should be, and what that is
+
+MODELS = "a hub name, a folder, package://..., or a list of them"
+
+
+def _hold(rules: list[Rule]) -> None:
+    for key, value, holds, rule in rules:
+        if not holds:
+            raise InputError(f"{key}={value}: must be {rule}")
+
+
+def _names(value: Any) -> bool:
+    return bool(listed(value)) and all(isinstance(name, str) and name for name in listed(value))
+
+
+def _common_rules(cfg: "Train | Evaluate") -> list[Rule]:
+    folder = Path(cfg.paths.artifacts)
+    return [
+        ("data.score_max", cfg.data.score_max, cfg.data.score_max > cfg.data.score_min, "above data.score_min"),
+        ("trainer.score_tokens", cfg.trainer.score_tokens, cfg.trainer.score_tokens >= 1, "at least 1"),
+        ("paths.artifacts", folder, folder.is_dir() or not folder.exists(), "a folder, or nothing yet"),
+    ]
+
+
+def check_evaluation(cfg: Evaluate) -> None:
+    """`check` for the commands that score models.
+
+    Raises:
+        InputError: a value out of its range.
+    """
+    _hold(
+        [
+            ("model", cfg.model.path, _names(cfg.model.path), MODELS),
+            ("resamples", cfg.resamples, cfg.resamples >= 0, "at least 0"),
+            *_common_rules(cfg),
+        ]
+    )
+
+
 def check(cfg: Train) -> None:
     """What types cannot say.
 
@@ -253,15 +299,14 @@ def check(cfg: Train) -> None:
         ),
         ("data.mining.pairs", data.mining.pairs, data.mining.pairs is None or data.mining.pairs >= 1, "at least 1"),
         ("data.mining.neighbours", data.mining.neighbours, data.mining.neighbours >= 1, "at least 1"),
-        ("data.score_max", data.score_max, data.score_max > data.score_min, "above data.score_min"),
         ("distill.iterations", cfg.distill.iterations, cfg.distill.iterations >= 1, "at least 1"),
         ("distill.holdout", cfg.distill.holdout, 0 < cfg.distill.holdout < 1, "between 0 and 1"),
-        ("trainer.score_tokens", cfg.trainer.score_tokens, cfg.trainer.score_tokens >= 1, "at least 1"),
+        ("data.extra", data.extra, data.extra is None or _names(data.extra), "a known set, a file, or a list of them"),
+        *_common_rules(cfg),
     ]
     for kind in direction.kinds:
         names = getattr(cfg.model, kind)
-        named = bool(listed(names)) and all(isinstance(name, str) and name for name in listed(names))
-        rules.append((f"model.{kind}", names, named, "a hub name, a folder, package://..., or a list of them"))
+        rules.append((f"model.{kind}", names, _names(names), MODELS))
     for kind in direction.students:
         teaching: Teaching = getattr(cfg.distill, kind)
         rules += [
@@ -276,9 +321,7 @@ def check(cfg: Train) -> None:
                 ("eval_steps", teaching.eval_steps >= 0, "at least 0"),
             )
         ]
-    for key, value, holds, rule in rules:
-        if not holds:
-            raise InputError(f"{key}={value}: must be {rule}")
+    _hold(rules)
     _check_members(cfg)
     shares = (data.mining.random, data.mining.nearest, data.mining.lexical)
     if min(shares) < 0 or sum(shares) == 0:
@@ -289,7 +332,9 @@ def check(cfg: Train) -> None:
         raise InputError(f"distill.direction={direction.name} is one step; set distill.iterations=1")
     if cfg.distill.select is Select.dev and data.dev is None:
         raise InputError("distill.select=dev: there is no development set; give data.dev=FILE, or select by agreement")
-    if direction.turns[0][0] == "gold":
+    if direction.supervised:
+        if data.flatten or data.extra is not None:
+            raise InputError(f"distill.direction={direction.name}: takes no data.flatten and no data.extra")
         if not data.gold:
             raise InputError(f"distill.direction={direction.name}: no gold scores to learn from; give data.gold=[FILE]")
     elif not learnt_from(cfg):
@@ -328,7 +373,7 @@ def listed(value: Any) -> list[Any]:
 def learnt_from(cfg: Train) -> list[str]:
     """The sets or files whose pairs, or sentences, are learnt from."""
     data = cfg.data
-    if cfg.distill.direction.turns[0][0] == "gold":
+    if cfg.distill.direction.supervised:
         return data.gold
     own = [name for name in (data.path, data.sentences) if name is not None]
     return (own or data.pool) + ([] if data.extra is None else listed(data.extra))

@@ -6,9 +6,11 @@ Several models, `model=[A,B]`, are scored each and together (by their mean score
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from transenc.cli import main
-from transenc.config import Evaluate, Pooling, listed
+from transenc.config import Evaluate, Pooling, check_evaluation, listed
+from transenc.errors import InputError
 from transenc.results import Line, Row, grid, write_results
 
 log = logging.getLogger("transenc")
@@ -38,6 +40,28 @@ def shorthand(argument: str) -> str:
     return argument.replace("model=", "model.path=", 1) if argument.startswith("model=") else argument
 
 
+def recognise(name: str, pooling: Pooling) -> tuple[str, dict[str, Any]]:
+    """The kind of a model, and what the loader of that kind needs to know.
+
+    Raises:
+        InputError: there is no such model, or it is a cross-encoder, and a pooling is asked for.
+    """
+    from transenc.encoders.folder import describe, find
+
+    try:
+        cross = describe(find(name).folder).cross
+    except InputError as error:
+        raise InputError(f"model={error}") from None
+    if not cross:
+        return "bi", {"pooling": pooling.name}
+    if pooling is not Pooling.auto:
+        raise InputError(
+            f"model.pooling={pooling.name}: {name} is a cross-encoder, which cannot be evaluated as a bi-encoder: it"
+            " has no sentence vectors to pool; leave model.pooling out"
+        )
+    return "cross", {"new_head": None}
+
+
 def run(cfg: Evaluate, folder: Path) -> float:
     """Leave results.csv in `folder`, print the table, return the mean over models and tasks.
 
@@ -47,31 +71,20 @@ def run(cfg: Evaluate, folder: Path) -> float:
     import numpy as np
 
     from transenc.artifact import Store  # here, so that --help need not load torch
-    from transenc.encoders.folder import describe, find
-    from transenc.errors import InputError
     from transenc.measures import bootstrap, measure, p_value, spearman
     from transenc.stages import Member, Scoring, average
     from transenc.watch import Watch, quiet
 
+    check_evaluation(cfg)
     quiet()
     if not cfg.data.test:
         raise InputError("data.test: no test set; give data.test=[FILE], or data=NAME for a known set")
-    if cfg.resamples < 0:
-        raise InputError(f"resamples={cfg.resamples}: must be at least 0")
     scoring = Scoring(Store(Path(cfg.paths.artifacts)), cfg.data, cfg.paths, cfg.trainer, Watch())
     tasks = scoring.tasks(cfg.data.test)
     members, names = [], listed(cfg.model.path)
     for number, name in enumerate(names):
-        if describe(find(name).folder).cross:
-            if cfg.model.pooling is not Pooling.auto:
-                raise InputError(
-                    f"model.pooling={cfg.model.pooling.name}: {name} is a cross-encoder, which cannot be evaluated as a"
-                    " bi-encoder: it has no sentence vectors to pool; leave model.pooling out"
-                )
-            kind, settings = "cross", {"new_head": None}
-        else:
-            kind, settings = "bi", {"pooling": cfg.model.pooling.name, "layers": None}
-        model = scoring.start(kind, name, "model", **settings, max_tokens=cfg.model.max_tokens)
+        kind, settings = recognise(name, cfg.model.pooling)
+        model = scoring.start(kind, name, "model", **settings, layers=None, max_tokens=cfg.model.max_tokens)
         members.append(Member(kind, 0, number, len(names) > 1, model))
 
     kinds = {member.kind for member in members}
@@ -120,7 +133,7 @@ def show(rows: list[Evaluated]) -> str:
             ("        to", [row.high for row in own], False),
             ("   subset mean", [row.subset_mean for row in own], False),
             ("   above model 0", others, True),
-            ("   p", [row.p for row in own], False),
+            ("   p", [None if row.p is None else f"{row.p:.3f}" for row in own], False),
         ):
             if any(value is not None for value in values):
                 lines.append((name, [*values, sum(values) / len(values)] if averaged and mean else values))

@@ -68,8 +68,9 @@ def bootstrap(raws: Sequence[np.ndarray], gold: np.ndarray, binary: bool, resamp
 def p_value(first: np.ndarray, second: np.ndarray) -> float:
     """Two-sided p-value of "no difference" between two models, from their columns of a paired `bootstrap`.
 
-    Twice the share of resamples in which the difference has the other sign; never below 1 / R.
+    Twice the share of resamples in which the difference has the other sign, with one more counted (Davison and Hinkley
+    1997, section 4.2): R resamples never say less than 2 / (R + 1).
     """
     difference = second - first
-    tail = min(np.mean(difference <= 0), np.mean(difference >= 0))
-    return float(np.clip(2 * tail, 1 / len(difference), 1.0))
+    tail = min(np.sum(difference <= 0), np.sum(difference >= 0))
+    return float(min(1.0, 2 * (tail + 1) / (len(difference) + 1)))

@@ -59,7 +59,7 @@ def write_results(path: Path, rows: Sequence[Row], kind: type[Row] = Row) -> Non
     aside.replace(path)
 
 
-Line = tuple[str, Sequence[float | None]]  # its name, and a value for each column
+Line = tuple[str, Sequence[float | str | None]]  # its name, and for each column a value, or what to show as it is
 
 
 def grid(measures: Mapping[str, str], lines: Sequence[Line], more: Sequence[str] = ()) -> str:
@@ -77,7 +77,8 @@ def grid(measures: Mapping[str, str], lines: Sequence[Line], more: Sequence[str]
     rows = [("", [head[0] for head in heads]), (title, [head[1] for head in heads])]
     if len(kinds) > 1:
         rows.append(("", [NAMES[measure][: width - 1] for measure in measures.values()]))
-    rows += [(name, ["" if v is None else f"{100 * v:.2f}" for v in values]) for name, values in lines]
+    for name, values in lines:
+        rows.append((name, ["" if v is None else v if isinstance(v, str) else f"{100 * v:.2f}" for v in values]))
     return "\n".join(f"{name:<20}{''.join(f'{cell:>{width}}' for cell in cells)}".rstrip() for name, cells in rows)
 
 

@@ -9,11 +9,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO
 
+import numpy as np
+
 from transenc.cli import complain, compose, one_line_errors
-from transenc.config import Evaluate
+from transenc.config import Evaluate, check_evaluation, listed
 from transenc.data.files import KINDS, Format, Reader, Record
 from transenc.errors import InputError, nearest
-from transenc.evaluate import shorthand
+from transenc.evaluate import recognise, shorthand
 
 USAGE = """python -m transenc.score model=MODEL FILE [column=NAME] [format=FORMAT] [data.columns.sentence1=NAME ...]
 
@@ -33,7 +35,7 @@ def run(cfg: Evaluate, reader: Reader, column: str, out: TextIO) -> None:
     """Write the reader's records, in order, each with its score in [0, 1].
 
     Args:
-        cfg: which model, and what it runs on.
+        cfg: which model, or models, whose mean score it then is, and what they run on.
         reader: of the pairs.
         column: what the scores are called.
         out: gets each chunk as soon as it is scored.
@@ -43,31 +45,31 @@ def run(cfg: Evaluate, reader: Reader, column: str, out: TextIO) -> None:
     """
     records = without(column, reader)
     first = next(records)  # so that a file that is wrong from the start is told before the model is loaded
-    encoder = load(cfg)
+    encoders = load(cfg)
     if reader.header is not None:
         out.write(reader.header + DELIMITERS[reader.kind] + column + "\n")
     for chunk in chunks(chain([first], records)):
         pairs = [record[1:3] for record in chunk if whole(record)]
-        scores = iter(encoder.predict(pairs, cfg.trainer.score_tokens) if pairs else ())
+        said = [encoder.predict(pairs, cfg.trainer.score_tokens) for encoder in encoders] if pairs else [[]]
+        scores = iter(np.mean(said, axis=0))
         for record in chunk:
             out.write(extended(record.text, reader.kind, column, f"{next(scores):.6f}" if whole(record) else ""))
         out.flush()
 
 
-def load(cfg: Evaluate) -> Any:
-    """The encoder, of the kind that its folder says, on its device."""
+def load(cfg: Evaluate) -> list[Any]:
+    """The encoders, each of the kind that its folder says, on their device."""
     from transenc.encoders import BiEncoder, CrossEncoder  # here, so that --help need not load torch
-    from transenc.encoders.folder import describe, find
     from transenc.stages import device_of
     from transenc.watch import quiet
 
     quiet()
-    path, settings = cfg.model.path, {"max_tokens": cfg.model.max_tokens}
-    if describe(find(path).folder).cross:
-        encoder = CrossEncoder.load(path, **settings)
-    else:
-        encoder = BiEncoder.load(path, pooling=cfg.model.pooling.name, **settings)
-    return encoder.to(device_of(cfg.trainer.accelerator))
+    device, encoders = device_of(cfg.trainer.accelerator), []
+    for name in listed(cfg.model.path):
+        kind, settings = recognise(name, cfg.model.pooling)
+        loaded = {"bi": BiEncoder, "cross": CrossEncoder}[kind].load(name, max_tokens=cfg.model.max_tokens, **settings)
+        encoders.append(loaded.to(device))
+    return encoders
 
 
 def without(column: str, reader: Reader) -> Iterator[Record]:
@@ -110,6 +112,7 @@ def main(arguments: Sequence[str]) -> None:
     own = {key: value for key, equals, value in said if equals and key in ("column", "format")}
     files = [key for key, equals, _ in said if not equals]
     cfg = compose("evaluate", ["data=pairs", *(shorthand("".join(a)) for a in said if a[1] and a[0] not in own)])
+    check_evaluation(cfg)
     files += [cfg.data.path] if cfg.data.path is not None else []
     column, kind = own.get("column", "score"), own.get("format")
     if len(files) != 1:
@@ -130,7 +133,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    if not sys.argv[1:] or sys.argv[1] in ("-h", "--help"):
+    if not sys.argv[1:] or {"-h", "--help"} & set(sys.argv[1:]):
         print(USAGE)
         sys.exit(0 if sys.argv[1:] else 2)
     with one_line_errors("evaluate", complain):
