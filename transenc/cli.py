@@ -46,6 +46,7 @@ def main(name: str, task: Callable[[Any, Path], float | None], shorthand: Callab
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)
     def run(cfg: Any) -> float | None:
+        sys.argv[1:] = HydraConfig.get().overrides.task  # in a sweep, what this job is without the others
         with one_line_errors(name, log.error):  # here as well, so that the error stands in the run folder's log
             return task(OmegaConf.to_object(cfg), Path(HydraConfig.get().runtime.output_dir))
 

@@ -106,7 +106,6 @@ tags: [sentence-transformers, {tag}, trans-encoder, distillation]
 # A {kind}-encoder by Trans-Encoder
 
 {first}: {made}
-The method is Liu et al., [Trans-Encoder](https://arxiv.org/abs/2109.13059), ICLR 2022.
 
 ```python
 {snippet}

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shlex
 import shutil
 import sys
 import time
@@ -57,6 +58,7 @@ class Report:
         self.cfg, self.folder, self.started = cfg, folder, time.monotonic()
         self.rows: list[Row] = []
         self.members: list[Member] = []
+        self.written: set[Path] = set()
 
     def __enter__(self) -> Self:
         # A run that goes on in the folder of a killed one tells everything again, curves of finished stages included.
@@ -68,6 +70,19 @@ class Report:
 
     def __exit__(self, *_: object) -> None:
         self.writer.close()
+
+    def path(self, kind: str, name: str) -> Path:
+        """Where to write something of a kind: "models", "labels" or "predictions"."""
+        path = self.folder / kind / name
+        self.written.add(path)
+        return path
+
+    def _sweep(self) -> None:
+        """Remove what another run left in this folder, now that all of this one's is there."""
+        for kind in ("models", "labels", "predictions"):
+            for path in (self.folder / kind).glob("*"):
+                if path not in self.written:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def scores(self, members: Sequence[Member], stages: Stages) -> None:
         """Results of one iteration's encoders of one kind; results.csv is whole after each."""
@@ -81,7 +96,7 @@ class Report:
         if self.cfg.save_predictions:
             for member in members:
                 for task, pairs in stages.tests.items():
-                    path = self.folder / "predictions" / f"{member.iteration}-{member.name}-{task}.csv"
+                    path = self.path("predictions", f"{member.iteration}-{member.name}-{task}.csv")
                     scores = stages.score(member.artifact, pairs, member.place, task) / "scores.npy"
                     write_pairs(path, pairs, gold=np.load(pairs / "gold.npy"), score=np.load(scores))
 
@@ -91,7 +106,7 @@ class Report:
         self.writer.add_histogram(f"labels/{teacher}", values, iteration)
         for fact in ("clamped", "mean", "std"):
             self.writer.add_scalar(f"labels/{teacher}/{fact}", labels.facts[fact], iteration)
-        write_pairs(self.folder / "labels" / f"{iteration}-{teacher}.csv", pairs, label=values)
+        write_pairs(self.path("labels", f"{iteration}-{teacher}.csv"), pairs, label=values)
 
     def finish(self, stages: Stages, pool: Artifact) -> float | None:
         """Select, copy the selected models, write run.json, print the table.
@@ -101,18 +116,19 @@ class Report:
         """
         reference = stages.reference()
         selected = [m for kind in self.cfg.distill.direction.students for m in self.select(kind, stages)]
-        command = "python " + " ".join(sys.argv)
+        command = shlex.join(["python", *sys.argv])
         for member in selected:
-            folder = self.folder / "models" / member.name.replace(member.kind, f"{member.kind}-encoder")
+            folder = self.path("models", member.name.replace(member.kind, f"{member.kind}-encoder"))
             copy_model(member.artifact.path, folder, self._card(member, stages, pool, command))
-        values = [value for member in selected if (value := self.value(member, stages)) is not None]
-        score = sum(values) / len(values) if values and stages.select is not Select.last else None
+        self._sweep()
+        scores = {m.name: None if stages.select is Select.last else self.value(m, stages) for m in selected}
+        score = None if None in scores.values() or not scores else sum(scores.values()) / len(scores)
         run = {
             "command": command,
             "selected": {
                 "by": stages.select.name,
                 "score": score,
-                **{m.name: {"iteration": m.iteration, "score": self.value(m, stages)} for m in selected},
+                **{m.name: {"iteration": m.iteration, "score": scores[m.name]} for m in selected},
             },
             "data": {"transductive": self.cfg.data.transductive}
             | {key: pool.facts[key] for key in ("pairs", "sentences", "shared", "dropped")},
@@ -129,13 +145,14 @@ class Report:
         starts = {kind: listed(getattr(self.cfg.model, kind)) for kind in self.cfg.distill.direction.kinds}
         names = {kind: " + ".join(f"`{public_name(name)}`" for name in listing) for kind, listing in starts.items()}
         made = {
-            Direction.both: "a bi-encoder ({bi}) and a cross-encoder ({cross}) taught each other in turn",
+            Direction.both: "a bi-encoder ({bi}) and a cross-encoder ({cross}) taught each other in turn, without"
+            " labels ([Trans-Encoder](https://arxiv.org/abs/2109.13059), Liu et al., ICLR 2022)",
             Direction.bi_to_cross: "the bi-encoder ({bi}) labelled the pairs that the cross-encoder learnt",
             Direction.cross_to_bi: "the cross-encoder ({cross}) labelled the pairs that the bi-encoder learnt",
         }.get(self.cfg.distill.direction, "supervised: it learnt human scores").format(**names)
         chosen = {
-            Select.dev: "The checkpoint and the iteration were chosen by gold development scores.",
-            Select.agreement: "They were chosen by agreement with the teacher on held-out unlabelled pairs.",
+            Select.dev: "Checkpoint and iteration were chosen by gold development scores.",
+            Select.agreement: "Checkpoint and iteration were chosen by agreement with the teacher on held-out pairs.",
             Select.last: "It is the last checkpoint of the last iteration.",
         }[stages.select]
         return card(

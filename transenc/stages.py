@@ -1,4 +1,4 @@
-"""The stages that teach, and the only place where configuration becomes objects.
+"""The stages that teach, and where the configuration of a run becomes objects.
 
 A stage is a pure step from (configuration, artifacts) to a folder (`transenc.artifact`). Those that make pairs are in
 `transenc.pairs`; the others are
@@ -125,7 +125,9 @@ def average(scores: np.ndarray, how: str) -> np.ndarray:
         return mean
     if how == "z":
         centre, deviation = scores.mean(axis=1, keepdims=True), scores.std(axis=1, keepdims=True)
-        standard = (scores - centre) / np.maximum(deviation, np.finfo(np.float64).tiny)
+        standard = np.where(
+            deviation > 1e-9, (scores - centre) / np.maximum(deviation, 1e-9), 0
+        )  # a constant says nothing
         return centre.mean() + deviation.mean() * standard.mean(axis=0)
     place = rankdata(rankdata(scores, axis=1).mean(axis=0))  # 1 to N; ties lie between two places
     return np.interp(place, np.arange(1, len(mean) + 1), np.sort(mean))
@@ -197,7 +199,7 @@ def teach(
 
 
 def _describe(folder: Path, model: PairEncoder) -> Facts:
-    # A tokenizer is the same for two models if its own files are, less the length to which each model cuts.
+    # A tokenizer is the same for two models if this file is; the lengths to which they cut are in another.
     return {"kind": model.kind, "tokenizer": file_digest(folder / "tokenizer.json")}
 
 
@@ -272,6 +274,8 @@ class Scoring:
             kind = f"{name}@{hub.HUB[name].source[1]}"  # the revision, in place of the digest that only files have
         elif Path(name).is_file():
             files, kind = [Path(name)], Path(name).suffix.lower()
+            if scored and self.data.columns.score is None:
+                raise InputError(f"{name}: has to be scored, and data.columns.score=null names no column of scores")
             form = asdict(self.data.columns) | ({} if scored else {"score": None})
             form |= {"score_min": self.data.score_min, "score_max": self.data.score_max}
             form |= {"binary": self.data.scores is Scores.binary}
@@ -366,7 +370,7 @@ class Stages(Scoring):
         data = self.data
         self.corpus: Artifact | None = None
         self.extra: list[Artifact] = []
-        if self.supervised:
+        if self.cfg.distill.direction.supervised:
             self.own = [self.read(name, True) for name in data.gold]
             return
         if data.sentences is not None:
@@ -377,10 +381,6 @@ class Stages(Scoring):
         names = [data.path] if data.path is not None else data.pool if data.sentences is None else []
         self.own = [self.read(name, False) for name in names]
         self.extra = [self.read(name, False) for name in ([] if data.extra is None else listed(data.extra))]
-
-    @property
-    def supervised(self) -> bool:
-        return self.cfg.distill.direction.turns[0][0] == "gold"
 
     def start_models(self, kind: str) -> list[Member]:
         """The start models of one kind, as iteration 0. A student cross-encoder's head is new, and untrained."""
@@ -412,17 +412,16 @@ class Stages(Scoring):
     def gather(self, starts: Mapping[str, Sequence[Member]]) -> Artifact:
         """The pairs to learn from. The first start bi-encoder finds the neighbours among single sentences."""
         data, sources = self.data, self.own
-        evaluated = [*self.dev.values(), *self.tests.values()]
-        config: dict[str, Any] = {"transductive": data.transductive, "ordered": data.ordered}
-        if self.supervised:
-            config |= {"own": len(sources)}
-            return self.store(gold, config, *sources, *evaluated, watch=self.watch, title="gold")
+        judged = [*self.dev.values(), *self.tests.values()]
         if self.corpus is not None:
             sources = [*sources, self.mine(self.corpus, starts["bi"][0])]
-        config |= {"own": len(sources), "extra": len(self.extra), "seed": data.seed}
-        config |= {"limit": None if data.flatten else data.limit, "extra_limit": data.extra_limit}
+        config: dict[str, Any] = {"own": len(sources), "ordered": data.ordered, "seed": data.seed}
         config |= {key: getattr(data.clean, key) for key in ("empty", "identical", "repeated")}
-        return self.store(gather, config, *sources, *self.extra, *evaluated, watch=self.watch, title="pool")
+        config |= {"limit": None if data.flatten else data.limit}
+        if self.cfg.distill.direction.supervised:
+            return self.store(gold, config, *sources, *judged, watch=self.watch, title="gold")
+        config |= {"extra": len(self.extra), "extra_limit": data.extra_limit, "transductive": data.transductive}
+        return self.store(gather, config, *sources, *self.extra, *judged, watch=self.watch, title="pool")
 
     def flatten(self, pool: Artifact, labels: Artifact) -> Artifact:
         """`data.limit` pairs of the pool, their start labels spread evenly."""

@@ -6,6 +6,7 @@ teacher has scored them, `flat_sample` takes pairs of every score.
 Axes: S sentences, N pairs, K neighbours, D dimensions, Q sentences searched for at once, V words.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -192,6 +193,7 @@ def _by_words(sentences: Sequence[str], neighbours: int) -> Search:
         import bm25s
     except ImportError:
         raise InputError("pairs by common words are found with bm25s: pip install bm25s") from None
+    logging.getLogger("bm25s").setLevel(logging.WARNING)  # it asks for DEBUG when it is imported
     words = bm25s.tokenize(
         sentences, lower=True, token_pattern=r"\b\w+\b", stopwords=None, allow_empty=False, show_progress=False
     )
