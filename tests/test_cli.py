@@ -1,5 +1,6 @@
 """The command line, as a person meets it: one line for a mistake, status not 0, and what Hydra offers."""
 
+import json
 import os
 import signal
 import subprocess
@@ -104,11 +105,10 @@ def test_help_and_cfg_work_without_loading_torch():
     assert "experiment: " in out
     status, out, _ = python("train.py", "--cfg", "job", "--resolve", "experiment=quickstart")
     assert (status, "bi_layers: " in out) == (0, True)
-    probe = (
-        "import sys, runpy; sys.argv = ['train.py', '--cfg', 'job']; runpy.run_path('train.py', run_name='__main__')"
-    )
-    check = f"import atexit, sys; atexit.register(lambda: print('torch' in sys.modules, file=sys.stderr)); {probe}"
-    assert python("-c", check)[2].splitlines()[-1] == "False"
+    for flags in (["--help"], ["--cfg", "job"]):
+        run = f"import sys, runpy; sys.argv = ['train.py', *{flags}]; runpy.run_path('train.py', run_name='__main__')"
+        check = "import atexit, sys; atexit.register(lambda: print('torch' in sys.modules, file=sys.stderr));"
+        assert python("-c", f"{check} {run}")[2].splitlines()[-1] == "False"
 
 
 def test_a_run_killed_at_any_moment_ends_in_the_same_bytes_when_started_again(inputs, tmp_path):
@@ -135,6 +135,9 @@ def test_a_sweep_shares_artifacts_and_gives_each_job_its_folder(inputs, tmp_path
     assert status == 0, error
     assert (tmp_path / "sweep" / "0" / "results.csv").exists()
     assert (tmp_path / "sweep" / "1" / "results.csv").exists()
+    for job in ("0", "1"):
+        command = json.loads((tmp_path / "sweep" / job / "run.json").read_text())["command"]
+        assert f"seed={job}" in command.split()
     second = out[out.index("#1 :") :]
     assert any(line.startswith("0/bi pool") and "reused" in line for line in second.splitlines())
 

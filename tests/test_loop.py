@@ -1,6 +1,7 @@
 """The whole loop on tiny models: what it leaves, what it builds again and what not, what it never sees."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from conftest import PAIRS
 
 import transenc.stages
-from transenc.artifact import Artifact, Stage, file_digest
+from transenc.artifact import Artifact, file_digest
 from transenc.cli import compose
 from transenc.encoders import BiEncoder, CrossEncoder
 from transenc.errors import InputError
@@ -68,7 +69,7 @@ class Setting:
             self.built.append((stage.name, watch.place if watch else ""))
             return stage.build(out, config, watch, *inputs)
 
-        return Stage(stage.name, stage.version, stage.ignore, build)
+        return replace(stage, build=build)
 
     def config(self, *overrides):
         return compose(
@@ -236,7 +237,7 @@ def test_an_interrupted_run_ends_in_the_same_weights_and_repeats_no_finished_sta
     name = "score" if place == "0/bi" else "teach"
     stage = getattr(transenc.stages, name)
     build = stage.build
-    monkeypatch.setattr(transenc.stages, name, Stage(stage.name, stage.version, stage.ignore, interrupt))
+    monkeypatch.setattr(transenc.stages, name, replace(stage, build=interrupt))
     with pytest.raises(KeyboardInterrupt):
         setting.run()
     before = setting.built.copy()
@@ -265,17 +266,30 @@ def test_training_never_sees_a_gold_score(setting, files, monkeypatch, tmp_path)
 
 
 @pytest.mark.parametrize("select", ["agreement", "last"])
-def test_selection_without_gold_scores_never_reads_any(setting, select):
-    """Without a development set the run selects by agreement; `last` does not select."""
-    folder = setting.run(f"distill.select={select}", "data.dev=null", "data.test=[]", "distill.iterations=2")
-    selected = json.loads((folder / "run.json").read_text())["selected"]
-    assert selected["by"] == select
-    assert pandas.read_csv(folder / "results.csv").empty
+def test_selection_without_gold_scores_never_reads_any(setting, files, select, tmp_path):
+    """Turning the gold scores upside down changes the results and nothing else."""
+    for name in ("dev", "test"):
+        table = pandas.read_csv(files / f"{name}.tsv", sep="\t")
+        table.assign(score=5 - table.score).to_csv(tmp_path / f"{name}.tsv", sep="\t", index=False)
+    settings = [f"distill.select={select}", "distill.iterations=2"]
+    first = setting.run(*settings)
+    turned = [f"data.dev={tmp_path}/dev.tsv", f"data.test=[{tmp_path}/test.tsv]"]
+    second = setting.run(*settings, *turned, f"paths.artifacts={setting.root}/other", name="other")
+    assert weights(first) == weights(second)
+    runs = [json.loads((folder / "run.json").read_text())["selected"] for folder in (first, second)]
+    assert runs[0] == runs[1]
+    assert runs[0]["by"] == select
     if select == "last":
-        assert (selected["bi"]["iteration"], selected["cross"]["iteration"]) == (2, 2)
+        assert runs[0]["bi"] == {"iteration": 2, "score": None}
         assert setting.score is None
     else:
         assert -1 <= setting.score <= 1
+
+
+def test_a_run_needs_no_gold_scores_at_all(setting):
+    folder = setting.run("data.dev=null", "data.test=[]")
+    assert json.loads((folder / "run.json").read_text())["selected"]["by"] == "agreement"
+    assert pandas.read_csv(folder / "results.csv").empty
 
 
 def test_automatic_selection_is_by_dev_if_there_is_one_and_by_agreement_if_not(setting):
@@ -334,23 +348,31 @@ def test_members_of_one_model_differ(setting):
     assert len(digests) == 2
 
 
+WIDE, NARROW = np.array([0.0, 1.0, 0.4, 0.6]), np.array([0.52, 0.50, 0.51, 0.53])
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [
+        ("mean", [0.26, 0.75, 0.455, 0.565]),
+        # Both standardised, averaged, times the mean deviation (0.36056 + 0.01118) / 2, plus the mean 0.5075.
+        ("z", [0.420184, 0.511692, 0.440163, 0.657961]),
+        # Mean ranks 2, 2.5, 2, 3.5: the ties share the places 1 and 2 of the sorted means 0.26, 0.455, 0.565, 0.75.
+        ("rank", [0.3575, 0.565, 0.3575, 0.75]),
+    ],
+)
+def test_averages_of_two_teachers_are_those_made_by_hand(how, expected):
+    for teachers in ([WIDE, NARROW], [NARROW, WIDE]):
+        np.testing.assert_allclose(transenc.stages.average(np.stack(teachers), how), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("how", ["mean", "z", "rank"])
-def test_averages_of_scores_of_one_range_agree_and_one_teacher_is_left_as_it_is(how):
-    scores = np.random.default_rng(0).random((1, 50))
-    np.testing.assert_allclose(transenc.stages.average(scores, how), scores[0])
-    same = np.stack([scores[0], scores[0]])
-    np.testing.assert_allclose(transenc.stages.average(same, how), scores[0], atol=1e-12)
-
-
-def test_a_teacher_of_wide_range_outweighs_others_in_the_plain_mean_only():
-    wide, narrow = np.array([0.0, 1.0, 0.4, 0.6]), np.array([0.52, 0.50, 0.51, 0.53])
-    for how, order in (("mean", wide), ("z", wide + 0), ("rank", wide)):
-        values = transenc.stages.average(np.stack([wide, narrow]), how)
-        if how == "mean":
-            assert list(np.argsort(values)) == list(np.argsort(order))
-        else:
-            assert list(np.argsort(values)) != list(np.argsort(order))
-        assert values.mean() == pytest.approx(np.stack([wide, narrow]).mean(), abs=0.02)
+def test_one_teacher_is_left_as_it_is_and_a_constant_one_ranks_nothing(how):
+    scores = np.random.default_rng(0).random(7)
+    np.testing.assert_array_equal(transenc.stages.average(scores[None], how), scores)
+    both = transenc.stages.average(np.stack([scores, np.full(7, 0.1)]), how)
+    assert list(np.argsort(both)) == list(np.argsort(scores))
+    assert both.mean() == pytest.approx((scores.mean() + 0.1) / 2)
 
 
 def test_labels_are_the_mean_of_the_teachers_clamped_to_the_unit_interval(tmp_path):
@@ -397,8 +419,37 @@ def test_gold_scores_teach_only_where_the_direction_says_so(setting, files, kind
     assert setting.taught() == [f"1/{kind}"]
     labels = pandas.read_csv(folder / "labels" / "1-gold.csv")
     gold = pandas.read_csv(files / "pool.tsv", sep="\t").merge(labels, on=["sentence1", "sentence2"])
+    assert len(gold) == len(labels) > 40
     np.testing.assert_allclose(gold.label, gold.score / 5, atol=1e-6)
     assert "supervised" in (folder / "models" / f"{kind}-encoder" / "README.md").read_text()
+
+
+def test_gold_pairs_are_no_part_of_an_unsupervised_run(setting, files):
+    first = setting.run()
+    second = setting.run(f"data.gold=[{files}/pool.tsv]", f"paths.artifacts={setting.root}/other", name="other")
+    assert weights(first) == weights(second)
+
+
+def test_gold_scores_of_test_pairs_never_teach(setting, files):
+    gold = f"data.gold=[{files}/pool.tsv,{files}/test.tsv]"
+    folder = setting.run("distill.direction=gold_to_cross", gold, "data.transductive=true")
+    said = json.loads((folder / "run.json").read_text())["data"]
+    assert (said["shared"], said["dropped"]["of dev or test"] > 10) == (0, True)
+
+
+def test_another_test_set_trains_nothing_anew_where_the_pool_stays_the_same(setting):
+    setting.run("data.transductive=true")
+    setting.run("data.transductive=true", "data.test=[]", "data.seed=1")
+    assert setting.taught() == []
+
+
+def test_a_run_leaves_nothing_of_an_earlier_one_in_its_folder(setting):
+    setting.run("save_predictions=true")
+    folder = setting.run("distill.direction=bi_to_cross")
+    left = sorted(
+        str(p.relative_to(folder)) for kind in ("models", "labels", "predictions") for p in folder.glob(f"{kind}/*")
+    )
+    assert left == ["labels/1-bi.csv", "models/cross-encoder"]
 
 
 def test_sentences_become_pairs_in_the_asked_shares_and_are_told(setting, files, tmp_path):
@@ -423,6 +474,9 @@ def test_a_file_of_one_sentence_makes_no_pairs(setting, tmp_path):
     (tmp_path / "corpus.txt").write_text("one sentence\none sentence\n")
     with pytest.raises(InputError, match=r"corpus.txt: pairs are made of two different sentences"):
         setting.run("data.path=null", f"data.sentences={tmp_path}/corpus.txt")
+    (tmp_path / "corpus.tsv").write_text("sentence1\tsentence2\tscore\na\tb\t1\n")
+    with pytest.raises(InputError, match=r"corpus.tsv: a table; data.sentences takes one sentence a line"):
+        setting.run("data.path=null", f"data.sentences={tmp_path}/corpus.tsv")
 
 
 def test_binary_scores_are_measured_and_selected_by_auc(setting, files, tmp_path):
@@ -509,6 +563,13 @@ def test_empty_sentences_and_repeated_pairs_are_dropped_and_counted(setting, tmp
         (["data.extra=qqp-train"], "qqp-train: the Hugging Face hub cannot be reached"),
         (["data.flatten=true"], "data.flatten=true: .*data.limit=N"),
         (["data.limit=0"], "data.limit=0: must be at least 1"),
+        (["data.extra=5"], "data.extra=5: must be a known set, a file, or a list"),
+        (["data.columns.score=null"], "dev.tsv: has to be scored, and data.columns.score=null"),
+        (["paths.artifacts=train.py"], "paths.artifacts=train.py: must be a folder, or nothing yet"),
+        (
+            ["distill.direction=gold_to_bi", "data.flatten=true", "data.limit=9"],
+            "takes no data.flatten and no data.extra",
+        ),
         (["data.mining.random=0", "data.mining.nearest=0", "data.mining.lexical=0"], "data.mining: the shares"),
         (
             ["distill.direction=bi_to_cross", "distill.iterations=2"],

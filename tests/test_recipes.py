@@ -17,6 +17,8 @@ def test_every_recipe_runs_in_a_tiny_form(recipe, files, models, tmp_path):  # n
     for kind in ("bi", "cross"):
         several = isinstance(getattr(cfg.model, kind), list)
         setattr(cfg.model, kind, tiny if several else tiny[0])
+    if isinstance(cfg.model.bi_layers, list):
+        cfg.model.bi_layers = [2, 3]
     cfg.model.reference = cfg.model.reference and tiny[0]
     binary = cfg.data.test[0] in ("qqp-test", "qnli-test", "mrpc-test")
     for name in ("pool", "dev", "test"):
