@@ -1,3 +1,3 @@
-"""Pairs: the published sets (`published`), sets of the hub (`hub`), a person's own files (`files`), pairs made of single
+"""Pairs: published sets (`published`), sets of the hub (`hub`), a person's own files (`files`), pairs made of single
 sentences (`mining`), tokens (`tokens`), batches (`module`).
 """
