@@ -3,7 +3,7 @@
     python benchmarks/layers.py [--dataset dataset] [--rounds 3] [--batch 32] [--batches 100]
 
 MiniLM on batches of STS-B pairs, grouped by length as in training; forward and backward pass in bf16, no optimiser.
-Sides alternate within each round. `padding` is what the batches hold beside real tokens. With few batches every shape has
+Sides alternate within each round. `padding` is what batches hold beside real tokens. With few batches every shape has
 been seen before, which flatters the side that has many.
 """
 
