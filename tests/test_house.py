@@ -13,7 +13,7 @@ ORDER = [  # each may import those before it, never those after
     ["config"],
     ["data.files", "data.tokens"],
     ["data.published", "data.hub", "data.mining", "data.module"],
-    ["encoders.embeddings", "encoders.folder", "encoders.framing", "encoders.layers"],
+    ["encoders.embeddings", "encoders.folder", "encoders.framing"],
     ["encoders.base"],
     ["encoders.bi", "encoders.cross"],
     ["encoders"],

@@ -76,13 +76,13 @@ def start(out: Path, config: Config, watch: Watch) -> Facts:
     return {**_describe(out, model), "summary": config["name"].partition("#")[0]}
 
 
-@stage(version=2, ignore=("batch_tokens", "accelerator"))
+@stage(version=1, ignore=("batch_tokens", "accelerator"))
 def score(out: Path, config: Config, watch: Watch, model: Artifact, tokens: Artifact) -> Facts:
-    """One encoder's similarities for one set of pairs."""
+    """One encoder's similarities for one set of pairs, in fp32."""
     encoder = ENCODERS[model.facts["kind"]].load(model.path).to(config["accelerator"])
     pairs = TokenisedPairs.load(tokens.path)
     with watch.bar("score", encoder.work(pairs), "seq") as bar:
-        raw = encoder.score(pairs, config["batch_tokens"], bar.update, config["precision"])
+        raw = encoder.score(pairs, config["batch_tokens"], bar.update)
     scores = encoder.to_score(torch.from_numpy(raw)).numpy()
     np.save(out / "raw.npy", raw)
     np.save(out / "scores.npy", scores)
@@ -92,7 +92,7 @@ def score(out: Path, config: Config, watch: Watch, model: Artifact, tokens: Arti
         facts = measure(raw, pairs.gold, tokens.facts["binary"])
         name = "auc" if tokens.facts["binary"] else "spearman"
         summary += f", {NAMES[name]} {100 * facts[name]:.2f}"
-    return {"kind": encoder.kind, "pairs": len(raw), **facts, "summary": summary}
+    return {"pairs": len(raw), **facts, "summary": summary}
 
 
 @stage(version=2)
@@ -133,7 +133,7 @@ def average(scores: np.ndarray, how: str) -> np.ndarray:
     return np.interp(place, np.arange(1, len(mean) + 1), np.sort(mean))
 
 
-@stage(version=2, ignore=("batch_tokens",))
+@stage(version=1, ignore=("batch_tokens",))
 def teach(
     out: Path, config: Config, watch: Watch, student: Artifact, tokens: Artifact, labels: Artifact, *dev: Artifact
 ) -> Facts:
@@ -169,8 +169,7 @@ def teach(
     def selection(model: PairEncoder) -> float:
         assert judged is not None
         assert truth is not None
-        raw = model.score(judged, config["batch_tokens"], precision=config["precision"])
-        return main_measure(raw, truth, binary)
+        return main_measure(model.score(judged, config["batch_tokens"]), truth, binary)
 
     with watch.bar("teach", settings["epochs"] * len(lessons.train_dataloader()), "step") as bar:
         try:
@@ -322,11 +321,10 @@ class Scoring:
         config = {"tokenizer": model.facts["tokenizer"], "folder": str(model.path)}
         return self.store(tokenise, config, pairs, watch=self.watch.at(title), title=f"tokenise {title}")
 
-    def score(self, model: Artifact, pairs: Artifact, place: str, title: str, precision: str = "32-true") -> Artifact:
+    def score(self, model: Artifact, pairs: Artifact, place: str, title: str) -> Artifact:
         """A model's similarities for a set of pairs."""
         tokens = self.tokens(pairs, model, title)
-        config = {**self._batches, "precision": precision}
-        return self.store(score, config, model, tokens, watch=self.watch.at(place), title=f"{place} {title}")
+        return self.store(score, self._batches, model, tokens, watch=self.watch.at(place), title=f"{place} {title}")
 
     @property
     def _batches(self) -> dict[str, Any]:
@@ -449,7 +447,7 @@ class Stages(Scoring):
         """Labels for the pool: the teachers' average, or the human scores that came with it."""
         if teacher == "gold":
             return pool
-        scored = [self.score(m.artifact, pool, m.place, "pool", self.precision) for m in encoders[teacher]]
+        scored = [self.score(member.artifact, pool, member.place, "pool") for member in encoders[teacher]]
         config = {"average": self.cfg.distill.average.name}
         return self.store(label, config, *scored, watch=self.watch, title=f"{iteration}/{teacher} label")
 

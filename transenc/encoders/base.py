@@ -23,7 +23,6 @@ from transenc.data.tokens import TokenisedPairs, number_sentences, tokenise
 from transenc.encoders.embeddings import UsedRows
 from transenc.encoders.folder import Description, Source, describe, find
 from transenc.encoders.framing import Framing
-from transenc.encoders.layers import speed_up
 from transenc.errors import InputError
 
 Progress = Callable[[int], Any]
@@ -53,14 +52,12 @@ class PairEncoder(pl.LightningModule, ABC):
         backbone: a transformers model.
         tokenizer: its tokenizer.
         max_tokens: length to which a sequence is cut, special tokens included.
-        first_only: whether `forward` reads the first token's last hidden state only.
     """
 
     kind: ClassVar[str]  # "bi" or "cross"
 
-    def __init__(self, backbone: torch.nn.Module, tokenizer: Any, max_tokens: int, first_only: bool):
+    def __init__(self, backbone: torch.nn.Module, tokenizer: Any, max_tokens: int):
         super().__init__()
-        speed_up(backbone, first_only)
         self.backbone, self.tokenizer, self.max_tokens = backbone, tokenizer, max_tokens
         accepted = inspect.signature(backbone.forward).parameters
         segments = "token_type_ids" in accepted and "token_type_ids" in tokenizer.model_input_names
@@ -157,13 +154,9 @@ class PairEncoder(pl.LightningModule, ABC):
 
     @torch.inference_mode()
     def score(
-        self,
-        pairs: TokenisedPairs,
-        batch_tokens: int = 4096,
-        progress: Progress = lambda count: None,
-        precision: str = "32-true",
+        self, pairs: TokenisedPairs, batch_tokens: int = 4096, progress: Progress = lambda count: None
     ) -> np.ndarray:
-        """Similarities of all pairs, as they stand (first sentence first), in eval mode.
+        """Similarities of all pairs, as they stand (first sentence first), in eval mode and fp32.
 
         Batches hold sequences of like length, so little is padding; what else is in a batch does not change a score
         beyond rounding.
@@ -172,7 +165,6 @@ class PairEncoder(pl.LightningModule, ABC):
             pairs: N tokenised pairs.
             batch_tokens: padded tokens in a batch, at most (a longer sequence is a batch of its own).
             progress: called with the number of sequences just done; there are `work(pairs)`.
-            precision: "32-true", or "bf16-mixed": matrix products in bf16, cosines and logits in fp32 as ever.
 
         Returns:
             [N] float32: cosines or logits; `to_score` makes scores of them.
@@ -180,8 +172,7 @@ class PairEncoder(pl.LightningModule, ABC):
         training = self.training
         self.eval()
         try:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
-                return self._similarities(pairs, batch_tokens, progress)
+            return self._similarities(pairs, batch_tokens, progress)
         finally:
             self.train(training)
 

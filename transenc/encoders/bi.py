@@ -30,7 +30,7 @@ class BiEncoder(PairEncoder):
     kind: ClassVar[str] = "bi"
 
     def __init__(self, backbone: torch.nn.Module, tokenizer: Any, max_tokens: int, pooling: str):
-        super().__init__(backbone, tokenizer, max_tokens, first_only=pooling == "cls")
+        super().__init__(backbone, tokenizer, max_tokens)
         self.pooling = pooling
 
     def embed(self, inputs: dict[str, Tensor]) -> Tensor:

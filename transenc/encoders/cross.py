@@ -1,7 +1,7 @@
 """The cross-encoder: both sentences in one sequence; a pair's similarity is the sigmoid of one logit."""
 
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -22,9 +22,6 @@ class CrossEncoder(PairEncoder):
     """
 
     kind: ClassVar[str] = "cross"
-
-    def __init__(self, backbone: torch.nn.Module, tokenizer: Any, max_tokens: int):
-        super().__init__(backbone, tokenizer, max_tokens, first_only=True)
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
         """[B] logits of B pairs."""
