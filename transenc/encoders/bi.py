@@ -86,11 +86,11 @@ class BiEncoder(PairEncoder):
     def _similarities(self, pairs: TokenisedPairs, batch_tokens: int, progress: Progress) -> np.ndarray:
         used, places = np.unique(pairs.pairs, return_inverse=True)
         places = places.reshape(-1, 2)
-        vectors = np.empty((len(used), self.width), dtype=np.float32)
-        self.encode(pairs, used, vectors, batch_tokens, progress)
+        vectors = torch.empty(len(used), self.width)
+        self.encode(pairs, used, vectors.numpy(), batch_tokens, progress)
         chunks = [places[start : start + CHUNK] for start in range(0, len(places), CHUNK)]
         cosines = [(vectors[chunk[:, 0]] * vectors[chunk[:, 1]]).sum(-1) for chunk in chunks]
-        return np.concatenate(cosines)
+        return torch.cat(cosines).numpy()
 
     @classmethod
     def from_source(
