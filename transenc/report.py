@@ -207,13 +207,7 @@ class Report:
             if member.iteration == 0:
                 lines.append(f"No iteration improved on the start of {member.name} by that: the start is handed back.")
         log.info("\n%s\n", "\n".join(lines))
-        names = (
-            "models",
-            "labels",
-            *(["predictions"] if self.cfg.save_predictions else []),
-            "results.csv",
-            "tensorboard",
-        )
-        for name in names:
+        predictions = ["predictions"] if self.cfg.save_predictions else []
+        for name in ("models", "labels", *predictions, "results.csv", "tensorboard"):
             log.info("%-12s %s", name, self.folder / name)
         log.info("%-12s %.0f s", "in all", time.monotonic() - self.started)

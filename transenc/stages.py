@@ -125,9 +125,8 @@ def average(scores: np.ndarray, how: str) -> np.ndarray:
         return mean
     if how == "z":
         centre, deviation = scores.mean(axis=1, keepdims=True), scores.std(axis=1, keepdims=True)
-        standard = np.where(
-            deviation > 1e-9, (scores - centre) / np.maximum(deviation, 1e-9), 0
-        )  # a constant says nothing
+        # A constant teacher says nothing; rounding leaves it a deviation of not quite 0.
+        standard = np.where(deviation > 1e-9, (scores - centre) / np.maximum(deviation, 1e-9), 0)
         return centre.mean() + deviation.mean() * standard.mean(axis=0)
     place = rankdata(rankdata(scores, axis=1).mean(axis=0))  # 1 to N; ties lie between two places
     return np.interp(place, np.arange(1, len(mean) + 1), np.sort(mean))
