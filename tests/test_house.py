@@ -10,10 +10,10 @@ from transenc.cli import CONF, SCHEMAS, compose
 PACKAGE = Path(__file__).parents[1] / "transenc"
 ORDER = [  # each may import those before it, never those after
     ["errors", "artifact", "results", "measures"],
-    ["config"],
+    ["config", "folder"],
     ["data.files", "data.tokens"],
     ["data.published", "data.hub", "data.mining", "data.module"],
-    ["encoders.embeddings", "encoders.folder", "encoders.framing"],
+    ["encoders.embeddings", "encoders.framing", "encoders.layers"],
     ["encoders.base"],
     ["encoders.bi", "encoders.cross"],
     ["encoders"],

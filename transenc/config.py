@@ -94,12 +94,12 @@ class Accelerator(Enum):
     gpu = "one GPU"
 
 
-# Training only: labelling and evaluation are in fp32. Names are Lightning's, hence the functional form.
+# Of training, labelling and selection on the way; results are reported in fp32. Names are Lightning's, hence the form.
 Precision = Enum(
     "Precision",
     {
         "auto": "bf16-mixed where the hardware computes in it, else 32-true",
-        "bf16-mixed": "matrix products in bf16, weights in fp32",
+        "bf16-mixed": "products and layers in bf16; weights, cosines, logits and losses in fp32",
         "32-true": "all in fp32",
     },
 )

@@ -46,7 +46,7 @@ def recognise(name: str, pooling: Pooling) -> tuple[str, dict[str, Any]]:
     Raises:
         InputError: there is no such model, or it is a cross-encoder, and a pooling is asked for.
     """
-    from transenc.encoders.folder import describe, find
+    from transenc.folder import describe, find
 
     try:
         cross = describe(find(name).folder).cross
@@ -73,10 +73,9 @@ def run(cfg: Evaluate, folder: Path) -> float:
     from transenc.artifact import Store  # here, so that --help need not load torch
     from transenc.measures import bootstrap, measure, p_value, spearman
     from transenc.stages import Member, Scoring, average
-    from transenc.watch import Watch, quiet
+    from transenc.watch import Watch
 
     check_evaluation(cfg)
-    quiet()
     if not cfg.data.test:
         raise InputError("data.test: no test set; give data.test=[FILE], or data=NAME for a known set")
     scoring = Scoring(Store(Path(cfg.paths.artifacts)), cfg.data, cfg.paths, cfg.trainer, Watch())

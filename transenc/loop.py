@@ -6,7 +6,6 @@ from transenc.artifact import Store
 from transenc.config import Train, check
 from transenc.report import Report
 from transenc.stages import Stages
-from transenc.watch import quiet
 
 
 def distill(cfg: Train, folder: Path) -> float | None:
@@ -21,7 +20,6 @@ def distill(cfg: Train, folder: Path) -> float | None:
         InputError: something in the configuration, the data or the models is wrong.
     """
     check(cfg)
-    quiet()
     with Report(cfg, folder) as report:
         stages = Stages(cfg, Store(Path(cfg.paths.artifacts)), report.watch)
         starts = {kind: stages.start_models(kind) for kind in cfg.distill.direction.kinds}

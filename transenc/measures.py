@@ -6,22 +6,25 @@ Axes: N pairs, M models, R resamples.
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import pearsonr, spearmanr
 
 
 def spearman(raw: np.ndarray, gold: np.ndarray) -> float:
     """Spearman's rank correlation; 0 where either side is constant, which ranks nothing."""
+    from scipy.stats import spearmanr  # here: a second to import, and a run that finds all built measures nothing
+
     return float(spearmanr(raw, gold).statistic) if np.ptp(raw) > 0 and np.ptp(gold) > 0 else 0.0
 
 
 def pearson(raw: np.ndarray, gold: np.ndarray) -> float:
     """Pearson's correlation; 0 where either side is constant."""
+    from scipy.stats import pearsonr
+
     return float(pearsonr(raw, gold).statistic) if np.ptp(raw) > 0 and np.ptp(gold) > 0 else 0.0
 
 
 def auc(raw: np.ndarray, gold: np.ndarray) -> float:
     """Area under the ROC curve of 0/1 gold scores: how often a 1 lies above a 0; 0.5 where gold has but one of them."""
-    from sklearn.metrics import roc_auc_score  # here: a second to import, for binary tasks only
+    from sklearn.metrics import roc_auc_score
 
     return float(roc_auc_score(gold, raw)) if np.ptp(gold) > 0 else 0.5
 

@@ -23,7 +23,6 @@ from transenc.data.files import Format, Pair, read_file, read_sentences
 from transenc.data.mining import flat_sample
 from transenc.data.mining import mine as mine_pairs
 from transenc.data.tokens import TokenisedPairs, number_sentences
-from transenc.encoders import BiEncoder
 from transenc.errors import InputError
 from transenc.watch import Watch
 
@@ -84,6 +83,8 @@ def corpus(out: Path, config: Config, watch: Watch) -> Facts:
 @stage(version=1, ignore=("batch_tokens", "accelerator"))
 def embed(out: Path, config: Config, watch: Watch, model: Artifact, tokens: Artifact) -> Facts:
     """A bi-encoder's vector of each sentence: [S, D] float16 of length 1, precise enough to tell neighbours."""
+    from transenc.encoders import BiEncoder  # here: see `transenc.stages`
+
     encoder = BiEncoder.load(model.path).to(config["accelerator"])
     corpus = TokenisedPairs.load(tokens.path)
     shape = (len(corpus.lengths), encoder.width)

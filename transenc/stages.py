@@ -18,29 +18,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from scipy.stats import rankdata
-from transformers import AutoTokenizer
 
 from transenc.artifact import Artifact, Store, file_digest, stage
 from transenc.config import Accelerator, Data, Paths, Precision, Scores, Select, Start, Train, Trainer, listed
 from transenc.data import hub, published
-from transenc.data.module import PairDataModule
 from transenc.data.tokens import TokenisedPairs
 from transenc.data.tokens import tokenise as tokenise_pairs
-from transenc.encoders import BiEncoder, CrossEncoder, Learning, PairEncoder
-from transenc.encoders.folder import find
 from transenc.errors import InputError, nearest
+from transenc.folder import find
 from transenc.measures import main_measure, measure
 from transenc.pairs import Config, Facts, corpus, embed, flatten, gather, gold, mine, read, sentences_of, spread
 from transenc.results import NAMES, Row
-from transenc.teaching import teach as teach_student
-from transenc.watch import Watch
+from transenc.watch import Watch, quiet
 
-ENCODERS: dict[str, type[PairEncoder]] = {"bi": BiEncoder, "cross": CrossEncoder}
+if TYPE_CHECKING:
+    from transenc.encoders import PairEncoder
+
 KNOWN = (*published.PUBLISHED, *hub.HUB)  # sets of pairs that have a name
 
 
@@ -49,12 +46,23 @@ def stem(name: str) -> str:
     return name if name in KNOWN else Path(name).stem
 
 
-# The stages themselves: plain values in `config`, a folder out.
+# The stages themselves: plain values in `config`, a folder out. What takes seconds to import is imported by the stage
+# that needs it, so that a run which finds everything built starts at once.
+
+
+def encoder_class(kind: str) -> "type[PairEncoder]":
+    from transenc.encoders import BiEncoder, CrossEncoder
+
+    quiet()
+    return {"bi": BiEncoder, "cross": CrossEncoder}[kind]
 
 
 @stage(version=1, ignore=("folder",))
 def tokenise(out: Path, config: Config, watch: Watch, pairs: Artifact) -> Facts:
     """The tokens of a set of pairs; models that share a tokenizer share them."""
+    from transformers import AutoTokenizer
+
+    quiet()
     tokenizer = AutoTokenizer.from_pretrained(config["folder"])
     sentences = sentences_of(pairs)
     gold = np.load(pairs / "gold.npy") if (pairs / "gold.npy").exists() else None
@@ -69,20 +77,20 @@ def tokenise(out: Path, config: Config, watch: Watch, pairs: Artifact) -> Facts:
 def start(out: Path, config: Config, watch: Watch) -> Facts:
     """The model a person named, as the kind of encoder it is to be, in our own folder layout."""
     try:
-        model = ENCODERS[config["kind"]].load(config["name"], **config["settings"])
+        model = encoder_class(config["kind"]).load(config["name"], **config["settings"])
     except InputError as error:
         raise InputError(f"{config['key']}={error}") from None
     model.save(out)
     return {**_describe(out, model), "summary": config["name"].partition("#")[0]}
 
 
-@stage(version=1, ignore=("batch_tokens", "accelerator"))
+@stage(version=2, ignore=("batch_tokens", "accelerator"))
 def score(out: Path, config: Config, watch: Watch, model: Artifact, tokens: Artifact) -> Facts:
-    """One encoder's similarities for one set of pairs, in fp32."""
-    encoder = ENCODERS[model.facts["kind"]].load(model.path).to(config["accelerator"])
+    """One encoder's similarities for one set of pairs."""
+    encoder = encoder_class(model.facts["kind"]).load(model.path).to(config["accelerator"])
     pairs = TokenisedPairs.load(tokens.path)
     with watch.bar("score", encoder.work(pairs), "seq") as bar:
-        raw = encoder.score(pairs, config["batch_tokens"], bar.update)
+        raw = encoder.score(pairs, config["batch_tokens"], bar.update, config["precision"])
     scores = encoder.to_score(torch.from_numpy(raw)).numpy()
     np.save(out / "raw.npy", raw)
     np.save(out / "scores.npy", scores)
@@ -92,7 +100,7 @@ def score(out: Path, config: Config, watch: Watch, model: Artifact, tokens: Arti
         facts = measure(raw, pairs.gold, tokens.facts["binary"])
         name = "auc" if tokens.facts["binary"] else "spearman"
         summary += f", {NAMES[name]} {100 * facts[name]:.2f}"
-    return {"pairs": len(raw), **facts, "summary": summary}
+    return {"kind": encoder.kind, "pairs": len(raw), **facts, "summary": summary}
 
 
 @stage(version=2)
@@ -128,17 +136,23 @@ def average(scores: np.ndarray, how: str) -> np.ndarray:
         # A constant teacher says nothing; rounding leaves it a deviation of not quite 0.
         standard = np.where(deviation > 1e-9, (scores - centre) / np.maximum(deviation, 1e-9), 0)
         return centre.mean() + deviation.mean() * standard.mean(axis=0)
+    from scipy.stats import rankdata
+
     place = rankdata(rankdata(scores, axis=1).mean(axis=0))  # 1 to N; ties lie between two places
     return np.interp(place, np.arange(1, len(mean) + 1), np.sort(mean))
 
 
-@stage(version=1, ignore=("batch_tokens",))
+@stage(version=2, ignore=("batch_tokens",))
 def teach(
     out: Path, config: Config, watch: Watch, student: Artifact, tokens: Artifact, labels: Artifact, *dev: Artifact
 ) -> Facts:
     """A student taught the labels; kept is its best checkpoint by the selection that `config` names, or its last."""
+    from transenc.data.module import PairDataModule
+    from transenc.encoders import Learning
+    from transenc.teaching import teach as teach_student
+
     settings, seed = config["teaching"], config["seed"]
-    encoder = ENCODERS[student.facts["kind"]].load(student.path)
+    encoder = encoder_class(student.facts["kind"]).load(student.path)
     encoder.learning = Learning(**{k: settings[k] for k in ("loss", "learning_rate", "warmup", "weight_decay")})
     pairs, targets = TokenisedPairs.load(tokens.path), np.load(labels / "labels.npy")
     judged: TokenisedPairs | None = None
@@ -165,10 +179,11 @@ def teach(
         seed=seed,
     )
 
-    def selection(model: PairEncoder) -> float:
+    def selection(model: "PairEncoder") -> float:
         assert judged is not None
         assert truth is not None
-        return main_measure(model.score(judged, config["batch_tokens"]), truth, binary)
+        raw = model.score(judged, config["batch_tokens"], precision=config["precision"])
+        return main_measure(raw, truth, binary)
 
     with watch.bar("teach", settings["epochs"] * len(lessons.train_dataloader()), "step") as bar:
         try:
@@ -197,7 +212,7 @@ def teach(
     return {**_describe(out, encoder), **facts}
 
 
-def _describe(folder: Path, model: PairEncoder) -> Facts:
+def _describe(folder: Path, model: "PairEncoder") -> Facts:
     # A tokenizer is the same for two models if this file is; the lengths to which they cut are in another.
     return {"kind": model.kind, "tokenizer": file_digest(folder / "tokenizer.json")}
 
@@ -320,10 +335,11 @@ class Scoring:
         config = {"tokenizer": model.facts["tokenizer"], "folder": str(model.path)}
         return self.store(tokenise, config, pairs, watch=self.watch.at(title), title=f"tokenise {title}")
 
-    def score(self, model: Artifact, pairs: Artifact, place: str, title: str) -> Artifact:
+    def score(self, model: Artifact, pairs: Artifact, place: str, title: str, precision: str = "32-true") -> Artifact:
         """A model's similarities for a set of pairs."""
         tokens = self.tokens(pairs, model, title)
-        return self.store(score, self._batches, model, tokens, watch=self.watch.at(place), title=f"{place} {title}")
+        config = {**self._batches, "precision": precision}
+        return self.store(score, config, model, tokens, watch=self.watch.at(place), title=f"{place} {title}")
 
     @property
     def _batches(self) -> dict[str, Any]:
@@ -446,7 +462,7 @@ class Stages(Scoring):
         """Labels for the pool: the teachers' average, or the human scores that came with it."""
         if teacher == "gold":
             return pool
-        scored = [self.score(member.artifact, pool, member.place, "pool") for member in encoders[teacher]]
+        scored = [self.score(m.artifact, pool, m.place, "pool", self.precision) for m in encoders[teacher]]
         config = {"average": self.cfg.distill.average.name}
         return self.store(label, config, *scored, watch=self.watch, title=f"{iteration}/{teacher} label")
 

@@ -4,12 +4,14 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import transformers
 from tqdm import tqdm
 
 
 def quiet() -> None:
     """Keep the libraries' own remarks (devices found, tips, loading bars) off the terminal."""
+    import pytorch_lightning  # noqa: F401  # sets its logger's level when imported
+    import transformers
+
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()

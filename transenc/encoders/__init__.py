@@ -1,5 +1,5 @@
 """The two encoders. Read `base` (the training step, the optimiser), then `bi` and `cross`; `framing` makes the model's
-inputs from tokens, `folder` finds and describes model folders.
+inputs from tokens, and `layers` runs the backbone fast on a CPU.
 """
 
 from transenc.encoders.base import Learning, PairEncoder

@@ -21,9 +21,10 @@ from transformers import AutoConfig, AutoTokenizer
 
 from transenc.data.tokens import TokenisedPairs, number_sentences, tokenise
 from transenc.encoders.embeddings import UsedRows
-from transenc.encoders.folder import Description, Source, describe, find
 from transenc.encoders.framing import Framing
+from transenc.encoders.layers import speed_up
 from transenc.errors import InputError
+from transenc.folder import Description, Source, describe, find
 
 Progress = Callable[[int], Any]
 
@@ -52,12 +53,14 @@ class PairEncoder(pl.LightningModule, ABC):
         backbone: a transformers model.
         tokenizer: its tokenizer.
         max_tokens: length to which a sequence is cut, special tokens included.
+        first_only: whether `forward` reads the first token's last hidden state only.
     """
 
     kind: ClassVar[str]  # "bi" or "cross"
 
-    def __init__(self, backbone: torch.nn.Module, tokenizer: Any, max_tokens: int):
+    def __init__(self, backbone: torch.nn.Module, tokenizer: Any, max_tokens: int, first_only: bool):
         super().__init__()
+        speed_up(backbone, first_only)
         self.backbone, self.tokenizer, self.max_tokens = backbone, tokenizer, max_tokens
         accepted = inspect.signature(backbone.forward).parameters
         segments = "token_type_ids" in accepted and "token_type_ids" in tokenizer.model_input_names
@@ -154,9 +157,13 @@ class PairEncoder(pl.LightningModule, ABC):
 
     @torch.inference_mode()
     def score(
-        self, pairs: TokenisedPairs, batch_tokens: int = 4096, progress: Progress = lambda count: None
+        self,
+        pairs: TokenisedPairs,
+        batch_tokens: int = 4096,
+        progress: Progress = lambda count: None,
+        precision: str = "32-true",
     ) -> np.ndarray:
-        """Similarities of all pairs, as they stand (first sentence first), in eval mode and fp32.
+        """Similarities of all pairs, as they stand (first sentence first), in eval mode.
 
         Batches hold sequences of like length, so little is padding; what else is in a batch does not change a score
         beyond rounding.
@@ -165,6 +172,7 @@ class PairEncoder(pl.LightningModule, ABC):
             pairs: N tokenised pairs.
             batch_tokens: padded tokens in a batch, at most (a longer sequence is a batch of its own).
             progress: called with the number of sequences just done; there are `work(pairs)`.
+            precision: "32-true", or "bf16-mixed": matrix products in bf16, cosines and logits in fp32 as ever.
 
         Returns:
             [N] float32: cosines or logits; `to_score` makes scores of them.
@@ -172,7 +180,8 @@ class PairEncoder(pl.LightningModule, ABC):
         training = self.training
         self.eval()
         try:
-            return self._similarities(pairs, batch_tokens, progress)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
+                return self._similarities(pairs, batch_tokens, progress)
         finally:
             self.train(training)
 
@@ -193,7 +202,7 @@ class PairEncoder(pl.LightningModule, ABC):
 
     @classmethod
     def load(cls, name: str | Path, **settings: Any) -> Self:
-        """Load from a folder, a package or the hub (`transenc.encoders.folder`), in fp32 and eval mode.
+        """Load from a folder, a package or the hub (`transenc.folder`), in fp32 and eval mode.
 
         Args:
             name: of the model.

@@ -13,8 +13,8 @@ from transformers import MODEL_MAPPING, AutoModel
 
 from transenc.data.tokens import TokenisedPairs
 from transenc.encoders.base import PairEncoder, Progress, batches, load_backbone, load_parts
-from transenc.encoders.folder import Description, Source
 from transenc.errors import InputError
+from transenc.folder import Description, Source
 
 CHUNK = 65536  # pairs whose vectors are held at once
 
@@ -30,7 +30,7 @@ class BiEncoder(PairEncoder):
     kind: ClassVar[str] = "bi"
 
     def __init__(self, backbone: torch.nn.Module, tokenizer: Any, max_tokens: int, pooling: str):
-        super().__init__(backbone, tokenizer, max_tokens)
+        super().__init__(backbone, tokenizer, max_tokens, first_only=pooling == "cls")
         self.pooling = pooling
 
     def embed(self, inputs: dict[str, Tensor]) -> Tensor:

@@ -1,7 +1,7 @@
 """The cross-encoder: both sentences in one sequence; a pair's similarity is the sigmoid of one logit."""
 
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -10,8 +10,8 @@ from transformers import AutoModelForSequenceClassification
 
 from transenc.data.tokens import TokenisedPairs
 from transenc.encoders.base import PairEncoder, Progress, batches, load_backbone, load_parts
-from transenc.encoders.folder import Description, Source
 from transenc.errors import InputError
+from transenc.folder import Description, Source
 
 
 class CrossEncoder(PairEncoder):
@@ -22,6 +22,9 @@ class CrossEncoder(PairEncoder):
     """
 
     kind: ClassVar[str] = "cross"
+
+    def __init__(self, backbone: torch.nn.Module, tokenizer: Any, max_tokens: int):
+        super().__init__(backbone, tokenizer, max_tokens, first_only=True)
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
         """[B] logits of B pairs."""

