@@ -210,7 +210,7 @@ def test_a_hub_model_in_the_local_cache_loads_by_name_and_revision(bert, tmp_pat
     (cached / "snapshots").mkdir()
     (cached / "snapshots" / commit).symlink_to(bert)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    from transenc.encoders import folder
+    from transenc import folder
 
     source = folder.find("some/model")
     assert (source.weights, source.revision, source.folder.name) == ("some/model", "main", commit)

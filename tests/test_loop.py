@@ -249,9 +249,9 @@ def test_an_interrupted_run_ends_in_the_same_weights_and_repeats_no_finished_sta
 
 def test_training_never_sees_a_gold_score(setting, files, monkeypatch, tmp_path):
     """The pool's artifacts have no place for scores, and other scores in its file change no weight."""
-    taught, module = [], transenc.stages.PairDataModule
+    taught, module = [], transenc.data.module.PairDataModule
     monkeypatch.setattr(
-        transenc.stages, "PairDataModule", lambda pairs, *a, **k: taught.append(pairs) or module(pairs, *a, **k)
+        transenc.data.module, "PairDataModule", lambda pairs, *a, **k: taught.append(pairs) or module(pairs, *a, **k)
     )
     first = setting.run()
     pool = pandas.read_csv(files / "pool.tsv", sep="\t")
@@ -497,13 +497,13 @@ def test_binary_scores_are_measured_and_selected_by_auc(setting, files, tmp_path
 
 
 def test_ordered_pairs_are_never_turned_round(setting, monkeypatch):
-    module, orders = transenc.stages.PairDataModule, []
+    module, orders = transenc.data.module.PairDataModule, []
 
     def watched(*arguments, both_orders, **settings):
         orders.append(both_orders)
         return module(*arguments, both_orders=both_orders, **settings)
 
-    monkeypatch.setattr(transenc.stages, "PairDataModule", watched)
+    monkeypatch.setattr(transenc.data.module, "PairDataModule", watched)
     setting.run("data.ordered=true")
     assert orders == [False, False]
 
