@@ -9,6 +9,7 @@ import pandas
 import pytest
 from conftest import PAIRS
 
+import transenc.data.module
 import transenc.stages
 from transenc.artifact import Artifact, file_digest
 from transenc.cli import compose
