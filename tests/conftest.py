@@ -8,6 +8,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: no test m
 import pytest
 import torch
 import transformers as hf
+from hypothesis import HealthCheck, settings
 from tokenizers import pre_tokenizers
 from tokenizers.models import WordPiece
 from tokenizers.processors import TemplateProcessing
@@ -15,6 +16,13 @@ from tokenizers.processors import TemplateProcessing
 from transenc.watch import quiet
 
 quiet()
+
+# Too slow is a hang, not a busy machine; the same cases each time, so that a change that breaks none stays green.
+settings.register_profile(
+    "short", max_examples=200, deadline=10_000, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("long", settings.get_profile("short"), max_examples=10_000, derandomize=False)
+settings.load_profile("short")
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz.,0123456789"
 WORDS = "the a man woman dog cat is eats runs sleeps in park house food".split()

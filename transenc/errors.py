@@ -11,6 +11,10 @@ class InputError(ValueError):
     traceback.
     """
 
+    def __init__(self, message: str):
+        # What it repeats of files and names may hold line breaks, or codes that a terminal would obey.
+        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
+
 
 def nearest(word: str, words: Iterable[str], listed: bool = False) -> str:
     """`; did you mean ...?` for a misspelt word, with the whole list where asked; else where to look."""

@@ -14,6 +14,7 @@ A stage is a pure step from (configuration, artifacts) to a folder (`transenc.ar
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import Enum
@@ -269,6 +270,13 @@ class Member:
         return "reference" if self.iteration is None else f"{self.iteration}/{self.name}"
 
 
+def _digest(path: Path) -> str:
+    try:
+        return file_digest(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+
+
 class Scoring:
     """Sets of pairs and similarities as artifacts: `data`, `paths` and `trainer` bound to a store."""
 
@@ -286,7 +294,7 @@ class Scoring:
             local = hub.find(name, self.dataset)
             files = [] if local is None else [local]
             kind = f"{name}@{hub.HUB[name].source[1]}"  # the revision, in place of the digest that only files have
-        elif Path(name).is_file():
+        elif os.path.isfile(name):
             files, kind = [Path(name)], Path(name).suffix.lower()
             if scored and self.data.columns.score is None:
                 raise InputError(f"{name}: has to be scored, and data.columns.score=null names no column of scores")
@@ -302,7 +310,7 @@ class Scoring:
             "name": name,
             "kind": kind,
             "files": [str(path) for path in files],
-            "digests": [file_digest(path) for path in files],
+            "digests": [_digest(path) for path in files],
             "scored": scored,
             "format": form,
             "strip": self.data.clean.blanks,
@@ -389,9 +397,9 @@ class Stages(Scoring):
             self.own = [self.read(name, True) for name in data.gold]
             return
         if data.sentences is not None:
-            if not Path(data.sentences).is_file():
+            if not os.path.isfile(data.sentences):
                 raise InputError(f"data.sentences={data.sentences}: no such file")
-            config = {"file": data.sentences, "digest": file_digest(Path(data.sentences))}
+            config = {"file": data.sentences, "digest": _digest(Path(data.sentences))}
             self.corpus = self.store(corpus, config, watch=self.watch, title=f"read {stem(data.sentences)}")
         names = [data.path] if data.path is not None else data.pool if data.sentences is None else []
         self.own = [self.read(name, False) for name in names]

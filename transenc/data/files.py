@@ -4,10 +4,12 @@ import codecs
 import csv
 import io
 import json
+import os
 import sys
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +17,7 @@ from transenc.errors import InputError
 
 KINDS = ("csv", "tsv", "jsonl", "txt", "parquet")  # txt: sentence1||sentence2 lines
 STDIN = Path("-")
+SHOWN = 40  # characters of what is wrong that an error repeats
 
 
 class Pair(NamedTuple):
@@ -71,7 +74,7 @@ class Format:
             return parse_score(written, self.score_min, self.score_max, where)
         score = parse_score(written, float("-inf"), float("inf"), where)
         if score not in (0, 1):
-            raise InputError(f"{where}: the label {written} is neither 0 nor 1")
+            raise InputError(f"{where}: the label {written!s:.{SHOWN}} is neither 0 nor 1")
         return score
 
 
@@ -105,10 +108,11 @@ def parse_score(text: Any, low: float, high: float, where: str) -> float:
     """
     try:
         score = float(text)
-    except (TypeError, ValueError):
-        raise InputError(f"{where}: the score {text!r} is not a number") from None
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(f"{where}: the score {text!r:.{SHOWN}} is not a number") from None
     if not low <= score <= high:
-        raise InputError(f"{where}: the score {text} is not in [{low:g}, {high:g}]; see data.score_min, data.score_max")
+        belongs = f"[{low:g}, {high:g}]; see data.score_min, data.score_max"
+        raise InputError(f"{where}: the score {text!s:.{SHOWN}} is not in {belongs}")
     return score
 
 
@@ -208,7 +212,8 @@ class Reader:
                     text.clear()
             except csv.Error as error:
                 where = f"{self.path}:{reader.line_num}"
-                raise InputError(f"{where}: {error}; is it comma-separated, with closed quotes?") from None
+                reason = str(error).partition(" - ")[0]  # what follows is advice to who wrote the program
+                raise InputError(f"{where}: {reason}; is it comma-separated, with closed quotes?") from None
 
         return self._table(rows(), ",")
 
@@ -236,9 +241,11 @@ class Reader:
     def _find(self, column: str, header: list[str]) -> int:
         if column not in header:
             raise InputError(
-                f"{self.path}:1: no column {column!r} among {', '.join(map(repr, header[:8]))}; name yours with"
+                f"{self.path}:1: no column {column!r} among {_some(header)}; name yours with"
                 " data.columns.sentence1=..., .sentence2=..., .score=..., or number them from 0 if there is no header"
             )
+        if header.count(column) > 1:
+            raise InputError(f"{self.path}:1: {header.count(column)} columns are called {column!r}; rename all but one")
         return header.index(column)
 
     def _jsonl(self) -> Iterator[Record]:
@@ -248,7 +255,7 @@ class Reader:
             where = f"{self.path}:{number}"
             try:
                 row = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:  # the latter: brackets in brackets in brackets
                 raise InputError(f"{where}: not JSON ({error})") from None
             if not isinstance(row, dict):
                 raise InputError(f"{where}: a JSON object belongs here, not {type(row).__name__}")
@@ -260,10 +267,13 @@ class Reader:
         def rows() -> Iterator[dict[str, Any]]:
             try:
                 with ParquetFile(self.path) as file:
+                    names = file.schema_arrow.names
+                    if len(set(names)) < len(names):
+                        raise ValueError(f"two columns of one name among {_some(names)}")
                     for batch in file.iter_batches(batch_size=1024):
                         yield from batch.to_pylist()
-            except (OSError, ValueError) as error:
-                reason = str(error).splitlines()[0]
+            except Exception as error:  # each kind of damage, and of cell that Python cannot hold, has one of its own
+                reason = str(error).partition("\n")[0]
                 raise InputError(f"{self.path}: not a readable parquet file ({reason})") from None
 
         _check(self.path)
@@ -276,17 +286,21 @@ class Reader:
         for column in (form.sentence1, form.sentence2):
             if not isinstance(row.get(str(column)), str):
                 raise InputError(
-                    f"{where}: no text in {str(column)!r} (there are {', '.join(map(repr, list(row)[:8]))}); name your"
-                    " columns with data.columns.sentence1=..., .sentence2=..., .score=..."
+                    f"{where}: no text in {str(column)!r} (there are {_some(row)}); name your columns with"
+                    " data.columns.sentence1=..., .sentence2=..., .score=..."
                 )
         # JSON can spell half a surrogate pair, which is no character and cannot be written again.
         first, second = (row[str(c)].encode("utf-8", "replace").decode() for c in (form.sentence1, form.sentence2))
         return Record(where, first, second, None if form.score is None else row.get(str(form.score)), text)
 
 
+def _some(names: Collection[str]) -> str:
+    return ", ".join(f"{name!r:.{SHOWN}}" for name in islice(names, 8))
+
+
 def _check(path: Path) -> None:
-    if not path.is_file():
-        raise InputError(f"{path}: {'is not a file' if path.exists() else 'no such file'}")
+    if not os.path.isfile(path):  # Path.is_file raises where a name is too long or a folder closed
+        raise InputError(f"{path}: {'is not a file' if os.path.exists(path) else 'no such file'}")
 
 
 def _lines(path: Path) -> Iterator[str]:
@@ -294,17 +308,30 @@ def _lines(path: Path) -> Iterator[str]:
     if path != STDIN:
         _check(path)
     empty = True
-    with nullcontext(sys.stdin.buffer) if path == STDIN else path.open("rb") as file:
-        for number, raw in enumerate(file, 1):
-            try:
-                line = (raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw).decode()
-            except UnicodeDecodeError as error:
-                byte = error.object[error.start]
-                raise InputError(f"{path}:{number}: not UTF-8 (byte 0x{byte:02x}); save it as UTF-8") from None
-            empty = empty and not line.strip()
-            yield line
+    try:
+        with nullcontext(sys.stdin.buffer) if path == STDIN else path.open("rb") as file:
+            for number, raw in enumerate(file, 1):
+                line = _decoded(raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw, f"{path}:{number}")
+                if number == 1 and not line.endswith("\n") and "\r" in line.rstrip("\r"):
+                    raise InputError(f"{path}: lines end in carriage returns alone; save it with line feeds")
+                empty = empty and not line.strip()
+                yield line
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     if empty:
         raise InputError(f"{path}: the file is empty")
+
+
+def _decoded(raw: bytes, where: str) -> str:
+    try:
+        line = raw.decode()
+    except UnicodeDecodeError as error:
+        byte = raw[error.start]
+    else:
+        if "\0" not in line:
+            return line
+        byte = 0  # valid, but no text: every other byte of UTF-16 without a mark is one
+    raise InputError(f"{where}: not UTF-8 (byte 0x{byte:02x}); save it as UTF-8")
 
 
 def _bare_lines(path: Path) -> Iterator[str]:

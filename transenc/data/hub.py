@@ -8,6 +8,7 @@ pairs. GLUE publishes no scores for the test pairs of QQP and QNLI, so parts of 
 this is the paper's own split; its QQP pairs came from another distribution of the same data.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,7 +83,7 @@ def find(name: str, dataset: Path) -> Path | None:
     """The local file of a set, or None: then it is the hub's."""
     one = HUB[name]
     paths = [dataset / one.task / f"{one.split}{suffix}" for suffix in SUFFIXES]
-    return next((path for path in paths if path.is_file()), None)
+    return next((path for path in paths if os.path.isfile(path)), None)
 
 
 def read(name: str, path: Path | None, scored: bool) -> list[Pair]:

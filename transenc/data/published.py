@@ -5,6 +5,7 @@ a reader that mishandles quotes loses rows without an error. STS15 and STS16 hol
 8,500 and 7,997 of 9,183): they are pairs to learn from, and not part of a test.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from transenc.data.files import Pair, one_line, parse_score, read_lines
 from transenc.errors import InputError
 
 QUICKSTART = Path(__file__).parent / "quickstart"
+_RESTORE = "git checkout -- transenc/data/quickstart"
 
 
 @dataclass(frozen=True)
@@ -110,9 +112,9 @@ PUBLISHED = {
     "sickr-dev": _sick_splits(500, "trial"),
     "sickr-test": _sick_splits(4927, "test_annotated"),
     "sickr-all": _sick_splits(9927, "train", "trial", "test_annotated"),
-    "quickstart-train": Published((str(QUICKSTART / "train.tsv"),), 1448, 0, _quickstart, ""),
-    "quickstart-dev": Published((str(QUICKSTART / "dev.tsv"),), 205, 205, _quickstart, ""),
-    "quickstart-test": Published((str(QUICKSTART / "test.tsv"),), 409, 409, _quickstart, ""),
+    "quickstart-train": Published((str(QUICKSTART / "train.tsv"),), 1448, 0, _quickstart, _RESTORE),
+    "quickstart-dev": Published((str(QUICKSTART / "dev.tsv"),), 205, 205, _quickstart, _RESTORE),
+    "quickstart-test": Published((str(QUICKSTART / "test.tsv"),), 409, 409, _quickstart, _RESTORE),
 }
 
 
@@ -125,7 +127,7 @@ def find(name: str, dataset: Path) -> list[Path]:
     published = PUBLISHED[name]
     paths = [dataset / file for file in published.files]
     for path in paths:
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise InputError(
                 f"{name}: {path} is missing; get it with '{published.get}', or point paths.dataset at the folder"
             )
