@@ -42,14 +42,20 @@ fetch() { # URL FILE
     [ -z "${failed:-}" ] || stop "cannot fetch $1; run it again, or set BASE_URL to a mirror"
 }
 
-unpack() { # ZIP DIR
-    if command -v unzip >/dev/null 2>&1; then
-        unzip -q -o "$1" -d "$2" || stop "$1 is no zip archive; run it again"
+unpack() { # ARCHIVE DIR
+    mkdir "$2"
+    if [ "${1%.tar.gz}" != "$1" ]; then
+        tar -xzf "$1" -C "$2" || failed=1
+    elif command -v unzip >/dev/null 2>&1; then
+        unzip -q -o "$1" -d "$2" || failed=1
     elif command -v python3 >/dev/null 2>&1; then
-        python3 -m zipfile -e "$1" "$2" || stop "$1 is no zip archive; run it again"
+        python3 -m zipfile -e "$1" "$2" || failed=1
     else
         stop "neither unzip nor python3 is installed"
     fi
+    [ -z "${failed:-}" ] || stop "$1 is no whole archive; run it again"
+    # A link may lead anywhere, and what is done to it is done there.
+    [ -z "$(find "$2" ! -type f ! -type d)" ] || stop "$1 holds links; is the address right?"
 }
 
 sha256() { # of standard input
@@ -83,8 +89,7 @@ stsbenchmark() {
         return
     fi
     fetch "$sts/4/48/Stsbenchmark.tar.gz" "$work/stsb.tar.gz"
-    mkdir "$work/stsb"
-    tar -xzf "$work/stsb.tar.gz" -C "$work/stsb" || stop "$work/stsb.tar.gz is no archive; run it again"
+    unpack "$work/stsb.tar.gz" "$work/stsb"
     rm -f "$work/stsb/stsbenchmark/correlation.pl"
     check "$work/stsb/stsbenchmark" 8628 59d04ef5a9b42ffa4b88f49433731d290db8afdd5b5e3a0d72e85d82c955feda \
         sts-train.csv sts-dev.csv sts-test.csv
