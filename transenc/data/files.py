@@ -160,8 +160,8 @@ class Reader:
         names: the columns of the record that was read last, empty where nothing names them.
 
     Raises:
-        InputError: while reading: the file is missing, empty or undecodable, or holds no pair, lacks a column, or a row
-            is too short or longer than the header; names the file and the line.
+        InputError: while reading: the file is missing, empty or undecodable, or holds no pair, lacks a column or has it
+            twice, or a row is too short or longer than the header; names the file and the line.
     """
 
     def __init__(self, path: Path, form: Format, kind: str | None = None):
