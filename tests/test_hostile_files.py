@@ -312,6 +312,12 @@ def test_a_common_fault_is_named(tmp_path, name, content, says):
         read_file(tmp_path / name, form)
 
 
+def test_half_a_character_is_read_as_one_that_can_be_written(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"sentence1": "a \\ud83d", "sentence2": "b", "score": 1}')
+    assert sound(read_file(path, NAMED))
+
+
 def test_a_cell_that_python_cannot_hold_is_refused(tmp_path):
     for dates in (pyarrow.array([2**30], pyarrow.date32()), pyarrow.array([2**62], pyarrow.duration("s"))):
         table = pyarrow.table({"sentence1": ["a"], "sentence2": ["b"], "score": [1.0], "date": dates})
