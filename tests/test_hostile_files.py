@@ -188,10 +188,10 @@ def test_a_file_of_sentences_is_read_rightly_or_refused_in_one_line(folder, cont
 
 
 SETS = {
-    "stsb-dev": ['g\tf\t2012\t1\t4.750\t"He left," she said.\tShe left\ng\tf\t2015\t2\t0.000\tNone\tnull\ts\ts\n'],
-    "sts16": ["a\tb\tsource\tsource\nc\td\tsource\tsource\n", "\n3.5\n"],  # one subset of five
-    "sickr-dev": ["id\tA\tB\tscore\tjudgment\n4\tA dog runs\tA dog sleeps\t3.6\tNEUTRAL\r\n5\ta\tb\t1\tNEUTRAL\r\n"],
-    "quickstart-dev": ["genre\tscore\ta\tb\ng\t2.5\tone\ttwo\ng\t0\tthree\tfour\n"],
+    "stsb-dev": ['g\tf\t2012\t1\t4.750\t"He left," she said.\tShe\rleft\ng\tf\t2015\t2\t0.000\tNone\tnull\ts\ts\n'],
+    "sts16": ["a\rb\tb\tsource\tsource\nc\td\tsource\tsource\n", "\n3.5\n"],  # one subset of five
+    "sickr-dev": ["id\tA\tB\tscore\tjudgment\n4\tA dog runs\tA dog sleeps\t3.6\tNEUTRAL\r\n5\ta\rb\tb\t1\tNEUTRAL\r\n"],
+    "quickstart-dev": ["genre\tscore\ta\tb\ng\t2.5\tone\rmore\ttwo\ng\t0\tthree\tfour\n"],
 }
 
 
