@@ -87,7 +87,7 @@ def check_overrides(name: str, arguments: Iterable[str]) -> None:
     Hydra itself lets `+key=value` through, and names no nearest key.
 
     Raises:
-        InputError: a key that the schema lacks, or a choice that its group lacks.
+        InputError: a key that the schema lacks, a choice that its group lacks, or one value for several settings.
     """
     known = keys(SCHEMAS[name])
     groups = choices(name)
@@ -99,10 +99,12 @@ def check_overrides(name: str, arguments: Iterable[str]) -> None:
         if key in groups:
             values = override.sweep_iterator() if override.is_sweep_override() else [override.value()]
             for value in ("null" if v is None else str(v) for v in values):
-                if value not in (*groups[key], "null") and not own_folder:
+                if value not in groups[key] and not (own_folder and value != "null"):
                     raise InputError(f"{key}={value}: no such choice{nearest(value, groups[key], listed=True)}")
         elif key not in known:
             raise InputError(f"{key}: no such key{nearest(key, [*known, *groups])}")
+        elif any(one.startswith(f"{key}.") for one in known) and not isinstance(override.value(), dict):
+            raise InputError(f"{key}: holds several settings; set one of them, {key}.NAME=...")
 
 
 def keys(schema: type, prefix: str = "") -> list[str]:
@@ -116,17 +118,20 @@ def keys(schema: type, prefix: str = "") -> list[str]:
 
 
 def choices(name: str) -> dict[str, list[str]]:
-    """The configuration groups that `conf/<name>.yaml` composes, each with its choices."""
+    """The configuration groups that `conf/<name>.yaml` composes, each with its choices; null where it may be none."""
     defaults = OmegaConf.load(CONF / f"{name}.yaml").defaults
-    groups = [group for entry in defaults if isinstance(entry, typing.Mapping) for group in entry]
-    groups = [group.removeprefix("override ") for group in groups]
-    return {group: sorted(file.stem for file in (CONF / group).glob("*.yaml")) for group in groups}
+    chosen = {group: one for entry in defaults if isinstance(entry, typing.Mapping) for group, one in entry.items()}
+    chosen = {group.removeprefix("override "): one for group, one in chosen.items()}
+    return {
+        group: sorted(file.stem for file in (CONF / group).glob("*.yaml")) + ["null"] * (one is None)
+        for group, one in chosen.items()
+    }
 
 
 def explain(error: Exception, name: str) -> str:
     """One line for an error of ours, Hydra's or OmegaConf's: what, where, what to do."""
     if isinstance(error, InputError):
-        return str(error)
+        return "\\n".join(str(error).splitlines())  # a name that a person gave may hold line breaks
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, OmegaConfBaseException):
         cause = cause.__cause__

@@ -4,7 +4,8 @@ Hydra checks every composed configuration against these classes, so a misspelt k
 anything runs. `transenc.stages` turns the settings into objects; nothing below it sees them.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -256,9 +257,30 @@ def _names(value: Any) -> bool:
     return bool(listed(value)) and all(isinstance(name, str) and name for name in listed(value))
 
 
+def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Every single value under its dotted key; those of a list each under the list's."""
+    if isinstance(value, dict):
+        for name, one in value.items():
+            yield from _leaves(one, f"{key}.{name}" if key else name)
+    else:
+        for one in listed(value):
+            yield key, one
+
+
 def _common_rules(cfg: "Train | Evaluate") -> list[Rule]:
-    folder = Path(cfg.paths.artifacts)
+    folder, columns = Path(cfg.paths.artifacts), asdict(cfg.data.columns)
+    numbers = [(key, value) for key, value in _leaves(asdict(cfg)) if isinstance(value, int | float)]
+    lists = {f"data.{key}": getattr(cfg.data, key) for key in ("pool", "gold", "test")}
     return [
+        *((key, value, abs(value) < 2**32, "a number, below 2**32") for key, value in numbers),  # NaN is not below
+        *(
+            (key, names, names == [] or (isinstance(names, list) and _names(names)), "a list of names")
+            for key, names in lists.items()
+        ),
+        *(
+            (f"data.columns.{key}", column, column is None or type(column) in (str, int), "a column's name or number")
+            for key, column in columns.items()
+        ),
         ("data.score_max", cfg.data.score_max, cfg.data.score_max > cfg.data.score_min, "above data.score_min"),
         ("trainer.score_tokens", cfg.trainer.score_tokens, cfg.trainer.score_tokens >= 1, "at least 1"),
         ("paths.artifacts", folder, folder.is_dir() or not folder.exists(), "a folder, or nothing yet"),
@@ -354,7 +376,7 @@ def _check_members(cfg: Train) -> None:
             if isinstance(values, list) and len(values) != size:
                 raise InputError(f"model.{key}: a list of {len(values)}, where model.{kind} names {size} models")
             for value in listed(values):
-                if key == "pooling" and value not in choices:
+                if key == "pooling" and (not isinstance(value, str) or value not in choices):
                     raise InputError(
                         f"model.pooling={value}: no such choice{nearest(str(value), choices, listed=True)}"
                     )
