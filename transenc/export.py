@@ -1,9 +1,9 @@
 """Files that a run leaves for people, beside results.csv: labels/, models/ with their cards, run.json."""
 
 import csv
-import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -54,6 +54,24 @@ def public_name(name: str) -> str:
     return name.partition("#")[0]
 
 
+def code(text: str) -> str:
+    """Text of others as Markdown code on one line, whatever backticks it holds."""
+    text = " ".join(text.split())
+    fence = "`" * (max(map(len, re.findall("`+", text)), default=0) + 1)
+    return f"{fence} {text} {fence}" if text[:1] == "`" or text[-1:] == "`" else f"{fence}{text}{fence}"
+
+
+def _cell(text: str) -> str:
+    """Text of others in a Markdown table, as it is written."""
+    return re.sub(r"([\\`*\[\]<>|&~])", r"\\\1", " ".join(text.split()))
+
+
+def _quoted(text: str) -> str:
+    """Text of others as a YAML string. JSON writes what is above U+FFFF in two halves, which YAML does not join."""
+    plain = (c if c.isascii() and c.isprintable() and c not in '"\\' else f"\\U{ord(c):08X}" for c in text)
+    return f'"{"".join(plain)}"'
+
+
 def card(
     kind: str, start: str, made: str, sources: Sequence[str], shared: int, rows: Sequence[Row], command: str
 ) -> str:
@@ -87,9 +105,15 @@ def card(
                 'print(model.predict([("A man is eating.", "Someone has a meal.")]))  # a score in (0, 1)'
             ),
         )
-    scores = "\n".join(f"| {row.task} | {row.n:,} | {NAMES[row.measure]} | {100 * row.value:.2f} |" for row in rows)
+    scores = "\n".join(
+        f"| {_cell(row.task)} | {row.n:,} | {NAMES[row.measure]} | {100 * row.value:.2f} |" for row in rows
+    )
     unchanged = bool(rows) and all(row.iteration == 0 for row in rows)
-    first = f"`{start}`, unchanged, since no iteration improved on it" if unchanged else f"Fine-tuned from `{start}`"
+    first = (
+        f"{code(start)}, unchanged, since no iteration improved on it"
+        if unchanged
+        else f"Fine-tuned from {code(start)}"
+    )
     licence = "The pairs and the weights it started from have licences of their own, which may bind this model too."
     if not unchanged:
         known = {**PUBLISHED, **HUB}
@@ -99,7 +123,7 @@ def card(
     return f"""---
 library_name: sentence-transformers
 pipeline_tag: {tag}
-base_model: {json.dumps(start)}
+base_model: {_quoted(start)}
 tags: [sentence-transformers, {tag}, trans-encoder, distillation]
 ---
 
@@ -115,9 +139,9 @@ tags: [sentence-transformers, {tag}, trans-encoder, distillation]
 |---|---|---|---|
 {scores}
 
-- Learnt from: {", ".join(f"`{name}`" for name in sources)}.
+- Learnt from: {", ".join(map(code, sources))}.
 - Development or test pairs among them (transductive): {transductive}.
-- Command: `{command}`
+- Command: {code(command)}
 - Licence: {licence}
 """
 

@@ -18,7 +18,7 @@ from torch.utils.tensorboard.summary import hparams
 
 from transenc.artifact import Artifact
 from transenc.config import Direction, Select, Train, learnt_from, listed
-from transenc.export import card, copy_model, environment, public_name, write_pairs
+from transenc.export import card, code, copy_model, environment, public_name, write_pairs
 from transenc.results import Row, table, write_results
 from transenc.stages import Member, Stages
 from transenc.watch import Watch
@@ -143,7 +143,7 @@ class Report:
 
     def _card(self, member: Member, stages: Stages, pool: Artifact, command: str) -> str:
         starts = {kind: listed(getattr(self.cfg.model, kind)) for kind in self.cfg.distill.direction.kinds}
-        names = {kind: " + ".join(f"`{public_name(name)}`" for name in listing) for kind, listing in starts.items()}
+        names = {kind: " + ".join(code(public_name(name)) for name in listing) for kind, listing in starts.items()}
         made = {
             Direction.both: "a bi-encoder ({bi}) and a cross-encoder ({cross}) taught each other in turn, without"
             " labels ([Trans-Encoder](https://arxiv.org/abs/2109.13059), Liu et al., ICLR 2022)",
