@@ -16,6 +16,7 @@ from transenc.artifact import file_digest
 from transenc.errors import InputError
 
 WEIGHTS = "model.safetensors"
+HUGE = 2**20  # no size in an encoder's config.json is above: the largest vocabulary has 900,000 tokens
 DESCRIPTION = ("*.json", "*.txt", "*.model")  # what a hub model is described and its tokenizer built by
 
 
@@ -113,31 +114,62 @@ def describe(folder: Path) -> Description:
     """Read a model folder's own files, the layout before sentence-transformers 6 or since.
 
     Raises:
-        InputError: a file is not JSON, or the pooling is none of cls and mean.
+        InputError: a file is not what it should be, names a file outside the folder, or names a pooling that is none of
+            cls and mean.
     """
     config = _json(folder / "config.json")
-    architectures = config.get("architectures") or [""]
-    cross = architectures[0].endswith("ForSequenceClassification")
+    for key, value in config.items():
+        if isinstance(value, int) and abs(value) > HUGE:
+            raise InputError(f"{folder / 'config.json'}: {key}={value:.3g} is beyond any encoder; copy the file again")
+    architectures = _get(config, "architectures", list, folder / "config.json") or [""]
+    cross = str(architectures[0]).endswith("ForSequenceClassification")
     cross |= _json(folder / "config_sentence_transformers.json").get("model_type") == "CrossEncoder"
-    modules = _json(folder / "modules.json") or []
-    kinds = {module["type"].rpartition(".")[2]: module["path"] for module in modules}
+    index = folder / f"{WEIGHTS}.index.json"
+    for shard in (_get(_json(index), "weight_map", dict, index) or {}).values():
+        if _inside(folder, shard, index).suffix != ".safetensors":
+            raise InputError(f"{index}: names {shard!r:.80}, and only .safetensors files are read")
+    kinds = {}
+    for module in _json(folder / "modules.json", list):
+        if not (isinstance(module, dict) and isinstance(module.get("type"), str)):
+            raise InputError(f"{folder / 'modules.json'}: {module!r:.80} is no module with a type and a path")
+        kinds[module["type"].rpartition(".")[2]] = _inside(folder, module.get("path"), folder / "modules.json")
     others = sorted(set(kinds) - {"Transformer", "Pooling", "Normalize"})  # a cosine is the same without Normalize
     pooling = None
     if "Pooling" in kinds:
-        settings = _json(folder / kinds["Pooling"] / "config.json")
+        settings = _json(kinds["Pooling"] / "config.json")
         named = [key.removeprefix("pooling_mode_") for key, on in settings.items() if on is True and "_mode_" in key]
-        mode = settings.get("pooling_mode") or "+".join(named)
+        mode = str(settings.get("pooling_mode") or "+".join(named))
         pooling = {"cls": "cls", "cls_token": "cls", "mean": "mean", "mean_tokens": "mean"}.get(mode)
         if pooling is None:
             raise InputError(f"{folder}: pooling {mode!r} is not supported; set model.pooling to cls or mean")
-    max_tokens = _json(folder / "sentence_bert_config.json").get("max_seq_length")
+    lengths = folder / "sentence_bert_config.json"
+    max_tokens = _get(_json(lengths), "max_seq_length", int, lengths)
     return Description(cross, pooling, max_tokens, others[0] if others else None)
 
 
-def _json(path: Path) -> Any:
+def _json(path: Path, kind: type = dict) -> Any:
+    """What a JSON file holds, an object or a list; an empty one where there is no file."""
     if not path.is_file():
-        return {}
+        return kind()
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON ({error})") from None
+    if not isinstance(content, kind):
+        raise InputError(f"{path}: must hold a JSON {'object' if kind is dict else 'list'}")
+    return content
+
+
+def _get(content: dict[str, Any], key: str, kind: type, where: Path) -> Any:
+    """A key's value, of the right type; None where there is none."""
+    value = content.get(key)
+    if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+        raise InputError(f"{where}: {key}={value!r:.80} must be of type {kind.__name__}, or null")
+    return value
+
+
+def _inside(folder: Path, name: Any, where: Path) -> Path:
+    """A path that a file of a model names, which must not lead out of the model's folder."""
+    if not isinstance(name, str) or Path(name).is_absolute() or ".." in Path(name).parts:
+        raise InputError(f"{where}: names {name!r:.80}, which is no path inside the model's folder")
+    return folder / name
