@@ -64,7 +64,7 @@ def tokenise(out: Path, config: Config, watch: Watch, pairs: Artifact) -> Facts:
     from transformers import AutoTokenizer
 
     quiet()
-    tokenizer = AutoTokenizer.from_pretrained(config["folder"])
+    tokenizer = AutoTokenizer.from_pretrained(config["folder"], trust_remote_code=False)
     sentences = sentences_of(pairs)
     gold = np.load(pairs / "gold.npy") if (pairs / "gold.npy").exists() else None
     with watch.bar("tokenise", len(sentences), "sentence") as bar:

@@ -80,7 +80,7 @@ class CrossEncoder(PairEncoder):
         config.sentence_transformers = {"activation_fn": "torch.nn.modules.activation.Sigmoid"}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(new_head or 0)
-            backbone = load_backbone(AutoModelForSequenceClassification, source, config)
+            backbone = load_backbone(AutoModelForSequenceClassification, source, config, new_head=not said.cross)
         return cls(backbone, tokenizer, length).eval()
 
     def save(self, folder: Path) -> None:

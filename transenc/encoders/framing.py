@@ -26,18 +26,18 @@ class Framing:
         segments: whether the model takes `token_type_ids`.
 
     Raises:
-        InputError: max_tokens leaves no room for two tokens of text.
+        InputError: max_tokens leaves no room for two tokens of text, or the tokenizer puts no frame round them.
     """
 
     def __init__(self, tokenizer: Any, max_tokens: int, segments: bool):
         self.pad, self.max_tokens, self.segments = tokenizer.pad_token_id, max_tokens, segments
         # What stands before, between and behind is read off a probe, so that any family's own frame is right.
         probe = tokenizer("a", "b", return_special_tokens_mask=True, return_token_type_ids=True)
-        runs = groupby(
-            zip(probe["special_tokens_mask"], probe["input_ids"], probe["token_type_ids"], strict=True),
-            key=lambda token: token[0],
-        )
-        before, first, between, second, behind = [[token[1:] for token in run] for _, run in runs]
+        tokens = zip(probe["special_tokens_mask"], probe["input_ids"], probe["token_type_ids"], strict=True)
+        runs = [(special, [token[1:] for token in run]) for special, run in groupby(tokens, key=lambda token: token[0])]
+        if [special for special, _ in runs] != [1, 0, 1, 0, 1]:
+            raise InputError("tokenizer.json: puts no special tokens before, between and behind two sentences")
+        before, first, between, second, behind = [run for _, run in runs]
         self.before, self.between, self.behind = before, between, behind
         self.types = first[0][1], second[0][1]
         alone = tokenizer("a", return_special_tokens_mask=True)
