@@ -272,14 +272,14 @@ def load_parts(source: Source, max_tokens: int | None, layers: int | None = None
         raise InputError(f"{source.name}: {config.model_type} with this tokenizer is no encoder of BERT's kind")
     if not 1 <= config.num_hidden_layers <= LAYERS:
         raise InputError(f"{source.name}: config.json says {config.num_hidden_layers} layers; 1 to {LAYERS} are read")
+    if not (type(tokenizer.model_max_length) in (int, float) and tokenizer.model_max_length >= 1):
+        raise InputError(f"{source.name}: model_max_length={tokenizer.model_max_length!r:.80} must be at least 1")
     highest = max(*tokenizer.get_vocab().values(), *tokenizer("a", "a")["input_ids"])
     if highest >= config.vocab_size:
         raise InputError(
             f"{source.name}: its tokenizer gives ids up to {highest}, and vocab_size is {config.vocab_size};"
             " take the tokenizer that belongs to these weights"
         )
-    if not (type(tokenizer.model_max_length) in (int, float) and tokenizer.model_max_length >= 1):
-        raise InputError(f"{source.name}: model_max_length={tokenizer.model_max_length!r:.80} must be at least 1")
     if layers is not None:
         if not 1 <= layers <= config.num_hidden_layers:
             raise InputError(f"{source.name}: {layers} layers asked for, the model has {config.num_hidden_layers}")
