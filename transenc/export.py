@@ -68,7 +68,7 @@ def _cell(text: str) -> str:
 
 def _quoted(text: str) -> str:
     """Text of others as a YAML string. JSON writes what is above U+FFFF in two halves, which YAML does not join."""
-    plain = (c if c.isascii() and c.isprintable() and c not in '"\\' else f"\\U{ord(c):08X}" for c in text)
+    plain = (c if c.isprintable() and c not in '"\\' else f"\\U{ord(c):08X}" for c in text)
     return f'"{"".join(plain)}"'
 
 
