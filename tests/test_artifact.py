@@ -107,6 +107,45 @@ def test_a_folder_without_its_record_is_not_taken_for_finished(tmp_path):
     assert (len(calls), again.reused, (again / RECORD).exists()) == (2, False, True)
 
 
+DAMAGE = {
+    "a changed byte": lambda folder: (folder / "text").write_bytes(b"!" + (folder / "text").read_bytes()[1:]),
+    "a file cut short": lambda folder: os.truncate(folder / "text", 3),
+    "an empty file": lambda folder: os.truncate(folder / "text", 0),
+    "a file that is gone": lambda folder: (folder / "text").unlink(),
+    "a folder in its place": lambda folder: ((folder / "text").unlink(), (folder / "text").mkdir()),
+    "an empty record": lambda folder: os.truncate(folder / RECORD, 0),
+    "a record cut short": lambda folder: os.truncate(folder / RECORD, 40),
+    "a record of something else": lambda folder: (folder / RECORD).write_text('{"files": {}, "fingerprint": "0"}'),
+    "a record that is a list": lambda folder: (folder / RECORD).write_text("[]"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+@pytest.mark.parametrize("same_process", [True, False])
+def test_a_damaged_artifact_is_told_and_built_again(tmp_path, caplog, damage, same_process):
+    calls, store = [], Store(tmp_path)
+    built = store(copying(calls), {"a": 1})
+    whole = {file.name: file.read_bytes() for file in built.path.iterdir() if file.name != RECORD}
+    damage(built.path)
+    again = (store if same_process else Store(tmp_path))(copying(calls), {"a": 1})
+    assert (len(calls), again.reused) == (2, False)
+    assert {file.name: file.read_bytes() for file in again.path.iterdir() if file.name != RECORD} == whole
+    assert str(built.path) in caplog.text
+    assert "damaged or missing; it is built again" in caplog.text
+    assert Store(tmp_path)(copying(calls), {"a": 1}).reused
+
+
+def test_damage_to_one_artifact_builds_no_other_again(tmp_path):
+    calls, store = [], Store(tmp_path)
+    one = store(copying(calls), {"a": 1})
+    two = store(copying(calls), {"a": 2}, one)
+    os.truncate(one / "text", 0)
+    store = Store(tmp_path)
+    assert store(copying(calls), {"a": 2}, store(copying(calls), {"a": 1})).reused
+    assert two.path.exists()
+    assert len(calls) == 3
+
+
 def test_the_artifact_module_needs_the_standard_library_only():
     import ast
     import sys

@@ -3,7 +3,8 @@
 An artifact is a folder with a record, `artifact.json`. Its identity is a fingerprint of the stage's name and version,
 of its configuration less the keys that cannot change the result, and of the artifacts it was built from. A stage
 works in a scratch folder; the record is written last, and one rename publishes the folder. So a folder under its final
-name is complete, a killed run leaves none that looks so, and running again builds only what is missing.
+name is complete, a killed run leaves none that looks so, and running again builds only what is missing. The record
+holds the sha256 of every file: an artifact that is not what was written is told, and built anew.
 
 Two processes that want the same artifact build it once: the second waits for the first.
 
@@ -93,6 +94,7 @@ class Store:
     def __init__(self, root: Path):
         self.root = root
         self.told: set[str] = set()  # fingerprints that have had their line in the log
+        self.checked: dict[Path, tuple[int, ...]] = {}  # files whose digest was right, as they stood then
 
     def __call__(
         self, stage: Stage, config: Mapping[str, Any], *inputs: Artifact, watch: Any = None, title: str = ""
@@ -115,27 +117,58 @@ class Store:
         fingerprint = digest(identity)
         path = self.root / f"{stage.name}-{fingerprint[:16]}"
         title = title or stage.name
-        if not (path / RECORD).exists():
+        record = self._find(path, fingerprint)
+        if record is None:
             with self._claim(path) as scratch:
-                if not (path / RECORD).exists():  # else another process built it while this one waited
-                    shutil.rmtree(path, ignore_errors=True)  # what an interrupted deletion of the store left
+                record = self._find(path, fingerprint)  # another process may have built it while this one waited
+                if record is None:
                     started = time.monotonic()
                     facts = dict(stage.build(scratch, config, watch, *inputs))
                     seconds = time.monotonic() - started
                     record = {**identity, "fingerprint": fingerprint, "facts": facts, "seconds": seconds}
                     if stage.content:
                         record["content"] = digest([file_digest(scratch / name) for name in stage.content])
+                    files = sorted(file for file in scratch.rglob("*") if file.is_file())
+                    record["files"] = {str(file.relative_to(scratch)): file_digest(file) for file in files}
                     (scratch / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
-                    scratch.rename(path)
+                    shutil.rmtree(path, ignore_errors=True)  # damaged, or left of an interrupted deletion of the store
+                    _publish(scratch, path)
                     self.told.add(fingerprint)
                     log.info("%-24s %7.1f s  %s", title, seconds, facts.get("summary", ""))
                     return Artifact(path, record.get("content", fingerprint), facts)
-        record = json.loads((path / RECORD).read_text(encoding="utf-8"))
         facts = record["facts"]
         if fingerprint not in self.told:
             log.info("%-24s %9s  %s", title, "reused", facts.get("summary", ""))
             self.told.add(fingerprint)
         return Artifact(path, record.get("content", fingerprint), facts, reused=True)
+
+    def _find(self, path: Path, fingerprint: str) -> dict[str, Any] | None:
+        """The record of a finished artifact; None where there is none, or it is not what was written."""
+        try:
+            record = json.loads((path / RECORD).read_text(encoding="utf-8"))
+            files, whole = record["files"], record["fingerprint"] == fingerprint
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError):
+            files, whole = {}, False
+        damaged = (
+            [RECORD] if not whole else [name for name, sha256 in files.items() if not self._is(path / name, sha256)]
+        )
+        if damaged:
+            log.warning("%s: %s is damaged or missing; it is built again", path, ", ".join(damaged))
+            return None
+        return record
+
+    def _is(self, file: Path, sha256: str) -> bool:
+        try:
+            stat = file.stat()
+            state = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+            if self.checked.get(file) != state and file_digest(file) != sha256:
+                return False
+        except OSError:
+            return False
+        self.checked[file] = state
+        return True
 
     @contextmanager
     def _claim(self, path: Path) -> Iterator[Path]:
@@ -162,3 +195,19 @@ class Store:
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
             os.close(handle)
+
+
+def _publish(scratch: Path, path: Path) -> None:
+    """Rename a finished folder; neither its files nor its new name are lost if the power fails after that."""
+    for one in (*scratch.rglob("*"), scratch):
+        _sync(one)
+    scratch.rename(path)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
