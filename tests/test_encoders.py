@@ -74,6 +74,16 @@ def test_a_score_does_not_depend_on_what_else_is_in_the_batch(models, family, ki
     np.testing.assert_allclose(small, together, atol=1e-5)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("kind", CLASSES)
+def test_scores_in_bf16_are_those_in_fp32_to_its_three_digits(models, family, kind):
+    encoder = load(kind, models[family])
+    exact, quick = (encoder.score(tokens_of(encoder), precision=p) for p in ("32-true", "bf16-mixed"))
+    assert exact.dtype == quick.dtype == np.float32
+    assert not np.array_equal(exact, quick)
+    np.testing.assert_allclose(quick, exact, atol=0.02)
+
+
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 def test_a_cosine_is_that_of_the_plain_models_vectors(bert, pooling):
     encoder, model, tokenizer = (

@@ -287,6 +287,13 @@ def test_selection_without_gold_scores_never_reads_any(setting, files, select, t
         assert -1 <= setting.score <= 1
 
 
+def test_labels_are_made_in_the_precision_of_training_and_results_in_fp32(setting):
+    setting.run("trainer.precision=bf16-mixed")
+    for record in (setting.root / "artifacts").glob("score-*/artifact.json"):
+        told = json.loads(record.read_text())
+        assert told["config"]["precision"] == ("32-true" if "spearman" in told["facts"] else "bf16-mixed")
+
+
 def test_a_run_needs_no_gold_scores_at_all(setting):
     folder = setting.run("data.dev=null", "data.test=[]")
     assert json.loads((folder / "run.json").read_text())["selected"]["by"] == "agreement"
