@@ -7,7 +7,7 @@ STS-B pairs without scores (`--pairs` of the 5,749, or of the paper's pool if mo
 cut to three layers; `base` and `large`, those shapes (RoBERTa's, with BERT's embeddings) with random weights. Batches
 of 32, one epoch each, both orders for the cross-encoder; each encoder is evaluated on development and test pairs in
 fp32. Each round runs every side in a process of its own, one after the other, so that what disturbs the machine
-disturbs all; the round's number is the seed. Sides: `ours`, which trains and labels in bf16 where the hardware
+disturbs all; the round's number is the seed. What is in the `--json` file already is not run again. Sides: `ours`, which trains and labels in bf16 where the hardware
 has it; `ours-fp32`; `st`, sentence-transformers as it comes (fp32); `st-bf16`, the same given bf16 for training, and
 autocast for its labels.
 
@@ -227,7 +227,7 @@ def main() -> None:
     parser.add_argument("--model", choices=("minilm", *SHAPES), default="minilm")
     parser.add_argument("--dataset", default="dataset")
     parser.add_argument("--sides", default="ours,st,st-bf16")
-    parser.add_argument("--json")
+    parser.add_argument("--json", type=Path)
     parser.add_argument("--write", metavar="FOLDER", type=Path, help="only write --model's two encoders there")
     parser.add_argument("--side", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, help=argparse.SUPPRESS)
@@ -252,8 +252,13 @@ def compare(prepared: Path, options: argparse.Namespace) -> None:
     write_models(prepared, options.model)
     operations, rates = work(prepared, pool), []
     names, told = options.sides.split(","), {}
+    if options.json and options.json.exists():
+        kept = json.loads(options.json.read_text())
+        rates, told = kept["rates"], kept["sides"]
     for seed in range(options.rounds):
         for name in names:
+            if len(told.get(name, [])) > seed:
+                continue
             rates.append(rate(options.device))
             command = [sys.executable, __file__, *sys.argv[1:], "--side", name, str(prepared), "--seed", str(seed)]
             began = time.perf_counter()
@@ -264,6 +269,8 @@ def compare(prepared: Path, options: argparse.Namespace) -> None:
             run["seconds"]["all else"] = run["total"] - sum(run["seconds"].values())
             told.setdefault(name, []).append(run)
             print(f"{name:<8} {run['total']:7.1f} s  {run['spearman']}", flush=True)
+            if options.json:
+                options.json.write_text(json.dumps({"rates": rates, "sides": told}, indent=1))
     peak = statistics.median(rates)
     rounds = f"medians of {options.rounds}; bf16 products at {peak / 1e9:.0f} GFLOP/s"
     print(f"\n{options.model}, {len(pool):,} pairs, {rounds}\n")
@@ -288,8 +295,6 @@ def compare(prepared: Path, options: argparse.Namespace) -> None:
         line("peak GPU GiB", lambda run: run["gpu gib"])
     for kind in ("cross", "bi"):
         line(f"test rho {kind}", lambda run, kind=kind: run["spearman"][kind])
-    if options.json:
-        Path(options.json).write_text(json.dumps({"options": vars(options), "rate": rates, "sides": told}, indent=1))
 
 
 if __name__ == "__main__":
