@@ -7,9 +7,9 @@ STS-B pairs without scores (`--pairs` of the 5,749, or of the paper's pool if mo
 cut to three layers; `base` and `large`, those shapes (RoBERTa's, with BERT's embeddings) with random weights. Batches
 of 32, one epoch each, both orders for the cross-encoder; each encoder is evaluated on development and test pairs in
 fp32. Each round runs every side in a process of its own, one after the other, so that what disturbs the machine
-disturbs all; the round's number is the seed. What is in the `--json` file already is not run again. Sides: `ours`, which trains and labels in bf16 where the hardware
-has it; `ours-fp32`; `st`, sentence-transformers as it comes (fp32); `st-bf16`, the same given bf16 for training, and
-autocast for its labels.
+disturbs all; the round's number is the seed. Runs that are in the `--json` file already are not made again. Sides:
+`ours`, which trains and labels in bf16 where the hardware has it; `ours-fp32`; `st`, sentence-transformers as it comes
+(fp32); `st-bf16`, the same given bf16 for training, and autocast for its labels.
 
 Shares are of the matrix-product rate measured between the sides: 6 (teaching) or 2 (labelling) operations for each
 parameter outside the embeddings and each real token, whether or not a side needs them all.
