@@ -8,7 +8,7 @@ from conftest import PAIRS
 from transenc.data.module import PairDataModule
 from transenc.data.tokens import number_sentences, tokenise
 from transenc.encoders import BiEncoder, CrossEncoder, Learning
-from transenc.teaching import teach
+from transenc.teaching import Bookmark, teach
 
 LABELS = np.linspace(0, 1, len(PAIRS), dtype=np.float32)
 
@@ -18,7 +18,7 @@ def tokens_of(encoder, pairs=PAIRS):
     return tokenise(sentences, numbers, encoder.tokenizer)
 
 
-def train(encoder, selection=None, epochs=3, eval_steps=0, **learning):
+def train(encoder, selection=None, epochs=3, eval_steps=0, bookmark=None, progress=lambda count: None, **learning):
     encoder.learning = Learning(
         **({"loss": "mse", "learning_rate": 1e-2, "warmup": 0.0, "weight_decay": 0.0} | learning)
     )
@@ -27,7 +27,7 @@ def train(encoder, selection=None, epochs=3, eval_steps=0, **learning):
     )  # 3 steps an epoch
     return teach(
         encoder, lessons, epochs=epochs, clip=1.0, accelerator="cpu", precision="32-true", seed=0,
-        selection=selection, eval_steps=eval_steps,
+        selection=selection, eval_steps=eval_steps, bookmark=bookmark, progress=progress,
     )  # fmt: skip
 
 
@@ -124,3 +124,60 @@ def test_training_the_used_rows_alone_gives_them_the_gradients_of_the_whole_tabl
     assert held.backbone.get_input_embeddings() is table
     torch.testing.assert_close(table.weight[used], before[used] + 1)
     assert torch.equal(table.weight[unused], before[unused])
+
+
+class Stopped(BaseException):
+    pass
+
+
+def stop_after(steps):
+    left = iter(range(steps, -1, -1))
+
+    def progress(count):
+        for _ in range(count):
+            if next(left) == 0:
+                raise Stopped
+
+    return progress
+
+
+@pytest.mark.parametrize("stops", [[1], [2], [3], [4], [6], [8], [1, 1, 4], [2, 2, 2, 2]], ids=str)
+@pytest.mark.parametrize("every", [0.0, 1e9], ids=["each step", "each epoch"])
+@pytest.mark.parametrize("kind", ["bi", "cross"])
+def test_an_interrupted_student_goes_on_and_ends_in_the_same_bytes(bert, tmp_path, monkeypatch, stops, every, kind):
+    """The same batches, dropout, learning rates, curve and best weights, wherever it stopped."""
+    monkeypatch.setattr("transenc.teaching.EVERY", every)
+    load = {"bi": BiEncoder.load, "cross": lambda folder: CrossEncoder.load(folder, new_head=0)}[kind]
+    selection = lambda encoder: float(encoder.predict(PAIRS[:1])[0])  # noqa: E731
+    whole = load(bert)
+    expected = train(whole, selection, eval_steps=2)
+    for stop in stops:
+        torch.manual_seed(stop)  # another process
+        with pytest.raises(Stopped):
+            train(load(bert), selection, eval_steps=2, bookmark=Bookmark(tmp_path), progress=stop_after(stop))
+    torch.manual_seed(99)
+    resumed = load(bert)
+    steps = []
+    taught = train(resumed, selection, eval_steps=2, bookmark=Bookmark(tmp_path), progress=steps.append)
+    assert same(weights(resumed), weights(whole))
+    assert taught == expected
+    assert sum(steps) == 9
+    if every == 0 and stops == [8]:
+        assert steps[0] == 7  # the eighth step was counted, and not yet marked
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_bookmark_is_left_alone_and_the_lesson_begins_anew(bert, tmp_path, monkeypatch):
+    monkeypatch.setattr("transenc.teaching.EVERY", 0.0)
+    whole = BiEncoder.load(bert)
+    train(whole)
+    with pytest.raises(Stopped):
+        train(BiEncoder.load(bert), bookmark=Bookmark(tmp_path), progress=stop_after(5))
+    (path,) = tmp_path.glob("*.bookmark")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    resumed, steps = BiEncoder.load(bert), []
+    train(resumed, bookmark=Bookmark(tmp_path), progress=steps.append)
+    assert steps == [1] * 9
+    assert same(weights(resumed), weights(whole))

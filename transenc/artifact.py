@@ -27,6 +27,7 @@ from typing import Any
 log = logging.getLogger("transenc")
 
 RECORD = "artifact.json"
+BOOKMARK = ".bookmark"  # suffix of a file that an interrupted stage goes on from; a finished one has none
 
 
 def digest(value: Any) -> str:
@@ -172,10 +173,11 @@ class Store:
 
     @contextmanager
     def _claim(self, path: Path) -> Iterator[Path]:
-        """An empty scratch folder for `path` that no other process has, gone at the end unless it was renamed.
+        """A scratch folder for `path` that no other process has, gone at the end unless it was renamed.
 
         The folder itself is locked. A lock ends with its process, however that ends, so whatever a killed one left in
-        the folder is known to be nobody's.
+        the folder is known to be nobody's. It is empty but for bookmarks, by which a stage goes on where one with the
+        same fingerprint was killed or interrupted.
         """
         scratch = path.with_name(f".{path.name}")
         while True:
@@ -189,23 +191,37 @@ class Store:
                 pass
             os.close(handle)  # while this process waited, the holder renamed or removed the folder
         try:
-            for left in scratch.iterdir():
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            _clear(scratch)
             yield scratch
-        finally:
+        except Exception:
             shutil.rmtree(scratch, ignore_errors=True)
+            raise
+        finally:  # what is no Exception is an interrupt
+            if scratch.is_dir():
+                _clear(scratch)
+                if not any(scratch.iterdir()):
+                    scratch.rmdir()
             os.close(handle)
+
+
+def _clear(scratch: Path) -> None:
+    for left in scratch.iterdir():
+        if left.is_dir():
+            shutil.rmtree(left)
+        elif left.suffix != BOOKMARK:
+            left.unlink()
 
 
 def _publish(scratch: Path, path: Path) -> None:
     """Rename a finished folder; neither its files nor its new name are lost if the power fails after that."""
     for one in (*scratch.rglob("*"), scratch):
-        _sync(one)
+        sync(one)
     scratch.rename(path)
-    _sync(path.parent)
+    sync(path.parent)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have a file's or folder's content outlast a power cut."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

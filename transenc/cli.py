@@ -7,6 +7,7 @@ A mistake in what the program was given (`InputError`, or Hydra's own errors) is
 import dataclasses
 import logging
 import os
+import signal
 import sys
 import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -52,7 +53,7 @@ def main(name: str, task: Callable[[Any, Path], float | None], shorthand: Callab
 
     # Unless told so, Hydra prints its errors itself, over several lines, and exits before they can be put better.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    with one_line_errors(name, complain):
+    with interruptible(), one_line_errors(name, complain):
         sys.argv[1:] = [shorthand(argument) for argument in sys.argv[1:]]
         check_overrides(name, sys.argv[1:])
         run()
@@ -63,6 +64,30 @@ def compose(name: str, arguments: Sequence[str]) -> Any:
     check_overrides(name, arguments)
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         return OmegaConf.to_object(hydra.compose(name, list(arguments)))
+
+
+class Interrupted(BaseException):
+    """By a signal. No KeyboardInterrupt, after which Lightning would end the process itself, and say little."""
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Say what stopped the command and that it goes on from there; exit with 128 and the signal's number."""
+
+    def interrupt(number: int, _: Any) -> None:
+        signal.signal(number, signal.SIG_IGN)  # once is enough
+        raise Interrupted(number)
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    except Interrupted as interrupted:
+        number = signal.Signals(interrupted.args[0])
+        complain(f"stopped by {number.name}; the same command goes on where it stopped")
+        sys.exit(128 + number)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

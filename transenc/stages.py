@@ -150,6 +150,7 @@ def teach(
     """A student taught the labels; kept is its best checkpoint by the selection that `config` names, or its last."""
     from transenc.data.module import PairDataModule
     from transenc.encoders import Learning
+    from transenc.teaching import Bookmark
     from transenc.teaching import teach as teach_student
 
     settings, seed = config["teaching"], config["seed"]
@@ -186,7 +187,7 @@ def teach(
         raw = model.score(judged, config["batch_tokens"], precision=config["precision"])
         return main_measure(raw, truth, binary)
 
-    with watch.bar("teach", settings["epochs"] * len(lessons.train_dataloader()), "step") as bar:
+    with watch.bar("teach", settings["epochs"] * lessons.batches, "step") as bar:
         try:
             taught = teach_student(
                 encoder,
@@ -198,6 +199,7 @@ def teach(
                 seed=seed,
                 selection=selection if judged is not None else None,
                 eval_steps=settings["eval_steps"],
+                bookmark=Bookmark(out),
                 record=watch.row,
                 progress=bar.update,
             )

@@ -1,20 +1,31 @@
-"""One student learns one teacher's labels: Lightning's loop, with selection along the way."""
+"""One student learns one teacher's labels: Lightning's loop, with selection along the way, and bookmarks to go on from.
 
+Lightning's own checkpoints would not do: they hold no random state, so dropout would be another after them, and in the
+middle of an epoch they skip as many batches as were done, but not those that were done.
+"""
+
+import logging
 import math
 import tempfile
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 
+from transenc.artifact import BOOKMARK, file_digest, sync
 from transenc.data.module import PairDataModule
 from transenc.encoders import PairEncoder
 from transenc.errors import InputError
 
+log = logging.getLogger("transenc")
+
 FLUSH = 50  # steps between looks at the loss: each look waits for the device
+EVERY = 120.0  # seconds of work that an interruption may cost, if no epoch ends before
 
 
 @dataclass
@@ -32,10 +43,44 @@ class Taught:
     step: int
 
 
+class Bookmark:
+    """Where an unfinished lesson stands, as one file in a folder, under its sha256 as its name.
+
+    Args:
+        folder: which keeps files of this suffix until the lesson is done (`transenc.artifact`).
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def write(self, state: dict[str, Any]) -> None:
+        """Replace the file, in one step."""
+        scratch = self.folder / "unfinished"
+        torch.save(state, scratch)
+        sync(scratch)
+        path = self.folder / f"{file_digest(scratch)}{BOOKMARK}"
+        scratch.rename(path)
+        self.remove(path)
+
+    def read(self) -> dict[str, Any] | None:
+        """What was written last; None where nothing was, or it is damaged."""
+        for path in sorted(self.folder.glob(f"*{BOOKMARK}"), key=lambda path: path.stat().st_mtime_ns, reverse=True):
+            if file_digest(path) == path.stem:
+                return torch.load(path, weights_only=True, map_location="cpu")
+        return None
+
+    def remove(self, but: Path | None = None) -> None:
+        for path in self.folder.glob(f"*{BOOKMARK}"):
+            if path != but:
+                path.unlink()
+
+
 class Lesson(pl.Callback):
     """Records losses, stops at one that is no number, scores the student from time to time and keeps its best weights.
 
     Args:
+        last: steps of the whole lesson.
+        bookmark: written at each epoch's end and every `EVERY` seconds; None: never.
         selection: gives the student's selection score, higher being better; None keeps the last weights.
         eval_steps: steps between selection scores, which are also taken at each epoch's end; 0: only there.
         record: called with each row of the curve as it comes.
@@ -44,35 +89,87 @@ class Lesson(pl.Callback):
 
     def __init__(
         self,
+        last: int,
+        bookmark: Bookmark | None,
         selection: Callable[[PairEncoder], float] | None,
         eval_steps: int,
         record: Callable[[dict[str, float]], Any],
         progress: Callable[[int], Any],
     ):
+        self.last, self.bookmark, self.written, self.done = last, bookmark, time.monotonic(), 0
         self.selection, self.eval_steps, self.record, self.progress = selection, eval_steps, record, progress
         self.pending: list[tuple[int, torch.Tensor, float]] = []
+        self.state: dict[str, Any] | None = None  # to go on from
         self.taught = Taught([], None, 0)
         self.best_weights: dict[str, torch.Tensor] | None = None
+        self.best_step = 0
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, student: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
+        if self.state is not None:  # here, so that nothing can draw a random number between
+            trainer.optimizers[0].load_state_dict(self.state["optimizer"])
+            trainer.lr_scheduler_configs[0].scheduler.load_state_dict(self.state["schedule"])
+            torch.set_rng_state(self.state["random"])
+            if self.state["cuda random"]:
+                torch.cuda.set_rng_state_all(self.state["cuda random"])
+            self.state = None
         self.rate = trainer.optimizers[0].param_groups[0]["lr"]  # after the step it is the next one's
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, student: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        step = trainer.global_step
+        step = self.done + trainer.global_step
         self.pending.append((step, outputs["loss"].detach(), self.rate))
         self.progress(1)
         if len(self.pending) >= FLUSH:
             self.flush()
-        if self.eval_steps and step % self.eval_steps == 0 and not trainer.is_last_batch:
+        if trainer.is_last_batch:
+            return
+        if self.eval_steps and step % self.eval_steps == 0:
             self.select(step, student)
+        if time.monotonic() - self.written >= EVERY:
+            self.mark(trainer, step, student)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, student: pl.LightningModule) -> None:
+        step = self.done + trainer.global_step
+        self.select(step, student)
+        if step < self.last:
+            self.mark(trainer, step, student)
+
+    def mark(self, trainer: pl.Trainer, step: int, student: pl.LightningModule) -> None:
+        if self.bookmark is None:
+            return
         self.flush()
-        self.select(trainer.global_step, student)
+        self.bookmark.write(
+            {
+                "step": step,
+                "student": student.state_dict(),
+                "optimizer": trainer.optimizers[0].state_dict(),
+                "schedule": trainer.lr_scheduler_configs[0].scheduler.state_dict(),
+                "random": torch.get_rng_state(),
+                "cuda random": torch.cuda.get_rng_state_all() if student.device.type == "cuda" else [],
+                "curve": self.taught.curve,
+                "best": self.taught.best,
+                "best step": self.best_step,
+                "best weights": self.best_weights,
+            }
+        )
+        self.written = time.monotonic()
+
+    def go_on(self, student: PairEncoder) -> None:
+        """From where the bookmark is, if there is one."""
+        self.state = None if self.bookmark is None else self.bookmark.read()
+        if self.state is None:
+            return
+        student.load_state_dict(self.state["student"])
+        self.done = self.state["step"]
+        self.taught.best, self.best_step = self.state["best"], self.state["best step"]
+        self.best_weights = self.state["best weights"]
+        for row in self.state["curve"]:
+            self._add(row)
+        self.progress(self.done)
+        log.info("goes on at step %d of %d", self.done, self.last)
 
     def flush(self) -> None:
         for step, loss, rate in self.pending:
@@ -85,6 +182,7 @@ class Lesson(pl.Callback):
         self.pending.clear()
 
     def select(self, step: int, student: Any) -> None:
+        self.flush()
         self.taught.step = step
         if self.selection is None:
             return
@@ -116,10 +214,13 @@ def teach(
     seed: int,
     selection: Callable[[PairEncoder], float] | None,
     eval_steps: int,
+    bookmark: Bookmark | None = None,
     record: Callable[[dict[str, float]], Any] = lambda row: None,
     progress: Callable[[int], Any] = lambda count: None,
 ) -> Taught:
     """Train `student` on labelled pairs, in place; it ends with its best weights by `selection`, or its last.
+
+    Interrupted and called again with the same arguments it goes on from its bookmark, and ends in the same bytes.
 
     Args:
         student: with `learning` set.
@@ -128,31 +229,37 @@ def teach(
         clip: gradients are scaled down to this norm; 0: never.
         accelerator, precision: Lightning's.
         seed: of dropout.
-        selection, eval_steps, record, progress: see `Lesson`.
+        selection, eval_steps, bookmark, record, progress: see `Lesson`.
 
     Raises:
         InputError: the loss is not finite; names step and learning rate.
     """
-    lesson = Lesson(selection, eval_steps, record, progress)
+    student.steps = epochs * lessons.batches
+    lesson = Lesson(student.steps, bookmark, selection, eval_steps, record, progress)
     torch.manual_seed(seed)  # dropout: the same whatever ran before in this process
     student.train()  # Lightning leaves the mode as it finds it, and a model comes from its folder in eval mode
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # advice on data workers and logging intervals, which are chosen here
-        trainer = pl.Trainer(
-            max_epochs=epochs,
-            gradient_clip_val=clip or None,
-            accelerator=accelerator,
-            devices=1,
-            precision=precision,  # type: ignore[arg-type]
-            default_root_dir=folder,
-            callbacks=[lesson],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
         with student.used_rows(lessons.pairs):
+            lesson.go_on(student)
+            lessons.done = lesson.done
+            trainer = pl.Trainer(
+                max_epochs=epochs - lesson.done // lessons.batches,
+                reload_dataloaders_every_n_epochs=1,  # an interrupted run's first epoch is shorter than the others
+                gradient_clip_val=clip or None,
+                accelerator=accelerator,
+                devices=1,
+                precision=precision,  # type: ignore[arg-type]
+                default_root_dir=folder,
+                callbacks=[lesson],
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+            )
             trainer.fit(student, datamodule=lessons)
             lesson.finish(student)
+    if bookmark is not None:
+        bookmark.remove()
     student.eval()
     return lesson.taught

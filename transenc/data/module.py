@@ -1,5 +1,6 @@
 """Batches of labelled pairs, for Lightning."""
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,18 +23,15 @@ class Shuffled(Sampler[int]):
     Args:
         lengths: [N] tokens.
         batch_size: items in a batch; a last, smaller one stays last.
-        seed: of the order.
+        seed, epoch: of the order.
+        skip: leave out this many batches, which an interrupted run has done.
     """
 
-    def __init__(self, lengths: np.ndarray, batch_size: int, seed: int):
-        self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning at the start of each epoch."""
-        self.epoch = epoch
+    def __init__(self, lengths: np.ndarray, batch_size: int, seed: int, epoch: int = 0, skip: int = 0):
+        self.lengths, self.batch_size, self.seed, self.epoch, self.skip = lengths, batch_size, seed, epoch, skip
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        return len(self.lengths) - self.skip * self.batch_size
 
     def __iter__(self) -> Iterator[int]:
         rng = np.random.default_rng([self.seed, self.epoch])
@@ -44,7 +42,7 @@ class Shuffled(Sampler[int]):
             some = order[start : min(start + group, whole)]
             some[:] = some[np.argsort(self.lengths[some], kind="stable")]
         batches = rng.permutation(order[:whole].reshape(-1, self.batch_size))
-        return iter(np.concatenate([batches.reshape(-1), rest]).tolist())
+        return iter(np.concatenate([batches.reshape(-1), rest])[self.skip * self.batch_size :].tolist())
 
 
 class PairDataModule(pl.LightningDataModule):
@@ -58,6 +56,9 @@ class PairDataModule(pl.LightningDataModule):
         batch_size: pairs in a batch.
         both_orders: an epoch holds every pair as (a, b) and as (b, a).
         seed: of the order.
+
+    Attributes:
+        done: batches that an interrupted run has done; the first epoch begins behind them.
     """
 
     def __init__(
@@ -74,7 +75,12 @@ class PairDataModule(pl.LightningDataModule):
         assert pairs.gold is None, "pairs to learn from carry no gold scores"
         assert len(pairs) == len(labels), f"{len(pairs)} pairs, {len(labels)} labels"
         self.pairs, self.labels, self.make_inputs = pairs, labels, collate
-        self.batch_size, self.both_orders, self.seed = batch_size, both_orders, seed
+        self.batch_size, self.both_orders, self.seed, self.done = batch_size, both_orders, seed, 0
+
+    @property
+    def batches(self) -> int:
+        """In an epoch."""
+        return math.ceil(len(self.pairs) * (2 if self.both_orders else 1) / self.batch_size)
 
     def collate(self, items: list[int]) -> dict[str, Any]:
         """Items below N are pairs as they stand, items from N on the same pairs turned round."""
@@ -85,10 +91,14 @@ class PairDataModule(pl.LightningDataModule):
         }
 
     def train_dataloader(self) -> DataLoader:
+        """The batches of the trainer's epoch, behind those that are done; Lightning asks for it in each epoch."""
+        past, skip = divmod(self.done, self.batches)
+        epoch = 0 if self.trainer is None else self.trainer.current_epoch
         lengths = np.tile(self.pairs.lengths[self.pairs.pairs].sum(axis=1), 2 if self.both_orders else 1)
         return DataLoader(
             range(len(lengths)),  # type: ignore[arg-type]
             batch_size=self.batch_size,
-            sampler=Shuffled(lengths, self.batch_size, self.seed),
+            sampler=Shuffled(lengths, self.batch_size, self.seed, past + epoch, 0 if epoch else skip),
             collate_fn=self.collate,
+            generator=torch.Generator(),  # else each epoch draws from the random numbers of dropout
         )

@@ -66,7 +66,8 @@ class PairEncoder(pl.LightningModule, ABC):
         accepted = inspect.signature(backbone.forward).parameters
         segments = "token_type_ids" in accepted and "token_type_ids" in tokenizer.model_input_names
         self.framing = Framing(tokenizer, max_tokens, segments)
-        self.learning: Learning | None = None  # set before training; scoring needs none
+        self.learning: Learning | None = None  # set before training, as `steps` is; scoring needs neither
+        self.steps = 0  # of the whole training, those of an interrupted run included
 
     # What the two differ in.
 
@@ -110,7 +111,7 @@ class PairEncoder(pl.LightningModule, ABC):
         return F.mse_loss(self.to_score(raw), labels)
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """AdamW with a linear warm-up and a linear fall to 0 over the steps the trainer is going to make."""
+        """AdamW with a linear warm-up and a linear fall to 0 over `steps`."""
         assert self.learning is not None, "a student needs its learning settings"
         matrices = [p for p in self.parameters() if p.requires_grad and p.ndim > 1]
         vectors = [p for p in self.parameters() if p.requires_grad and p.ndim <= 1]  # biases, normalisation weights
@@ -122,8 +123,7 @@ class PairEncoder(pl.LightningModule, ABC):
             lr=self.learning.learning_rate,
             fused=True,
         )
-        steps = int(self.trainer.estimated_stepping_batches)
-        rise = int(self.learning.warmup * steps)
+        steps, rise = self.steps, int(self.learning.warmup * self.steps)
 
         def factor(step: int) -> float:
             return (step + 1) / (rise + 1) if step < rise else max(0.0, (steps - step) / max(1, steps - rise))
