@@ -111,19 +111,26 @@ def test_help_and_cfg_work_without_loading_torch():
         assert python("-c", f"{check} {run}")[2].splitlines()[-1] == "False"
 
 
-def test_a_run_killed_at_any_moment_ends_in_the_same_bytes_when_started_again(inputs, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_run_that_was_stopped_ends_in_the_same_bytes_when_started_again(inputs, tmp_path, number):
     def command(name):
         run = [f"hydra.run.dir={tmp_path}/{name}", f"paths.artifacts={tmp_path}/{name}-artifacts"]
-        return [sys.executable, *inputs, *run]
+        return [sys.executable, *inputs, "distill.cross.epochs=40", *run]
 
     subprocess.run(command("whole"), cwd=ROOT, check=True, capture_output=True)
-    process = subprocess.Popen(command("killed"), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while process.poll() is None and not list((tmp_path / "killed-artifacts").glob("label-*")):
-        time.sleep(0.01)  # into the first student's stage
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert process.returncode == -signal.SIGKILL
-    subprocess.run(command("killed"), cwd=ROOT, check=True, capture_output=True)
+    process = subprocess.Popen(command("killed"), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    while process.poll() is None and not list((tmp_path / "killed-artifacts").glob(".teach-*/*.bookmark")):
+        time.sleep(0.01)  # past the first student's first epoch
+    process.send_signal(number)
+    told = process.communicate()[0]
+    if number == signal.SIGKILL:
+        assert process.returncode == -number
+    else:
+        assert process.returncode == 128 + number
+        assert told.endswith(f"stopped by {number.name}; the same command goes on where it stopped\n")
+        assert "Traceback" not in told
+    again = subprocess.run(command("killed"), cwd=ROOT, check=True, capture_output=True, text=True)
+    assert "goes on at step" in again.stdout
     for model in ("bi-encoder", "cross-encoder"):
         digests = {file_digest(tmp_path / run / "models" / model / "model.safetensors") for run in ("whole", "killed")}
         assert len(digests) == 1
