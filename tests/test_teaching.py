@@ -163,7 +163,7 @@ def test_an_interrupted_student_goes_on_and_ends_in_the_same_bytes(bert, tmp_pat
     assert taught == expected
     assert sum(steps) == 9
     if every == 0 and stops == [8]:
-        assert steps[0] == 7  # the eighth step was counted, and not yet marked
+        assert steps[0] == 8  # it stopped in the ninth
     assert list(tmp_path.iterdir()) == []
 
 
