@@ -314,6 +314,15 @@ def test_a_common_fault_is_named(tmp_path, name, content, says):
         read_file(tmp_path / name, form)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("score", [float("nan"), float("inf"), float("-inf"), -0.001, 5.001])
+def test_a_score_outside_its_range_is_refused(tmp_path, kind, score):
+    path = tmp_path / f"a.{kind}"
+    path.write_bytes(WRITERS[kind]([("a", "b", score)]))
+    with pytest.raises(InputError, match=rf"a.{kind}:.* the score {score} is not in \[0, 5\]"):
+        read_file(path, NAMED)
+
+
 def test_half_a_character_is_read_as_one_that_can_be_written(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"sentence1": "a \\ud83d", "sentence2": "b", "score": 1}')

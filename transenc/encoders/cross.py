@@ -5,13 +5,22 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
 from transenc.data.tokens import TokenisedPairs
 from transenc.encoders.base import PairEncoder, Progress, batches, load_backbone, load_parts
 from transenc.errors import InputError
 from transenc.folder import Description, Source
+
+
+class Logit(nn.Linear):
+    """In fp32 under autocast too: a bf16 logit has three digits, and labels made of it tie."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return F.linear(x.float(), self.weight, self.bias)
 
 
 class CrossEncoder(PairEncoder):
@@ -23,8 +32,11 @@ class CrossEncoder(PairEncoder):
 
     kind: ClassVar[str] = "cross"
 
-    def __init__(self, backbone: torch.nn.Module, tokenizer: Any, max_tokens: int):
+    def __init__(self, backbone: nn.Module, tokenizer: Any, max_tokens: int):
         super().__init__(backbone, tokenizer, max_tokens, first_only=True)
+        for module in backbone.modules():
+            if type(module) is nn.Linear and module.out_features == 1:
+                module.__class__ = Logit
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
         """[B] logits of B pairs."""
