@@ -291,7 +291,7 @@ def test_absurd_sizes_are_one_line_and_allocate_nothing(folder, key, little_memo
         ("num_labels", 10**9), ("num_labels", "two"), ("id2label", []), ("architectures", 5), ("architectures", {}),
         ("model_type", []), ("model_type", "none"), ("hidden_act", "os.system"), ("dtype", "many"),
         ("quantization_config", {"quant_method": "bitsandbytes"}), ("quantization_config", 3),
-        ("chunk_size_feed_forward", "x"), ("output_hidden_states", "x"), ("hidden_dropout_prob", "x"),
+        ("output_hidden_states", "x"), ("hidden_dropout_prob", "x"),
     ],
 )  # fmt: skip
 def test_an_absurd_setting_is_one_line(folder, key, value):
