@@ -20,4 +20,4 @@ for count in "$pairs" "$pool"; do
         --rounds $rounds --sides ours,st-bf16 --json "$out/loop-$count.json"
 done
 
-[ "$device" = gpu ] && sh benchmarks/stsb_minilm.sh trainer=gpu
+if [ "$device" = gpu ]; then sh benchmarks/stsb_minilm.sh trainer=gpu; fi
