@@ -116,6 +116,9 @@ DAMAGE = {
     "an empty record": lambda folder: os.truncate(folder / RECORD, 0),
     "a record cut short": lambda folder: os.truncate(folder / RECORD, 40),
     "a record of something else": lambda folder: (folder / RECORD).write_text('{"files": {}, "fingerprint": "0"}'),
+    "another fact in its record": lambda folder: (folder / RECORD).write_text(
+        (folder / RECORD).read_text().replace('"size": 1', '"size": 2')
+    ),
     "a record that is a list": lambda folder: (folder / RECORD).write_text("[]"),
 }
 
@@ -131,8 +134,27 @@ def test_a_damaged_artifact_is_told_and_built_again(tmp_path, caplog, damage, sa
     assert (len(calls), again.reused) == (2, False)
     assert {file.name: file.read_bytes() for file in again.path.iterdir() if file.name != RECORD} == whole
     assert str(built.path) in caplog.text
-    assert "damaged or missing; it is built again" in caplog.text
+    assert "it is built again" in caplog.text
     assert Store(tmp_path)(copying(calls), {"a": 1}).reused
+
+
+def test_a_stage_that_fails_keeps_its_bookmark_and_nothing_else(tmp_path):
+    @stage(version=1)
+    def failing(out, config, watch):
+        assert not (out / "half").exists()
+        (out / "half").write_text("half")
+        if not (out / "at.bookmark").exists():
+            (out / "at.bookmark").write_text("7")
+            raise OSError("no space left")
+        (out / "at.bookmark").unlink()
+        return {}
+
+    with pytest.raises(OSError, match="space"):
+        Store(tmp_path)(failing, {})
+    assert [file.name for file in tmp_path.rglob("*") if file.is_file()] == ["at.bookmark"]
+    built = Store(tmp_path)(failing, {})
+    assert {file.name for file in built.path.iterdir()} == {RECORD, "half"}
+    assert list(tmp_path.iterdir()) == [built.path]
 
 
 def test_damage_to_one_artifact_builds_no_other_again(tmp_path):

@@ -4,7 +4,7 @@ An artifact is a folder with a record, `artifact.json`. Its identity is a finger
 of its configuration less the keys that cannot change the result, and of the artifacts it was built from. A stage
 works in a scratch folder; the record is written last, and one rename publishes the folder. So a folder under its final
 name is complete, a killed run leaves none that looks so, and running again builds only what is missing. The record
-holds the sha256 of every file: an artifact that is not what was written is told, and built anew.
+holds the sha256 of every file and its own: an artifact that is not what was written is told, and built anew.
 
 Two processes that want the same artifact build it once: the second waits for the first.
 
@@ -131,6 +131,7 @@ class Store:
                         record["content"] = digest([file_digest(scratch / name) for name in stage.content])
                     files = sorted(file for file in scratch.rglob("*") if file.is_file())
                     record["files"] = {str(file.relative_to(scratch)): file_digest(file) for file in files}
+                    record["sha256"] = digest(record)
                     (scratch / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
                     shutil.rmtree(path, ignore_errors=True)  # damaged, or left of an interrupted deletion of the store
                     _publish(scratch, path)
@@ -147,7 +148,8 @@ class Store:
         """The record of a finished artifact; None where there is none, or it is not what was written."""
         try:
             record = json.loads((path / RECORD).read_text(encoding="utf-8"))
-            files, whole = record["files"], record["fingerprint"] == fingerprint
+            files, whole = record["files"], record.pop("sha256") == digest(record)
+            whole &= record["fingerprint"] == fingerprint
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError):
@@ -156,7 +158,9 @@ class Store:
             [RECORD] if not whole else [name for name, sha256 in files.items() if not self._is(path / name, sha256)]
         )
         if damaged:
-            log.warning("%s: %s is damaged or missing; it is built again", path, ", ".join(damaged))
+            log.warning(
+                "%s: %s is damaged, missing or of an earlier version; it is built again", path, ", ".join(damaged)
+            )
             return None
         return record
 
@@ -177,7 +181,7 @@ class Store:
 
         The folder itself is locked. A lock ends with its process, however that ends, so whatever a killed one left in
         the folder is known to be nobody's. It is empty but for bookmarks, by which a stage goes on where one with the
-        same fingerprint was killed or interrupted.
+        same fingerprint ended early, whatever ended it.
         """
         scratch = path.with_name(f".{path.name}")
         while True:
@@ -193,10 +197,7 @@ class Store:
         try:
             _clear(scratch)
             yield scratch
-        except Exception:
-            shutil.rmtree(scratch, ignore_errors=True)
-            raise
-        finally:  # what is no Exception is an interrupt
+        finally:
             if scratch.is_dir():
                 _clear(scratch)
                 if not any(scratch.iterdir()):

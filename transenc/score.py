@@ -59,15 +59,12 @@ def run(cfg: Evaluate, reader: Reader, column: str, out: TextIO) -> None:
 
 def load(cfg: Evaluate) -> list[Any]:
     """The encoders, each of the kind that its folder says, on their device."""
-    from transenc.encoders import BiEncoder, CrossEncoder  # here, so that --help need not load torch
-    from transenc.stages import device_of
-    from transenc.watch import quiet
+    from transenc.stages import device_of, encoder_class  # here, so that --help need not load torch
 
-    quiet()
     device, encoders = device_of(cfg.trainer.accelerator), []
     for name in listed(cfg.model.path):
         kind, settings = recognise(name, cfg.model.pooling)
-        loaded = {"bi": BiEncoder, "cross": CrossEncoder}[kind].load(name, max_tokens=cfg.model.max_tokens, **settings)
+        loaded = encoder_class(kind).load(name, max_tokens=cfg.model.max_tokens, **settings)
         encoders.append(loaded.to(device))
     return encoders
 

@@ -7,7 +7,7 @@
 - Dropout masks come from 16 random bits an element and integer arithmetic, not from a random number each.
 
 Under autocast the linear layers and what lies between two of them are in bf16. The residual stream, normalisation and
-attention stay in fp32, as transformers has them: in bf16 students come out worse, and on a CPU fp32 softmax is faster.
+attention stay in fp32, as transformers has them; in bf16 they would be no faster on a CPU.
 
 Axes: B sequences, L tokens in the longest, T real tokens, D width, H heads, C columns.
 """
