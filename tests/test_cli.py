@@ -1,7 +1,9 @@
 """The command line, as a person meets it: one line for a mistake, status not 0, and what Hydra offers."""
 
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +14,7 @@ import pytest
 from conftest import PAIRS
 
 from transenc.artifact import file_digest
-from transenc.cli import check_overrides, compose, explain
+from transenc.cli import check_overrides, compose, explain, one_line_errors
 from transenc.errors import InputError
 from transenc.evaluate import shorthand
 
@@ -42,6 +44,27 @@ def test_a_misspelt_key_or_choice_names_the_nearest(override, says):
     with pytest.raises(InputError) as error:
         check_overrides("train", [override])
     assert str(error.value).startswith(says)
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "artifacts"), "artifacts: No space left on device; mend "),
+        (OSError(errno.EROFS, "Read-only file system"), "a file of this run: Read-only file system; mend that and "),
+        (shutil.Error([("a/x", "b/x", "[Errno 28] No space left")]), "b/x: [Errno 28] No space left; mend that and g"),
+    ],
+)
+def test_what_a_disk_refuses_is_one_line_and_status_1(error, says):
+    told = []
+    with pytest.raises(SystemExit) as ended, one_line_errors("train", told.append):
+        raise error
+    assert ended.value.code == 1
+    assert told[0].startswith(says)
+
+
+def test_another_error_of_the_system_is_a_bug_and_keeps_its_traceback():
+    with pytest.raises(FileNotFoundError), one_line_errors("train", print):
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", "model.safetensors")
 
 
 @pytest.mark.parametrize(

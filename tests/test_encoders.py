@@ -10,7 +10,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from transenc.data.tokens import number_sentences, tokenise
 from transenc.encoders import BiEncoder, CrossEncoder, Learning
-from transenc.encoders.base import batches
+from transenc.encoders.base import in_batches
 from transenc.errors import InputError
 
 CLASSES = {"bi": BiEncoder, "cross": CrossEncoder}
@@ -133,10 +133,41 @@ def test_scores_are_in_the_unit_interval_and_cosines_and_logits_are_not_confused
 
 
 def test_batches_hold_every_index_once_within_the_budget():
-    lengths = np.random.default_rng(0).integers(3, 60, 200)
-    groups = list(batches(lengths, 256))
+    lengths, groups = np.random.default_rng(0).integers(3, 60, 200), []
+    in_batches(lengths, 256, groups.append)
     assert sorted(np.concatenate(groups).tolist()) == list(range(200))
     assert all(len(group) * lengths[group].max() <= 256 or len(group) == 1 for group in groups)
+
+
+@pytest.mark.parametrize("kind", ["bi", "cross"])
+def test_where_memory_is_short_batches_are_halved_and_scores_stay(bert, kind, monkeypatch, caplog):
+    encoder = load(kind, bert)
+    tokens, sizes, forward = tokens_of(encoder), [], encoder.backbone.forward
+    expected = encoder.score(tokens)
+
+    def short_of_memory(input_ids, **more):
+        sizes.append(input_ids.numel())
+        if sizes[-1] > 60:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(input_ids=input_ids, **more)
+
+    monkeypatch.setattr(encoder.backbone, "forward", short_of_memory)
+    done = []
+    np.testing.assert_allclose(encoder.score(tokens, progress=done.append), expected, atol=1e-5)
+    assert sum(done) == encoder.work(tokens)
+    assert sorted(sizes, reverse=True) == sizes  # what failed once is not tried again
+    assert "the GPU's memory is full: batches of" in caplog.text
+
+
+def test_a_sequence_that_memory_does_not_hold_is_an_error_that_says_so(bert, monkeypatch):
+    encoder = load("cross", bert)
+
+    def short_of_memory(**inputs):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(encoder.backbone, "forward", short_of_memory)
+    with pytest.raises(InputError, match=r"\d+ tokens do not fit into the GPU's memory; lower max_tokens"):
+        encoder.score(tokens_of(encoder))
 
 
 @pytest.mark.parametrize("kind", ["bi", "cross"])

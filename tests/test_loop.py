@@ -11,13 +11,16 @@ from conftest import PAIRS
 
 import transenc.data.module
 import transenc.stages
+import transenc.teaching
 from transenc.artifact import Artifact, file_digest
 from transenc.cli import compose
 from transenc.encoders import BiEncoder, CrossEncoder
 from transenc.errors import InputError
 from transenc.export import card
 from transenc.loop import distill
+from transenc.report import Report
 from transenc.results import Row
+from transenc.teaching import Failed
 
 WORDS = "the a man woman dog cat eats runs sleeps park house food".split()
 
@@ -539,10 +542,92 @@ def test_students_learn_in_training_mode(setting, monkeypatch):
     assert all(modes)
 
 
-def test_a_loss_that_is_no_number_stops_the_stage_and_names_step_and_learning_rate(setting):
-    with pytest.raises(InputError, match=r"1/cross teach: the loss is nan at step \d+, learning rate"):
-        setting.run("distill.cross.learning_rate=1e9", "distill.cross.clip=0", "distill.cross.epochs=3")
-    assert not list((setting.root / "artifacts").glob("*teach-*"))
+def failing(monkeypatch, times, after=0):
+    """Let some students fail: after so many, so often."""
+    examined = []
+
+    def examine(scores, labels):
+        examined.append(len(scores))
+        if after < len(examined) <= after + times:
+            raise Failed("it collapsed: the standard deviation of its scores is 0")
+
+    monkeypatch.setattr(transenc.teaching, "examine", examine)
+
+
+def told(run):
+    return json.loads((run / "run.json").read_text())["failures"]
+
+
+def test_a_student_that_failed_is_taught_again_with_another_seed_and_that_is_told(setting, monkeypatch, caplog):
+    caplog.set_level("INFO", "transenc")
+    failing(monkeypatch, times=2)
+    run = setting.run("distill.retries=2")
+    assert setting.taught() == ["1/cross"] * 3 + ["1/bi"]
+    assert told(run) == [
+        {"place": "1/cross", "reasons": ["it collapsed: the standard deviation of its scores is 0"] * 2, "kept": None}
+    ]
+    records = [json.loads(path.read_text()) for path in (setting.root / "artifacts").glob("teach-*/artifact.json")]
+    assert len({record["config"]["seed"] for record in records}) == 4
+    assert "1/cross failed (it collapsed" in caplog.text
+    failed = [
+        path.parent
+        for path in (setting.root / "artifacts").glob("teach-*/artifact.json")
+        if '"failed"' in path.read_text()
+    ]
+    assert [{file.name for file in folder.iterdir()} for folder in failed] == [{"artifact.json", "curve.jsonl"}] * 2
+    again = setting.run("distill.retries=2", name="again")  # what failed is known, and not tried again
+    assert setting.built == []
+    assert told(again) == told(run)
+
+
+def test_a_student_that_failed_with_every_seed_stops_the_run_in_one_line(setting, monkeypatch):
+    failing(monkeypatch, times=9)
+    says = r"1/cross failed with 2 seeds: it collapsed: .*; lower distill.cross.learning_rate, or raise distill.cross"
+    with pytest.raises(InputError, match=says):
+        setting.run("distill.retries=1")
+    with pytest.raises(InputError, match=r"1/cross failed with 2 seeds"):  # an untrained head cannot stand in
+        setting.run("distill.retries=1", "distill.failure=keep")
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_names_step_and_learning_rate(setting):
+    with pytest.raises(InputError, match=r"1/cross failed with one seed: the loss is nan at step \d+, learning rate"):
+        setting.run(
+            "distill.cross.learning_rate=1e9", "distill.cross.clip=0", "distill.cross.epochs=3", "distill.retries=0"
+        )
+
+
+@pytest.mark.parametrize("kind", ["cross", "bi"])
+def test_the_encoder_of_the_iteration_before_stays_where_a_student_fails(setting, monkeypatch, kind):
+    failing(monkeypatch, times=1, after={"cross": 2, "bi": 3}[kind])  # in the second iteration
+    run = setting.run("distill.iterations=2", "distill.retries=0", "distill.failure=keep")
+    assert [failure["kept"] for failure in told(run)] == [f"1/{kind}"]
+    rows = pandas.read_csv(run / "results.csv").query("encoder == @kind").set_index("iteration")
+    assert rows.spearman.loc[1].tolist() == rows.spearman.loc[2].tolist()
+
+
+def test_a_start_that_stands_in_for_a_failed_student_is_selected_only_if_nothing_else_is_there(setting, monkeypatch):
+    failing(monkeypatch, times=1, after=1)
+    settings = ["distill.retries=0", "distill.failure=keep", "distill.select=agreement"]
+    run = setting.run(*settings)
+    assert [failure["kept"] for failure in told(run)] == ["0/bi"]
+    assert (run / "models" / "bi-encoder" / "model.safetensors").exists()
+    run = setting.run(*settings, "distill.iterations=2", name="longer")
+    assert json.loads((run / "run.json").read_text())["selected"]["bi"]["iteration"] == 2
+
+
+def test_labels_that_are_all_but_constant_stop_the_run_before_a_student_is_taught(setting, tmp_path):
+    lines = ["sentence1\tsentence2", *(f"the {word}\tthe {word}" for word in WORDS)]
+    (tmp_path / "same.tsv").write_text("\n".join(lines))
+    with pytest.raises(InputError, match=r"1/bi label: all but constant, mean 1.000 and standard deviation"):
+        setting.run(f"data.path={tmp_path}/same.tsv", "data.clean.identical=false")
+    assert setting.taught() == []
+
+
+def test_two_runs_do_not_write_into_one_folder(setting, tmp_path):
+    with Report(setting.config(), tmp_path), pytest.raises(InputError, match=f"{tmp_path}: another run writes there"):
+        Report(setting.config(), tmp_path).__enter__()
+    with Report(setting.config(), tmp_path):
+        pass
 
 
 def test_empty_sentences_and_repeated_pairs_are_dropped_and_counted(setting, tmp_path):

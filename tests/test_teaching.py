@@ -8,7 +8,8 @@ from conftest import PAIRS
 from transenc.data.module import PairDataModule
 from transenc.data.tokens import number_sentences, tokenise
 from transenc.encoders import BiEncoder, CrossEncoder, Learning
-from transenc.teaching import Bookmark, teach
+from transenc.errors import InputError
+from transenc.teaching import Bookmark, Failed, examine, teach
 
 LABELS = np.linspace(0, 1, len(PAIRS), dtype=np.float32)
 
@@ -181,3 +182,44 @@ def test_a_damaged_bookmark_is_left_alone_and_the_lesson_begins_anew(bert, tmp_p
     train(resumed, bookmark=Bookmark(tmp_path), progress=steps.append)
     assert steps == [1] * 9
     assert same(weights(resumed), weights(whole))
+
+
+def test_a_loss_that_is_no_number_fails_the_student_and_leaves_nothing_to_go_on_from(bert, tmp_path):
+    with pytest.raises(Failed, match=r"the loss is nan at step \d+, learning rate 9"):
+        train(CrossEncoder.load(bert, new_head=0), epochs=9, bookmark=Bookmark(tmp_path), learning_rate=1e30)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_batch_that_memory_does_not_hold_names_what_to_lower(bert, monkeypatch):
+    student = CrossEncoder.load(bert, new_head=0)
+
+    def short_of_memory(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(student, "training_step", short_of_memory)
+    with pytest.raises(InputError, match=r"batch of 3 pairs .* lower distill.cross.batch_size, or model.cross_max_tok"):
+        train(student)
+
+
+WANTED = np.linspace(0, 1, 200)
+
+
+@pytest.mark.parametrize(
+    ("scores", "says"),
+    [
+        (0.5 + 0.04 * WANTED, "it collapsed: the standard deviation of its scores is 0.0116 on 200 of the pairs"),
+        (np.full(200, 0.7), "it collapsed: the standard deviation of its scores is 0 on 200"),
+        (1 - WANTED, "it learnt nothing: Spearman with its labels is -1.00 on 200 of the pairs it was taught"),
+        (np.where(WANTED < 0.9, WANTED, np.nan), "its scores are no numbers"),
+    ],
+)
+def test_a_student_that_came_to_nothing_is_told_by_figures(scores, says):
+    with pytest.raises(Failed, match=says):
+        examine(scores, WANTED)
+
+
+def test_a_student_that_learnt_something_passes_and_a_handful_of_pairs_says_nothing():
+    noise = np.random.default_rng(0).normal(0, 0.5, 200)
+    examine(WANTED + noise, WANTED)
+    examine(0.4 + 0.06 * WANTED, WANTED)
+    examine(1 - WANTED[:99], WANTED[:99])

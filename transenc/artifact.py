@@ -11,6 +11,7 @@ Two processes that want the same artifact build it once: the second waits for th
 Standard library only: nothing here knows what a stage computes.
 """
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -19,15 +20,16 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 log = logging.getLogger("transenc")
 
 RECORD = "artifact.json"
 BOOKMARK = ".bookmark"  # suffix of a file that an interrupted stage goes on from; a finished one has none
+ROOM = 1 << 20  # bytes; libraries have errors of their own for a full disk, which is known by less than this
 
 
 def digest(value: Any) -> str:
@@ -124,7 +126,8 @@ class Store:
                 record = self._find(path, fingerprint)  # another process may have built it while this one waited
                 if record is None:
                     started = time.monotonic()
-                    facts = dict(stage.build(scratch, config, watch, *inputs))
+                    with _full_disk_told(scratch):
+                        facts = dict(stage.build(scratch, config, watch, *inputs))
                     seconds = time.monotonic() - started
                     record = {**identity, "fingerprint": fingerprint, "facts": facts, "seconds": seconds}
                     if stage.content:
@@ -184,16 +187,15 @@ class Store:
         same fingerprint ended early, whatever ended it.
         """
         scratch = path.with_name(f".{path.name}")
+        self.root.mkdir(parents=True, exist_ok=True)
         while True:
-            scratch.mkdir(parents=True, exist_ok=True)
-            handle = os.open(scratch, os.O_RDONLY)
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            try:
-                if os.path.samestat(os.stat(scratch), os.fstat(handle)):
+            with suppress(FileExistsError):
+                scratch.mkdir()
+            with suppress(FileNotFoundError):
+                handle = lock(scratch)
+                if _stands(scratch, handle):
                     break
-            except FileNotFoundError:
-                pass
-            os.close(handle)  # while this process waited, the holder renamed or removed the folder
+                os.close(handle)  # while this process waited, the holder renamed or removed the folder
         try:
             _clear(scratch)
             yield scratch
@@ -203,6 +205,24 @@ class Store:
                 if not any(scratch.iterdir()):
                     scratch.rmdir()
             os.close(handle)
+
+
+def _stands(folder: Path, handle: int) -> bool:
+    """Whether an open folder still goes by its name."""
+    try:
+        return os.path.samestat(os.stat(folder), os.fstat(handle))
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def _full_disk_told(scratch: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if shutil.disk_usage(scratch).free < ROOM:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(scratch.parent)) from error
+        raise
 
 
 def _clear(scratch: Path) -> None:
@@ -219,6 +239,31 @@ def _publish(scratch: Path, path: Path) -> None:
         sync(one)
     scratch.rename(path)
     sync(path.parent)
+
+
+def lock(folder: Path, wait: bool = True) -> int:
+    """Hold a folder against other processes until the handle that this returns is closed, or the process ends.
+
+    Raises:
+        BlockingIOError: another process holds it, and `wait` is false.
+        FileNotFoundError: it is gone.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BaseException:
+        os.close(handle)
+        raise
+    return handle
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[str]]:
+    """A text file, UTF-8, to write what `path` is to hold; it takes that name when all is written, or not at all."""
+    aside = path.with_name(f".{path.name}.part")
+    with open(aside, "w", encoding="utf-8", newline="") as file:
+        yield file
+    aside.replace(path)
 
 
 def sync(path: Path) -> None:

@@ -1,12 +1,15 @@
 """Hydra at the door: composition, and one line for whatever a person got wrong.
 
-A mistake in what the program was given (`InputError`, or Hydra's own errors) is one line on the terminal and status 1;
-`HYDRA_FULL_ERROR=1` shows where it was raised. Anything else is a bug and keeps its traceback.
+A mistake in what the program was given (`InputError`, or Hydra's own errors), or a disk that takes no more, is one line
+on the terminal and status 1; `HYDRA_FULL_ERROR=1` shows where it was raised. Anything else is a bug and keeps its
+traceback.
 """
 
 import dataclasses
+import errno
 import logging
 import os
+import shutil
 import signal
 import sys
 import typing
@@ -29,6 +32,9 @@ from transenc.errors import InputError, nearest
 log = logging.getLogger("transenc")
 
 TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"
+
+# What a disk refuses: nothing is left of it, a quota is used up, it or a folder may not be written to, it fails.
+REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO)
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 SCHEMAS = {"train": Train, "evaluate": Evaluate}
@@ -92,14 +98,32 @@ def interruptible() -> Iterator[None]:
 
 @contextmanager
 def one_line_errors(name: str, tell: Callable[[str], Any]) -> Iterator[None]:
-    """Tell a person's error in one line and exit with status 1."""
+    """Tell a person's error, or the disk's, in one line and exit with status 1."""
+    logging.raiseExceptions = TRACEBACKS  # where a log file cannot be written, the error itself says why
     try:
         yield
-    except (InputError, HydraException, OmegaConfBaseException) as error:
-        if TRACEBACKS:
+    except Exception as error:
+        ours = isinstance(error, InputError | HydraException | OmegaConfBaseException)
+        line = explain(error, name) if ours else refusal(error)
+        if TRACEBACKS or line is None:
             raise
-        tell(explain(error, name))
+        tell(line)
         sys.exit(1)
+
+
+def refusal(error: BaseException | None) -> str | None:
+    """One line for what a disk refused, and where; None for errors that do not come of that."""
+    while error is not None:
+        what = None
+        if isinstance(error, shutil.Error):  # of a copied folder: (from, to, why) for each file
+            _, to, why = error.args[0][0]
+            what = f"{to}: {why}"
+        elif isinstance(error, OSError) and error.errno in REFUSALS:
+            what = f"{error.filename or 'a file of this run'}: {error.strerror}"
+        if what is not None:
+            return f"{what}; mend that and give the same command again"
+        error = error.__cause__
+    return None
 
 
 def complain(message: str) -> None:

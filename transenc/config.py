@@ -80,6 +80,13 @@ class Select(Enum):
     last = "no selection: the last checkpoint of the last iteration"
 
 
+class Failure(Enum):
+    """What happens when a student came to nothing with every seed."""
+
+    stop = "the run ends with an error that says why"
+    keep = "the encoder of the iteration before, or a start bi-encoder, stays in its place"
+
+
 class Loss(Enum):
     """What a student's output is held against its teacher's label with."""
 
@@ -194,6 +201,8 @@ class Distill:
     start: Start
     select: Select
     holdout: float  # share of the unlabelled pairs kept from training when selection is by agreement
+    retries: int  # how often a student that came to nothing is taught again, with another seed each time
+    failure: Failure
     cross: Teaching  # the cross-encoder, taught by the bi-encoder
     bi: Teaching  # the bi-encoder, taught by the cross-encoder
 
@@ -322,6 +331,7 @@ def check(cfg: Train) -> None:
         ("data.mining.pairs", data.mining.pairs, data.mining.pairs is None or data.mining.pairs >= 1, "at least 1"),
         ("data.mining.neighbours", data.mining.neighbours, data.mining.neighbours >= 1, "at least 1"),
         ("distill.iterations", cfg.distill.iterations, cfg.distill.iterations >= 1, "at least 1"),
+        ("distill.retries", cfg.distill.retries, cfg.distill.retries >= 0, "at least 0"),
         ("distill.holdout", cfg.distill.holdout, 0 < cfg.distill.holdout < 1, "between 0 and 1"),
         ("data.extra", data.extra, data.extra is None or _names(data.extra), "a known set, a file, or a list of them"),
         *_common_rules(cfg),

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from transenc.artifact import Artifact
+from transenc.artifact import Artifact, replacing
 from transenc.data.hub import HUB
 from transenc.data.published import PUBLISHED
 from transenc.pairs import sentences_of
@@ -32,7 +32,7 @@ def write_pairs(path: Path, pairs: Artifact, **columns: np.ndarray) -> None:
     """
     path.parent.mkdir(exist_ok=True)
     sentences, index = sentences_of(pairs), np.load(pairs / "pairs.npy", mmap_mode="r")
-    with open(path, "w", encoding="utf-8", newline="") as file:
+    with replacing(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("sentence1", "sentence2", *columns))
         for (first, second), *values in zip(index, *columns.values(), strict=True):
@@ -41,7 +41,7 @@ def write_pairs(path: Path, pairs: Artifact, **columns: np.ndarray) -> None:
 
 def copy_model(source: Path, folder: Path, card: str) -> None:
     """A model folder for people: the artifact's files without its record and curve, and a card."""
-    aside = folder.with_name(f".{folder.name}.{os.getpid()}")
+    aside = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(aside, ignore_errors=True)
     shutil.copytree(source, aside, ignore=shutil.ignore_patterns("artifact.json", "curve.jsonl"))
     (aside / "README.md").write_text(card, encoding="utf-8")

@@ -36,8 +36,9 @@ def distill(cfg: Train, folder: Path) -> float | None:
             for teacher, student in cfg.distill.direction.turns:  # bi teaches cross, then cross teaches bi
                 labels = stages.label(encoders, teacher, pool, iteration)
                 report.labels(iteration, teacher, labels, pool)
-                pupils = stages.students(starts[student], encoders[student])
-                encoders[student] = [stages.teach(pupil, pool, labels, iteration) for pupil in pupils]
+                previous = encoders[student]
+                pupils = zip(stages.students(starts[student], previous), previous, strict=True)
+                encoders[student] = [stages.teach(*pupil, pool, labels, iteration) for pupil in pupils]
                 report.scores(encoders[student], stages)
 
         return report.finish(stages, pool)

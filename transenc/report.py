@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shlex
 import shutil
 import sys
@@ -16,8 +17,9 @@ import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from transenc.artifact import Artifact
+from transenc.artifact import Artifact, lock, replacing
 from transenc.config import Direction, Select, Train, learnt_from, listed
+from transenc.errors import InputError
 from transenc.export import card, code, copy_model, environment, public_name, write_pairs
 from transenc.results import Row, table, write_results
 from transenc.stages import Member, Stages
@@ -61,6 +63,12 @@ class Report:
         self.written: set[Path] = set()
 
     def __enter__(self) -> Self:
+        try:
+            self.handle = lock(self.folder, wait=False)
+        except BlockingIOError:
+            raise InputError(
+                f"{self.folder}: another run writes there; wait for it, or give another hydra.run.dir"
+            ) from None
         # A run that goes on in the folder of a killed one tells everything again, curves of finished stages included.
         shutil.rmtree(self.folder / "tensorboard", ignore_errors=True)
         self.writer = SummaryWriter(str(self.folder / "tensorboard"))
@@ -69,6 +77,7 @@ class Report:
         return self
 
     def __exit__(self, *_: object) -> None:
+        os.close(self.handle)
         self.writer.close()
 
     def path(self, kind: str, name: str) -> Path:
@@ -132,11 +141,13 @@ class Report:
             },
             "data": {"transductive": self.cfg.data.transductive}
             | {key: pool.facts[key] for key in ("pairs", "sentences", "shared", "dropped")},
+            "failures": stages.failures,
             "seconds": round(time.monotonic() - self.started, 1),
             **environment(),
             "config": plain(asdict(self.cfg)),
         }
-        (self.folder / "run.json").write_text(json.dumps(run, indent=1), encoding="utf-8")
+        with replacing(self.folder / "run.json") as file:
+            json.dump(run, file, indent=1)
         self._hparams(selected)
         self._show(stages, selected, reference)
         return score
@@ -185,7 +196,9 @@ class Report:
             return next(row.value for row in self._own(member) if row.task == task)
         if member.iteration == 0:
             return None
-        return member.artifact.facts["selection"] if stages.select is Select.agreement else float(member.iteration)
+        if stages.select is Select.last:
+            return float(member.iteration)
+        return member.artifact.facts.get("selection", -1.0)  # a start that stands in for a student has never agreed
 
     def _own(self, member: Member) -> list[Row]:
         key = (member.iteration, member.kind, member.number)
@@ -203,6 +216,9 @@ class Report:
         lines = [table([*self.rows, *reference], list(stages.tests), marks)] if self.rows else []
         by = next(iter(stages.dev)) if stages.select is Select.dev else stages.select.name
         lines.append(f"* by {by}: " + ", ".join(f"{m.name} of iteration {m.iteration}" for m in selected))
+        for failure in stages.failures:
+            kept = "taught with another seed" if failure["kept"] is None else f"{failure['kept']} stands in its place"
+            lines.append(f"{failure['place']} failed ({'; '.join(failure['reasons'])}): {kept}.")
         for member in selected:
             if member.iteration == 0:
                 lines.append(f"No iteration improved on the start of {member.name} by that: the start is handed back.")

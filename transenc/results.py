@@ -1,10 +1,11 @@
 """Results as rows: results.csv, and the table on the screen."""
 
 import csv
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
+
+from transenc.artifact import replacing
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,8 @@ def write_results(path: Path, rows: Sequence[Row], kind: type[Row] = Row) -> Non
         kind: whose fields are the columns.
     """
     lines = [[field.name for field in fields(kind)], *(list(astuple(row)) for row in rows)]
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(aside, "w", encoding="utf-8", newline="") as file:
+    with replacing(path) as file:
         csv.writer(file, lineterminator="\n").writerows([["" if v is None else v for v in line] for line in lines])
-    aside.replace(path)
 
 
 Line = tuple[str, Sequence[float | str | None]]  # its name, and for each column a value, or what to show as it is

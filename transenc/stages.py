@@ -14,6 +14,7 @@ A stage is a pure step from (configuration, artifacts) to a folder (`transenc.ar
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -25,7 +26,7 @@ import numpy as np
 import torch
 
 from transenc.artifact import Artifact, Store, file_digest, stage
-from transenc.config import Accelerator, Data, Paths, Precision, Scores, Select, Start, Train, Trainer, listed
+from transenc.config import Accelerator, Data, Failure, Paths, Precision, Scores, Select, Start, Train, Trainer, listed
 from transenc.data import hub, published
 from transenc.data.tokens import TokenisedPairs
 from transenc.data.tokens import tokenise as tokenise_pairs
@@ -39,6 +40,9 @@ from transenc.watch import Watch, quiet
 if TYPE_CHECKING:
     from transenc.encoders import PairEncoder
 
+log = logging.getLogger("transenc")
+
+CONSTANT = 0.003  # standard deviation of labels in [0, 1] below which there is nothing to learn
 KNOWN = (*published.PUBLISHED, *hub.HUB)  # sets of pairs that have a name
 
 
@@ -143,14 +147,17 @@ def average(scores: np.ndarray, how: str) -> np.ndarray:
     return np.interp(place, np.arange(1, len(mean) + 1), np.sort(mean))
 
 
-@stage(version=2, ignore=("batch_tokens",))
+@stage(version=3, ignore=("batch_tokens",))
 def teach(
     out: Path, config: Config, watch: Watch, student: Artifact, tokens: Artifact, labels: Artifact, *dev: Artifact
 ) -> Facts:
-    """A student taught the labels; kept is its best checkpoint by the selection that `config` names, or its last."""
+    """A student taught the labels; kept is its best checkpoint by the selection that `config` names, or its last.
+
+    Of one that comes to nothing only the curve is kept, and the fact `failed`, which says why.
+    """
     from transenc.data.module import PairDataModule
     from transenc.encoders import Learning
-    from transenc.teaching import Bookmark
+    from transenc.teaching import SAMPLE, Bookmark, Failed, examine
     from transenc.teaching import teach as teach_student
 
     settings, seed = config["teaching"], config["seed"]
@@ -187,6 +194,16 @@ def teach(
         raw = model.score(judged, config["batch_tokens"], precision=config["precision"])
         return main_measure(raw, truth, binary)
 
+    curve: list[dict[str, float]] = []
+
+    def record(row: dict[str, float]) -> None:
+        curve.append(row)
+        watch.row(row)
+
+    def written(facts: Facts) -> Facts:
+        (out / "curve.jsonl").write_text("".join(json.dumps(row) + "\n" for row in curve), encoding="utf-8")
+        return {"kind": encoder.kind, **facts}
+
     with watch.bar("teach", settings["epochs"] * lessons.batches, "step") as bar:
         try:
             taught = teach_student(
@@ -200,19 +217,22 @@ def teach(
                 selection=selection if judged is not None else None,
                 eval_steps=settings["eval_steps"],
                 bookmark=Bookmark(out),
-                record=watch.row,
+                record=record,
                 progress=bar.update,
             )
-        except InputError as error:
-            raise InputError(f"{watch.place} teach: {error} (distill.{encoder.kind}.learning_rate)") from None
+            some = np.unique(np.linspace(0, len(pairs) - 1, SAMPLE).astype(int))
+            encoder.to(config["accelerator"])
+            raw = encoder.score(pairs.select(some), config["batch_tokens"], precision=config["precision"])
+            examine(encoder.to_score(torch.from_numpy(raw)).numpy(), targets[some])
+        except Failed as failed:
+            return written({"failed": str(failed), "summary": f"failed: {failed}"})
     encoder.save(out)
-    (out / "curve.jsonl").write_text("".join(json.dumps(row) + "\n" for row in taught.curve), encoding="utf-8")
-    losses = [row["loss"] for row in taught.curve if "loss" in row]
+    losses = [row["loss"] for row in curve if "loss" in row]
     summary = f"{len(losses):,} steps, loss {np.mean(losses[-20:]):.4f}"
     if taught.best is not None:
         summary += f", {config['select']} {100 * taught.best:.2f} at {taught.step:,}"
     facts = {"select": config["select"], "selection": taught.best, "step": taught.step, "summary": summary}
-    return {**_describe(out, encoder), **facts}
+    return written({**_describe(out, encoder), **facts})
 
 
 def _describe(folder: Path, model: "PairEncoder") -> Facts:
@@ -380,6 +400,7 @@ class Stages(Scoring):
     def __init__(self, cfg: Train, store: Store, watch: Watch):
         super().__init__(store, cfg.data, cfg.paths, cfg.trainer, watch)
         self.cfg = cfg
+        self.failures: list[dict[str, Any]] = []  # of students: where, why by seed, what stands in their place
         self.precision = precision_of(cfg.trainer.precision, self.accelerator)
         self.select = cfg.distill.select
         if self.select is Select.auto:
@@ -474,19 +495,29 @@ class Stages(Scoring):
             return pool
         scored = [self.score(m.artifact, pool, m.place, "pool", self.precision) for m in encoders[teacher]]
         config = {"average": self.cfg.distill.average.name}
-        return self.store(label, config, *scored, watch=self.watch, title=f"{iteration}/{teacher} label")
+        title = f"{iteration}/{teacher} label"
+        labels = self.store(label, config, *scored, watch=self.watch, title=title)
+        if labels.facts["std"] < CONSTANT:
+            raise InputError(
+                f"{title}: all but constant, mean {labels.facts['mean']:.3f} and standard deviation"
+                f" {labels.facts['std']:.2g}, below {CONSTANT:g}: nothing can be learnt of them; take a start that"
+                " tells these pairs apart (model.bi, model.pooling), or other pairs"
+            )
+        return labels
 
-    def teach(self, student: Member, pool: Artifact, labels: Artifact, iteration: int) -> Member:
-        """One student, taught from where `student` stands."""
+    def teach(self, student: Member, previous: Member, pool: Artifact, labels: Artifact, iteration: int) -> Member:
+        """One student, taught from where `student` stands; `previous` in its place if all seeds fail, and it may.
+
+        Raises:
+            InputError: it failed with every seed.
+        """
         teaching = self.cfg.distill.cross if student.kind == "cross" else self.cfg.distill.bi
         if self.data.ordered:
             teaching = replace(teaching, both_orders=False)
         taught = Member(student.kind, iteration, student.number, student.several, student.artifact)
         holdout = {"share": self.cfg.distill.holdout, "seed": self.cfg.seed}
-        seed = int(hashlib.sha256(f"{self.cfg.seed}/{taught.place}".encode()).hexdigest()[:8], 16)
         config = {
             "teaching": {key: v.name if isinstance(v, Enum) else v for key, v in asdict(teaching).items()},
-            "seed": seed,
             "select": self.select.name,
             "holdout": holdout if self.select is Select.agreement else None,
             "precision": self.precision,
@@ -497,10 +528,29 @@ class Stages(Scoring):
         dev = [self.tokens(pairs, student.artifact, name) for name, pairs in self.dev.items()]
         inputs = [student.artifact, tokens, labels, *(dev if self.select is Select.dev else [])]
         watch = self.watch.at(taught.place)
-        artifact = self.store(teach, config, *inputs, watch=watch, title=f"{taught.place} teach")
-        if artifact.reused:  # its curve belongs to this run as well
-            watch.rows(map(json.loads, (artifact / "curve.jsonl").read_text(encoding="utf-8").splitlines()))
-        return replace(taught, artifact=artifact)
+        reasons: list[str] = []
+        for name in (taught.place, *(f"{taught.place}/{retry}" for retry in range(1, self.cfg.distill.retries + 1))):
+            config["seed"] = int(hashlib.sha256(f"{self.cfg.seed}/{name}".encode()).hexdigest()[:8], 16)
+            artifact = self.store(teach, config, *inputs, watch=watch, title=f"{taught.place} teach")
+            if artifact.reused:  # its curve belongs to this run as well
+                watch.rows(map(json.loads, (artifact / "curve.jsonl").read_text(encoding="utf-8").splitlines()))
+            if "failed" not in artifact.facts:
+                break
+            reasons.append(artifact.facts["failed"])
+        kept = "failed" in artifact.facts
+        if reasons:
+            self.failures.append({"place": taught.place, "reasons": reasons, "kept": previous.place if kept else None})
+        if not kept:
+            return replace(taught, artifact=artifact)
+        seeds = f"with {len(reasons)} seeds" if len(reasons) > 1 else "with one seed"
+        told = f"{taught.place} failed {seeds}: {reasons[-1]}"
+        if self.cfg.distill.failure is Failure.keep and (previous.iteration or previous.kind == "bi"):
+            log.warning("%s; %s is kept in its place", told, previous.place)
+            return replace(taught, artifact=previous.artifact)
+        raise InputError(
+            f"{told}; lower distill.{student.kind}.learning_rate, or raise distill.{student.kind}.epochs,"
+            " distill.retries or, for a loss that is no number, trainer.precision=32-true"
+        )
 
     def students(self, bases: Sequence[Member], previous: Sequence[Member]) -> Sequence[Member]:
         """What an iteration's students begin as."""

@@ -6,7 +6,6 @@ middle of an epoch they skip as many batches as were done, but not those that we
 
 import logging
 import math
-import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 
@@ -21,11 +21,22 @@ from transenc.artifact import BOOKMARK, file_digest, sync
 from transenc.data.module import PairDataModule
 from transenc.encoders import PairEncoder
 from transenc.errors import InputError
+from transenc.measures import spearman
 
 log = logging.getLogger("transenc")
 
 FLUSH = 50  # steps between looks at the loss: each look waits for the device
 EVERY = 120.0  # seconds of work that an interruption may cost, if no epoch ends before
+
+# When a student counts as failed. Good ones have half of their labels' spread and agree to .8 and more.
+SAMPLE = 500  # pairs it is examined on, of those it was taught
+FEWEST = 100  # fewer say nothing
+FLAT = 0.05  # standard deviation of its scores over that of its labels
+DISAGREES = 0.1  # Spearman with its labels
+
+
+class Failed(Exception):  # noqa: N818  # what the student has done
+    """A student came to nothing. The message says by which criterion, with figures."""
 
 
 @dataclass
@@ -171,13 +182,15 @@ class Lesson(pl.Callback):
         self.progress(self.done)
         log.info("goes on at step %d of %d", self.done, self.last)
 
+    def forget(self) -> None:
+        """The lesson is over."""
+        if self.bookmark is not None:
+            self.bookmark.remove()
+
     def flush(self) -> None:
         for step, loss, rate in self.pending:
             if not math.isfinite(value := float(loss)):
-                raise InputError(
-                    f"the loss is {value} at step {step}, learning rate {rate:.2g}: training stopped; lower the"
-                    " learning rate, or set trainer.precision=32-true"
-                )
+                raise Failed(f"the loss is {value} at step {step}, learning rate {rate:.2g}")
             self._add({"step": step, "loss": value, "learning_rate": rate})
         self.pending.clear()
 
@@ -232,34 +245,64 @@ def teach(
         selection, eval_steps, bookmark, record, progress: see `Lesson`.
 
     Raises:
-        InputError: the loss is not finite; names step and learning rate.
+        Failed: the loss is not finite.
+        InputError: the GPU's memory does not hold a batch.
     """
     student.steps = epochs * lessons.batches
     lesson = Lesson(student.steps, bookmark, selection, eval_steps, record, progress)
     torch.manual_seed(seed)  # dropout: the same whatever ran before in this process
     student.train()  # Lightning leaves the mode as it finds it, and a model comes from its folder in eval mode
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+    with warnings.catch_warnings(), student.used_rows(lessons.pairs):
         warnings.simplefilter("ignore")  # advice on data workers and logging intervals, which are chosen here
-        with student.used_rows(lessons.pairs):
-            lesson.go_on(student)
-            lessons.done = lesson.done
-            trainer = pl.Trainer(
-                max_epochs=epochs - lesson.done // lessons.batches,
-                reload_dataloaders_every_n_epochs=1,  # an interrupted run's first epoch is shorter than the others
-                gradient_clip_val=clip or None,
-                accelerator=accelerator,
-                devices=1,
-                precision=precision,  # type: ignore[arg-type]
-                default_root_dir=folder,
-                callbacks=[lesson],
-                logger=False,
-                enable_checkpointing=False,
-                enable_progress_bar=False,
-                enable_model_summary=False,
-            )
+        lesson.go_on(student)
+        lessons.done = lesson.done
+        trainer = pl.Trainer(
+            max_epochs=epochs - lesson.done // lessons.batches,
+            reload_dataloaders_every_n_epochs=1,  # an interrupted run's first epoch is shorter than the others
+            gradient_clip_val=clip or None,
+            accelerator=accelerator,
+            devices=1,
+            precision=precision,  # type: ignore[arg-type]
+            callbacks=[lesson],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        try:
             trainer.fit(student, datamodule=lessons)
-            lesson.finish(student)
-    if bookmark is not None:
-        bookmark.remove()
+        except torch.OutOfMemoryError:
+            raise InputError(
+                f"a batch of {lessons.batch_size} pairs does not fit into the GPU's memory at step"
+                f" {lesson.done + trainer.global_step}; lower distill.{student.kind}.batch_size, or"
+                f" model.{student.kind}_max_tokens, now {student.max_tokens}"
+            ) from None
+        except Failed:  # going on would end there again
+            lesson.forget()
+            raise
+        lesson.finish(student)
+    lesson.forget()
     student.eval()
     return lesson.taught
+
+
+def examine(scores: np.ndarray, labels: np.ndarray) -> None:
+    """Tell a student that collapsed, or learnt nothing of its teacher.
+
+    Args:
+        scores, labels: [N] of pairs it was taught; where they are fewer than `FEWEST`, they need only be numbers.
+
+    Raises:
+        Failed: its scores are no numbers, all but constant beside their labels, or in another order altogether.
+    """
+    if not np.isfinite(scores).all():
+        raise Failed("its scores are no numbers")
+    if len(scores) < FEWEST:
+        return
+    spread, wanted, agreement = float(scores.std()), float(labels.std()), spearman(scores, labels)
+    on = f"on {len(scores)} of the pairs it was taught"
+    if spread < FLAT * wanted:
+        least = f"below {FLAT:g} of its labels' {wanted:.3g}"
+        raise Failed(f"it collapsed: the standard deviation of its scores is {spread:.3g} {on}, {least}")
+    if agreement < DISAGREES:
+        raise Failed(f"it learnt nothing: Spearman with its labels is {agreement:.2f} {on}, below {DISAGREES:g}")

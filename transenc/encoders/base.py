@@ -5,6 +5,7 @@ Axes: B pairs or sequences in a batch, L tokens, D width, N pairs, S sentences.
 
 import inspect
 import json
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ from transenc.encoders.framing import Framing
 from transenc.encoders.layers import speed_up
 from transenc.errors import InputError
 from transenc.folder import Description, Source, describe, find
+
+log = logging.getLogger("transenc")
 
 Progress = Callable[[int], Any]
 LAYERS = 1000  # at most; what config.json asks for is built before its weights are looked at
@@ -344,15 +347,31 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
-def batches(lengths: np.ndarray, batch_tokens: int) -> Iterator[np.ndarray]:
-    """Groups of indices of like length, longest first, each within `batch_tokens` when padded to its longest.
+def in_batches(lengths: np.ndarray, batch_tokens: int, run: Callable[[np.ndarray], Any]) -> None:
+    """Call `run` with groups of indices of like length, longest first, until each has been in one.
+
+    Where a GPU's memory does not hold a group, it and all behind it are halved.
 
     Args:
         lengths: [N] tokens.
-        batch_tokens: at most; a longer sequence is a group of its own.
+        batch_tokens: of a group padded to its longest, at most; a longer sequence is a group of its own.
+        run: what to do with a group.
+
+    Raises:
+        InputError: the memory does not hold a group of one.
     """
     order, start = np.argsort(-lengths, kind="stable"), 0
     while start < len(order):
-        size = max(1, batch_tokens // int(lengths[order[start]]))
-        yield order[start : start + size]
-        start += size
+        longest = int(lengths[order[start]])
+        size = min(max(1, batch_tokens // longest), len(order) - start)
+        try:
+            run(order[start : start + size])
+        except torch.OutOfMemoryError:
+            if size == 1:
+                raise InputError(f"{longest} tokens do not fit into the GPU's memory; lower max_tokens") from None
+            batch_tokens = size // 2 * longest
+        else:
+            start += size
+            continue
+        torch.cuda.empty_cache()  # out here, where the error no longer holds on to what it could not hold
+        log.warning("the GPU's memory is full: batches of %d tokens from here on (trainer.score_tokens)", batch_tokens)

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import MODEL_MAPPING, AutoModel
 
 from transenc.data.tokens import TokenisedPairs
-from transenc.encoders.base import PairEncoder, Progress, batches, load_backbone, load_parts
+from transenc.encoders.base import PairEncoder, Progress, in_batches, load_backbone, load_parts
 from transenc.errors import InputError
 from transenc.folder import Description, Source
 
@@ -78,10 +78,13 @@ class BiEncoder(PairEncoder):
             batch_tokens, progress: as for `score`.
         """
         lengths = self.framing.single_lengths(pairs.lengths[sentences])
-        for group in batches(lengths, batch_tokens):
+
+        def run(group: np.ndarray) -> None:
             inputs = self.framing.singles(pairs, sentences[group])
             out[group] = self.embed(self.to_device(inputs)).cpu().numpy()
             progress(len(group))
+
+        in_batches(lengths, batch_tokens, run)
 
     def _similarities(self, pairs: TokenisedPairs, batch_tokens: int, progress: Progress) -> np.ndarray:
         used, places = np.unique(pairs.pairs, return_inverse=True)

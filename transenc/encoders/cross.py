@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
 from transenc.data.tokens import TokenisedPairs
-from transenc.encoders.base import PairEncoder, Progress, batches, load_backbone, load_parts
+from transenc.encoders.base import PairEncoder, Progress, in_batches, load_backbone, load_parts
 from transenc.errors import InputError
 from transenc.folder import Description, Source
 
@@ -55,10 +55,13 @@ class CrossEncoder(PairEncoder):
     def _similarities(self, pairs: TokenisedPairs, batch_tokens: int, progress: Progress) -> np.ndarray:
         logits = np.empty(len(pairs), dtype=np.float32)
         lengths = self.framing.pair_lengths(*pairs.lengths[pairs.pairs].T)
-        for group in batches(lengths, batch_tokens):
+
+        def run(group: np.ndarray) -> None:
             inputs = self.framing.pairs(pairs, group, np.zeros(len(group), dtype=bool))
             logits[group] = self(self.to_device(inputs)).cpu().numpy()
             progress(len(group))
+
+        in_batches(lengths, batch_tokens, run)
         return logits
 
     @classmethod

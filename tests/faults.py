@@ -1,0 +1,462 @@
+"""Disturb runs of the real command in every way a night can, and hold what comes of it against an undisturbed run.
+
+    python tests/faults.py kill --times 100     SIGKILL at random moments, until a run comes through
+    python tests/faults.py interrupt            SIGINT and SIGTERM likewise
+    python tests/faults.py full-disk            a disk of random size, then room (needs the right to mount)
+    python tests/faults.py read-only            a folder that may not be written to, then may (likewise)
+    python tests/faults.py damage               a file of a finished artifact cut, changed, emptied, removed
+    python tests/faults.py bookmark             the same to what an interrupted training goes on from
+    python tests/faults.py together             two runs at once on one artifact folder
+    python tests/faults.py one-folder           two runs at once in one run folder
+    python tests/faults.py clock                a clock that jumps by years, forwards and backwards
+    python tests/faults.py all --times 20       each of them
+    python tests/faults.py soak --minutes 30    two sweeps at once, killed at random, again and again: what leaks?
+
+After a fault, and the same command again where it stopped the run, results.csv, labels, models and every artifact must
+be byte for byte those of the undisturbed run; what stopped by itself must have said so in one line. Exit status 1 if
+not. Runs are of one thread each, on a tiny random model: two iterations, some 450 training steps, in a few seconds.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import itertools
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+WORDS = "the a man woman dog cat is eats runs sleeps in park house food".split()
+
+
+class Wrong(AssertionError):  # noqa: N818  # what the run went
+    """A run that ended otherwise than it must."""
+
+
+class Place:
+    """One run folder and one artifact folder, and the command that belongs to them.
+
+    Args:
+        bench: what all runs have in common.
+        folder: where both are.
+        run: name of the run folder in it.
+    """
+
+    def __init__(self, bench: "Bench", folder: Path, run: str = "run"):
+        self.bench, self.folder, self.run, self.artifacts = bench, folder, folder / run, folder / "artifacts"
+
+    def start(self, *more: str, **environment: str) -> subprocess.Popen:
+        folders = [f"hydra.run.dir={self.run}", f"hydra.sweep.dir={self.run}", f"paths.artifacts={self.artifacts}"]
+        return subprocess.Popen(
+            [sys.executable, "train.py", *self.bench.settings, *folders, *more],
+            cwd=ROOT,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(self.bench.temporary)} | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def finish(self, *more: str) -> None:
+        """The same command, undisturbed, ends well and in the bytes it must."""
+        status, said = ended(self.start(*more))
+        if status:
+            raise Wrong(f"{self.folder}: status {status} when given again\n{said[-2000:]}")
+        self.compare()
+
+    def compare(self) -> None:
+        found, wanted = self.digests(), self.bench.wanted
+        if found != wanted:
+            differ = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
+            raise Wrong(f"{self.folder}: differs from an undisturbed run in {', '.join(differ)}")
+        left = [path.name for path in self.artifacts.glob(".*")]
+        if left:
+            raise Wrong(f"{self.folder}: {', '.join(left)} left behind")
+
+    def digests(self) -> dict[str, str]:
+        """sha256 of every file that must be the same; records hold seconds, cards and run.json the folders' names."""
+        kept = [file for file in self.artifacts.rglob("*") if file.name != "artifact.json"]
+        left = [self.run / "results.csv", *self.run.glob("labels/*"), *self.run.glob("models/*/*")]
+        return _digests(self.artifacts, kept) | _digests(self.run, [file for file in left if file.name != "README.md"])
+
+    def files(self) -> list[Path]:
+        return sorted(file for file in self.artifacts.glob("[!.]*/**/*") if file.is_file())
+
+
+class Bench:
+    """A tiny model, pairs, and the outcome and the seconds of an undisturbed run.
+
+    Args:
+        work: an empty folder for everything.
+    """
+
+    def __init__(self, work: Path):
+        sys.path.insert(0, str(ROOT))
+        from conftest import build
+
+        self.work, self.temporary = work, work / "tmp"
+        self.temporary.mkdir(parents=True)
+        model = build("bert", work / "model")
+        rng = random.Random(0)
+        for name, number in (("pool", 400), ("dev", 60)):
+            lines = ["sentence1\tsentence2\tscore"]
+            for _ in range(number):
+                first = rng.choices(WORDS, k=rng.randint(2, 9))
+                second = [word if rng.random() < 0.6 else rng.choice(WORDS) for word in first]
+                shared = len({*first} & {*second}) / len({*first} | {*second})
+                lines.append(f"{' '.join(first)}\t{' '.join(second)}\t{5 * shared:.2f}")
+            (work / f"{name}.tsv").write_text("\n".join(lines))
+        self.settings = [
+            "data=pairs", f"data.path={work}/pool.tsv", f"data.dev={work}/dev.tsv", f"model.bi={model}",
+            f"model.cross={model}", "trainer=cpu", "distill.iterations=2", "distill.failure=keep",
+            "distill.cross.epochs=3", "distill.cross.batch_size=16", "distill.cross.learning_rate=1e-3",
+            "distill.bi.epochs=3", "distill.bi.batch_size=16", "distill.bi.learning_rate=1e-4",
+        ]  # fmt: skip
+        whole = Place(self, work / "whole")
+        began = time.monotonic()
+        status, said = ended(whole.start())
+        self.seconds = time.monotonic() - began
+        if status:
+            raise Wrong(f"the undisturbed run failed: {said[-2000:]}")
+        self.wanted = whole.digests()
+        self.whole = whole.folder
+        self.numbers = itertools.count(1)
+
+    def place(self, copied: bool = False) -> Place:
+        """A new one, empty or with the outcome of the undisturbed run."""
+        folder = self.work / f"{next(self.numbers)}"
+        shutil.copytree(self.whole, folder) if copied else folder.mkdir()
+        return Place(self, folder)
+
+
+def _digests(folder: Path, files: list[Path]) -> dict[str, str]:
+    found = {str(file.relative_to(folder)): file for file in files if file.is_file()}
+    return {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in found.items()}
+
+
+def ended(process: subprocess.Popen, seconds: float = 600) -> tuple[int, str]:
+    """Exit status, and what was said. A hang is an error."""
+    try:
+        said, _ = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise Wrong(f"hung for {seconds:.0f} s") from None
+    return process.returncode, said
+
+
+def told(status: int, said: str, *words: str) -> None:
+    """It ended with an error in one line that holds one of some words."""
+    lines = said.strip().splitlines()
+    if status != 1 or "Traceback" in said or not lines or not any(word in lines[-1] for word in words):
+        raise Wrong(f"status {status}, where one line with {' or '.join(words)} belongs\n{said[-2000:]}")
+
+
+# Each fault disturbs one run and says how often; what it calls raises `Wrong`.
+
+
+def signals(bench: Bench, rng: random.Random, *kinds: signal.Signals) -> Counter:
+    """Signals at random moments, each followed by the same command, until a run comes through."""
+    place, counts = bench.place(), Counter()
+    while True:
+        process, kind = place.start(), rng.choice(kinds)
+        # A second: before that not even Python has started, which says nothing.
+        moment = rng.uniform(1, bench.seconds)
+        try:
+            process.wait(moment)
+        except subprocess.TimeoutExpired:
+            process.send_signal(kind)
+        status, said = ended(process)
+        if status == 0:
+            place.compare()
+            return counts
+        counts[f"{kind.name} in the middle of a training" if list(place.artifacts.glob(".teach-*")) else kind.name] += 1
+        if kind is signal.SIGKILL:
+            if status != -signal.SIGKILL:
+                raise Wrong(f"status {status}\n{said[-2000:]}")
+        elif status != 128 + kind or "the same command goes on" not in said or "Traceback" in said:
+            raise Wrong(f"{kind.name}: status {status}\n{said[-2000:]}")
+
+
+def kill(bench: Bench, rng: random.Random) -> Counter:
+    return signals(bench, rng, signal.SIGKILL)
+
+
+def interrupt(bench: Bench, rng: random.Random) -> Counter:
+    return signals(bench, rng, signal.SIGINT, signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def mounted(folder: Path, *options: str) -> Iterator[None]:
+    subprocess.run(["mount", *options, folder], check=True, capture_output=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def full_disk(bench: Bench, rng: random.Random) -> Counter:
+    """From too small for the first file to just too small for the last."""
+    size = sum(file.stat().st_size for file in bench.whole.rglob("*") if file.is_file())
+    place, counts = bench.place(), Counter()
+    with mounted(place.folder, "-t", "tmpfs", "-o", f"size={int(rng.uniform(16, size / 1024))}k", "tmpfs"):
+        status, said = ended(place.start())
+        if status:
+            told(status, said, "No space left on device")
+            counts["full"] += 1
+        subprocess.run(["mount", "-o", "remount,size=1g", place.folder], check=True)
+        place.finish()
+    return counts
+
+
+def read_only(bench: Bench, rng: random.Random) -> Counter:
+    """What may not be written to: the artifacts, the run folder, or both; half done before."""
+    place = bench.place()
+    process = place.start()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(rng.uniform(0.4, 1) * bench.seconds)
+    process.kill()
+    ended(process)
+    locked = rng.choice([place.artifacts, place.run, place.folder])
+    locked.mkdir(exist_ok=True)
+    with mounted(locked, "--bind", str(locked)):
+        subprocess.run(["mount", "-o", "remount,bind,ro", locked], check=True)
+        told(*ended(place.start()), "Read-only file system")
+    place.finish()
+    return Counter([f"{locked.relative_to(bench.work)}".rpartition("/")[2].strip("0123456789") or "both"])
+
+
+def _cut(file: Path, rng: random.Random) -> None:
+    os.truncate(file, rng.randrange(max(1, file.stat().st_size)))
+
+
+def _changed(file: Path, rng: random.Random) -> None:
+    content = bytearray(file.read_bytes())
+    content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+    file.write_bytes(content)
+
+
+def _emptied(file: Path, _: random.Random) -> None:
+    os.truncate(file, 0)
+
+
+def _removed(file: Path, _: random.Random) -> None:
+    file.unlink()
+
+
+DAMAGE = {"cut": _cut, "changed by a bit": _changed, "emptied": _emptied, "removed": _removed}
+
+
+def damage(bench: Bench, rng: random.Random) -> Counter:
+    place = bench.place(copied=True)
+    file, how = rng.choice([file for file in place.files() if file.stat().st_size]), rng.choice(list(DAMAGE))
+    DAMAGE[how](file, rng)
+    place.finish()
+    return Counter([how])
+
+
+def bookmark(bench: Bench, rng: random.Random) -> Counter:
+    while True:
+        place = bench.place()
+        process = place.start()
+        while process.poll() is None and not list(place.artifacts.glob(".teach-*/*.bookmark")):
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 1))
+        process.kill()
+        ended(process)
+        marks = list(place.artifacts.glob(".teach-*/*.bookmark"))
+        if marks:
+            break
+    how = rng.choice(list(DAMAGE))
+    DAMAGE[how](marks[0], rng)
+    place.finish()
+    return Counter([how])
+
+
+def together(bench: Bench, rng: random.Random) -> Counter:
+    place = bench.place()
+    other = Place(bench, place.folder, "other")
+    processes = [place.start()]
+    time.sleep(rng.uniform(0, 1))
+    processes.append(other.start())
+    for process in processes:
+        status, said = ended(process)
+        if status:
+            raise Wrong(f"status {status}\n{said[-2000:]}")
+    place.compare()
+    other.compare()
+    return Counter(["pairs of runs"])
+
+
+def one_folder(bench: Bench, rng: random.Random) -> Counter:
+    place = bench.place()
+    first = place.start()
+    while first.poll() is None and not (place.run / "tensorboard").exists():
+        time.sleep(0.01)
+    time.sleep(rng.uniform(0, 1))
+    second = place.start()
+    told(*ended(second), "another run writes there")
+    status, said = ended(first)
+    if status:
+        raise Wrong(f"status {status}\n{said[-2000:]}")
+    place.compare()
+    return Counter(["second run refused"])
+
+
+JUMPING = """
+import random, time
+rng, real, real_ns = random.Random({seed}), time.time, time.time_ns
+at = [0.0]
+def jump():
+    if rng.random() < 0.05:
+        at[0] = rng.uniform(-10, 10) * 365 * 86400
+    return at[0]
+time.time = lambda: real() + jump()
+time.time_ns = lambda: real_ns() + int(jump() * 1e9)
+"""
+
+
+def clock(bench: Bench, rng: random.Random) -> Counter:
+    """Python's clock jumps in the killed run and in the next; files are of any age in between."""
+    place = bench.place()
+    for moment in (rng.uniform(0.3, 1) * bench.seconds, 600.0):
+        site = Path(tempfile.mkdtemp(dir=bench.work))
+        (site / "sitecustomize.py").write_text(JUMPING.format(seed=rng.random()))
+        process = place.start(PYTHONPATH=str(site))
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(moment)
+        process.kill()
+        status, said = ended(process)
+        for file in place.artifacts.rglob("*"):
+            os.utime(file, (rng.uniform(0, 2**31),) * 2)
+    if status:
+        raise Wrong(f"status {status}\n{said[-2000:]}")
+    place.finish()
+    return Counter(["jumps"])
+
+
+FAULTS: dict[str, Callable[[Bench, random.Random], Counter]] = {
+    "kill": kill, "interrupt": interrupt, "full-disk": full_disk, "read-only": read_only, "damage": damage,
+    "bookmark": bookmark, "together": together, "one-folder": one_folder, "clock": clock,
+}  # fmt: skip
+
+
+def disturb(bench: Bench, fault: str, times: int, seed: int, jobs: int = 1) -> Counter:
+    """Until the fault has struck so often; how often it did, by kind.
+
+    Raises:
+        Wrong: a run ended otherwise than it must.
+    """
+    counts, seeds = Counter(), itertools.count(seed)
+
+    def one(number: int) -> Counter:
+        return FAULTS[fault](bench, random.Random(f"{fault}/{number}"))
+
+    with ThreadPoolExecutor(jobs) as pool:
+        while counts.total() < times:
+            for found in pool.map(one, itertools.islice(seeds, jobs)):
+                counts += found
+    return counts
+
+
+# The soak.
+
+
+def soak(bench: Bench, minutes: float, seed: int) -> None:
+    """Two equal sweeps at once on one artifact folder, killed at random and given again until both are through."""
+    until, counts, states = time.monotonic() + 60 * minutes, Counter(), []
+
+    def sweep(place: Place, rng: random.Random) -> None:
+        for turn in itertools.count():
+            process, began = place.start("-m", "seed=0,1,2,3"), time.monotonic()
+            moment = rng.uniform(1, 4 * bench.seconds) if turn < 3 else 600.0
+            while process.poll() is None and time.monotonic() - began < moment:
+                time.sleep(0.5)
+                job = len(list(place.run.glob("[0-9]*/train.log")))
+                with contextlib.suppress(OSError, IndexError):
+                    states.append((turn, job, *_state(process.pid)))
+            process.kill()
+            status, said = ended(process)
+            counts["kills" if status else "sweeps of four"] += 1
+            if status == 0:
+                return
+            if status != -signal.SIGKILL:
+                raise Wrong(f"status {status}\n{said[-2000:]}")
+
+    for turn in itertools.count():
+        if time.monotonic() > until:
+            break
+        folder = bench.place().folder
+        lanes = [Place(bench, folder, f"lane-{number}") for number in range(2)]
+        with ThreadPoolExecutor(2) as pool:
+            for done in [pool.submit(sweep, lane, random.Random(f"{seed}/{turn}/{lane.run}")) for lane in lanes]:
+                done.result()
+        one, other = ([Place(bench, folder, f"{lane.run.name}/{job}").digests() for job in range(4)] for lane in lanes)
+        if one != other:
+            raise Wrong(f"{folder}: two equal sweeps differ")
+        differ = [name for name, digest in bench.wanted.items() if one[0].get(name) != digest]
+        if differ:
+            raise Wrong(f"{folder}: seed 0 differs from an undisturbed run in {', '.join(differ)}")
+        used = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        print(f"{time.monotonic() - until + 60 * minutes:5.0f} s: {dict(counts)}, {used >> 10} KiB", flush=True)
+        shutil.rmtree(folder)
+    for job in range(1, 5):  # of sweeps that nothing disturbed
+        some = [state[2:] for state in states if state[0] == 3 and state[1] == job]
+        if some:
+            print(f"job {job}: up to {max(s[0] for s in some)} MiB, {max(s[1] for s in some)} handles")
+    left = [path.name for path in bench.temporary.iterdir()]
+    running = [path for path in Path("/proc").glob("[0-9]*") if _runs(path, str(bench.work))]
+    print(f"left in the temporary folder: {', '.join(left) or 'nothing'}; processes left: {len(running)}")
+    if left or running:
+        raise Wrong("something leaks")
+
+
+def _state(pid: int) -> tuple[int, int]:
+    """Resident MiB and open handles of a process."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.split("VmRSS:")[1].split()[0]) >> 10, len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def _runs(process: Path, word: str) -> bool:
+    try:
+        return "train.py" in (line := (process / "cmdline").read_text()) and word in line
+    except OSError:
+        return False
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("fault", choices=(*FAULTS, "all", "soak"))
+    parser.add_argument("--times", type=int, default=20, help="how often a fault is to strike")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 2) // 2), help="runs at once")
+    parser.add_argument("--minutes", type=float, default=30)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as work:
+        try:
+            bench = Bench(Path(work) / "bench")
+            print(f"undisturbed: {bench.seconds:.1f} s, {len(bench.wanted)} files", flush=True)
+            if options.fault == "soak":
+                soak(bench, options.minutes, options.seed)
+                return 0
+            for fault in FAULTS if options.fault == "all" else [options.fault]:
+                began = time.monotonic()
+                counts = disturb(bench, fault, options.times, options.seed, options.jobs)
+                kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(counts.items()))
+                seconds = time.monotonic() - began
+                print(f"{fault:<10} {counts.total():4d} times, all well, {seconds:.0f} s ({kinds})", flush=True)
+        except Wrong as wrong:
+            print(f"WRONG {wrong}")
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

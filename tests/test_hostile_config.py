@@ -1,0 +1,85 @@
+"""Settings of any type and value: a configuration that passes, or one line; never a traceback."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra.errors import HydraException
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf.errors import OmegaConfBaseException
+
+from transenc.cli import SCHEMAS, check_overrides, choices, compose, explain, keys
+from transenc.config import check, check_evaluation
+from transenc.errors import InputError
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+NUMBERS = st.one_of(
+    st.integers().map(str), st.floats().map(str), st.sampled_from(["1e400", "-0", "0x10", "1_000", "nan", "-inf"])
+)
+WORDS = ["null", "true", "no", "''", "[]", "{}", "???", "auto", "paper", "${seed}", "${oc.env:HOME}"]
+PLAIN = st.one_of(NUMBERS, st.sampled_from(WORDS), TEXT)
+VALUES = st.one_of(
+    PLAIN,
+    st.lists(PLAIN, max_size=3).map(lambda values: f"[{','.join(values)}]"),
+    st.tuples(TEXT, PLAIN).map(lambda pair: f"{{{pair[0]}:{pair[1]}}}"),
+    st.lists(PLAIN, min_size=2, max_size=3).map(",".join),  # a sweep, where none is asked for
+)
+
+
+def python(*arguments):
+    root = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, *map(str, arguments)], cwd=root, capture_output=True, text=True, timeout=120)
+    return done.returncode, done.stdout + done.stderr
+
+
+def keys_of(name):
+    known = st.sampled_from([*keys(SCHEMAS[name]), *choices(name)])
+    return st.one_of(known, known, known, st.tuples(known, TEXT).map("".join), TEXT)
+
+
+def told(name, argument):
+    """What a person reads of it, or None where the configuration passes."""
+    try:
+        cfg = compose(name, [argument])
+        {"train": check, "evaluate": check_evaluation}[name](cfg)
+    except (InputError, HydraException, OmegaConfBaseException) as error:
+        return explain(error, name)
+    return None
+
+
+@pytest.mark.parametrize("name", list(SCHEMAS))
+@given(st.data())
+def test_any_setting_passes_or_is_refused_in_one_line(name, data):
+    prefix = data.draw(st.sampled_from(["", "", "", "+", "++", "~"]))
+    argument = f"{prefix}{data.draw(keys_of(name))}={data.draw(VALUES)}"
+    line = told(name, argument)
+    assert line is None or (line.strip() and "\n" not in line), argument
+
+
+@given(NUMBERS)
+def test_a_number_where_a_count_belongs_is_held_to_its_range(text):
+    line = told("train", f"distill.iterations={text}")
+    try:
+        wanted = int(text.replace("_", "")) >= 1 and "_" not in text
+    except ValueError:
+        wanted = False
+    assert (line is None) == wanted or "_" in text
+    assert line is None or line.startswith("distill.iterations")
+
+
+@pytest.mark.parametrize("override", ["+data._target_=os.system", "++_target_=os.system", "model._target_=x"])
+def test_no_setting_names_a_class_to_be_made(override):
+    with pytest.raises(InputError, match=r"_target_: no such key"):
+        check_overrides("train", [override])
+
+
+def test_a_recipe_of_others_names_no_class_to_be_made(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    recipe = "# @package _global_\ndata:\n  _target_: os.system\n  command: touch hacked\n"
+    (tmp_path / "experiment" / "mine.yaml").write_text(recipe)
+    status, said = python("train.py", "--config-dir", tmp_path, "experiment=mine", f"hydra.run.dir={tmp_path}/run")
+    assert status == 1
+    assert said.strip().splitlines()[-1].startswith("data._target_: no such key")
+    assert not list(tmp_path.rglob("hacked"))
