@@ -9,8 +9,8 @@ from transenc.cli import CONF, SCHEMAS, compose
 
 PACKAGE = Path(__file__).parents[1] / "transenc"
 ORDER = [  # each may import those before it, never those after
-    ["errors", "artifact", "results", "measures"],
-    ["config", "folder"],
+    ["errors", "artifact", "measures"],
+    ["results", "config", "folder"],
     ["data.files", "data.tokens"],
     ["data.published", "data.hub", "data.mining", "data.module"],
     ["encoders.embeddings", "encoders.framing", "encoders.layers"],

@@ -143,6 +143,8 @@ def check_overrides(name: str, arguments: Iterable[str]) -> None:
     own_folder = any(argument.startswith(("--config-dir", "-cd")) for argument in arguments)  # it may add choices
     for override in OverridesParser.create().parse_overrides([a for a in arguments if "=" in a and a[0] != "-"]):
         key = override.key_or_group
+        if key == "hydra":
+            raise InputError("hydra: holds several settings; set one of them, hydra.NAME=...")
         if key.split(".")[0].split("/")[0] == "hydra":
             continue
         if key in groups:
