@@ -621,6 +621,12 @@ def test_labels_that_are_all_but_constant_stop_the_run_before_a_student_is_taugh
     with pytest.raises(InputError, match=r"1/bi label: all but constant, mean 1.000 and standard deviation"):
         setting.run(f"data.path={tmp_path}/same.tsv", "data.clean.identical=false")
     assert setting.taught() == []
+    setting.run(f"data.path={tmp_path}/same.tsv", "data.clean.identical=false", "distill.failure=ignore")
+
+
+def test_students_are_not_examined_where_failure_is_ignored(setting, monkeypatch):
+    failing(monkeypatch, times=9)
+    assert told(setting.run("distill.failure=ignore")) == []
 
 
 def test_two_runs_do_not_write_into_one_folder(setting, tmp_path):

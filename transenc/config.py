@@ -85,6 +85,7 @@ class Failure(Enum):
 
     stop = "the run ends with an error that says why"
     keep = "the encoder of the iteration before, or a start bi-encoder, stays in its place"
+    ignore = "neither students nor labels are examined; only a loss that is no number ends the run"
 
 
 class Loss(Enum):

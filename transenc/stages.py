@@ -220,10 +220,11 @@ def teach(
                 record=record,
                 progress=bar.update,
             )
-            some = np.unique(np.linspace(0, len(pairs) - 1, SAMPLE).astype(int))
-            encoder.to(config["accelerator"])
-            raw = encoder.score(pairs.select(some), config["batch_tokens"], precision=config["precision"])
-            examine(encoder.to_score(torch.from_numpy(raw)).numpy(), targets[some])
+            if config["examine"]:
+                some = np.unique(np.linspace(0, len(pairs) - 1, SAMPLE).astype(int))
+                encoder.to(config["accelerator"])
+                raw = encoder.score(pairs.select(some), config["batch_tokens"], precision=config["precision"])
+                examine(encoder.to_score(torch.from_numpy(raw)).numpy(), targets[some])
         except Failed as failed:
             return written({"failed": str(failed), "summary": f"failed: {failed}"})
     encoder.save(out)
@@ -497,7 +498,7 @@ class Stages(Scoring):
         config = {"average": self.cfg.distill.average.name}
         title = f"{iteration}/{teacher} label"
         labels = self.store(label, config, *scored, watch=self.watch, title=title)
-        if labels.facts["std"] < CONSTANT:
+        if labels.facts["std"] < CONSTANT and self.cfg.distill.failure is not Failure.ignore:
             raise InputError(
                 f"{title}: all but constant, mean {labels.facts['mean']:.3f} and standard deviation"
                 f" {labels.facts['std']:.2g}, below {CONSTANT:g}: nothing can be learnt of them; take a start that"
@@ -523,6 +524,7 @@ class Stages(Scoring):
             "precision": self.precision,
             "accelerator": self.accelerator,
             "batch_tokens": self.score_tokens,
+            "examine": self.cfg.distill.failure is not Failure.ignore,
         }
         tokens = self.tokens(pool, student.artifact, "pool")
         dev = [self.tokens(pairs, student.artifact, name) for name, pairs in self.dev.items()]
