@@ -57,7 +57,7 @@ class Place:
     def start(self, *more: str, **environment: str) -> subprocess.Popen:
         folders = [f"hydra.run.dir={self.run}", f"hydra.sweep.dir={self.run}", f"paths.artifacts={self.artifacts}"]
         return subprocess.Popen(
-            [sys.executable, "train.py", *self.bench.settings, *folders, *more],
+            [sys.executable, "train.py", *more, *self.bench.settings, *folders],
             cwd=ROOT,
             env=os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(self.bench.temporary)} | environment,
             stdout=subprocess.PIPE,
