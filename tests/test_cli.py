@@ -172,6 +172,17 @@ def test_a_sweep_shares_artifacts_and_gives_each_job_its_folder(inputs, tmp_path
     assert any(line.startswith("0/bi pool") and "reused" in line for line in second.splitlines())
 
 
+def test_a_job_that_fails_leaves_the_others_alone_and_is_told_at_the_end(inputs, tmp_path):
+    sweep = ["-m", "seed=-1,0", f"hydra.sweep.dir={tmp_path}/sweep", f"paths.artifacts={tmp_path}/artifacts"]
+    status, out, error = python(inputs[0], *sweep, *inputs[1:])
+    assert status == 1
+    assert "seed=-1: must be at least 0" in out
+    said = f"job 0 failed; what it said stands above, and in {tmp_path}/sweep/0"
+    assert error.strip().splitlines()[-1] == said
+    assert "Traceback" not in out + error
+    assert (tmp_path / "sweep" / "1" / "results.csv").exists()
+
+
 def test_evaluate_leaves_its_results_and_shows_them(bert, inputs, tmp_path):
     pool = inputs[2].removeprefix("data.path=")
     folder = [f"hydra.run.dir={tmp_path}", f"paths.artifacts={tmp_path}/artifacts"]

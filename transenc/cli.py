@@ -23,6 +23,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -53,9 +54,16 @@ def main(name: str, task: Callable[[Any, Path], float | None], shorthand: Callab
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)
     def run(cfg: Any) -> float | None:
-        sys.argv[1:] = HydraConfig.get().overrides.task  # in a sweep, what this job is without the others
-        with one_line_errors(name, log.error):  # here as well, so that the error stands in the run folder's log
-            return task(OmegaConf.to_object(cfg), Path(HydraConfig.get().runtime.output_dir))
+        job = HydraConfig.get()
+        sys.argv[1:] = job.overrides.task  # in a sweep, what this job is without the others
+        try:
+            with one_line_errors(name, log.error):  # here as well, so that the error stands in the run folder's log
+                return task(OmegaConf.to_object(cfg), Path(job.runtime.output_dir))
+        except SystemExit:
+            if job.mode is not RunMode.MULTIRUN:
+                raise
+        # As an error it lets the jobs behind this one go on, and ends the sweep with it.
+        raise InputError(f"job {job.job.num} failed; what it said stands above, and in {job.runtime.output_dir}")
 
     # Unless told so, Hydra prints its errors itself, over several lines, and exits before they can be put better.
     os.environ["HYDRA_FULL_ERROR"] = "1"
