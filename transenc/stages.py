@@ -498,7 +498,7 @@ class Stages(Scoring):
         config = {"average": self.cfg.distill.average.name}
         title = f"{iteration}/{teacher} label"
         labels = self.store(label, config, *scored, watch=self.watch, title=title)
-        if labels.facts["std"] < CONSTANT and self.cfg.distill.failure is not Failure.ignore:
+        if not labels.facts["std"] >= CONSTANT and self.cfg.distill.failure is not Failure.ignore:
             raise InputError(
                 f"{title}: all but constant, mean {labels.facts['mean']:.3f} and standard deviation"
                 f" {labels.facts['std']:.2g}, below {CONSTANT:g}: nothing can be learnt of them; take a start that"
