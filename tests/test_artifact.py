@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import transenc.artifact
 from transenc.artifact import RECORD, Stage, Store, stage
 
 
@@ -97,6 +98,19 @@ def test_two_processes_that_want_the_same_artifact_build_it_once(tmp_path):
     assert [process.exitcode for process in processes] == [0] * 4
     (folder,) = tmp_path.iterdir()
     assert len(list(folder.glob("by-*"))) == 1
+
+
+def test_what_another_process_began_while_one_published_is_left_alone(tmp_path, monkeypatch):
+    calls, publish = [], transenc.artifact._publish
+
+    def publish_and_be_overtaken(scratch, path):
+        publish(scratch, path)
+        scratch.mkdir()
+        (scratch / "of another").write_text("")
+
+    monkeypatch.setattr(transenc.artifact, "_publish", publish_and_be_overtaken)
+    built = Store(tmp_path)(copying(calls), {"a": 1})
+    assert (tmp_path / f".{built.path.name}" / "of another").exists()
 
 
 def test_a_folder_without_its_record_is_not_taken_for_finished(tmp_path):

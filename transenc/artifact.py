@@ -97,6 +97,7 @@ class Store:
     def __init__(self, root: Path):
         self.root = root
         self.told: set[str] = set()  # fingerprints that have had their line in the log
+        self.log: list[dict[str, Any]] = []  # what was asked for, in order: title, seconds it took to build, reused
         self.checked: dict[Path, tuple[int, ...]] = {}  # files whose digest was right, as they stood then
 
     def __call__(
@@ -139,10 +140,12 @@ class Store:
                     shutil.rmtree(path, ignore_errors=True)  # damaged, or left of an interrupted deletion of the store
                     _publish(scratch, path)
                     self.told.add(fingerprint)
+                    self.log.append({"title": title, "seconds": round(seconds, 2), "reused": False})
                     log.info("%-24s %7.1f s  %s", title, seconds, facts.get("summary", ""))
                     return Artifact(path, record.get("content", fingerprint), facts)
         facts = record["facts"]
         if fingerprint not in self.told:
+            self.log.append({"title": title, "seconds": round(record["seconds"], 2), "reused": True})
             log.info("%-24s %9s  %s", title, "reused", facts.get("summary", ""))
             self.told.add(fingerprint)
         return Artifact(path, record.get("content", fingerprint), facts, reused=True)
@@ -200,7 +203,7 @@ class Store:
             _clear(scratch)
             yield scratch
         finally:
-            if scratch.is_dir():
+            if _stands(scratch, handle):  # and is not published, nor another's since
                 _clear(scratch)
                 if not any(scratch.iterdir()):
                     scratch.rmdir()
