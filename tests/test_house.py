@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "transenc"
 ORDER = [  # each may import those before it, never those after
     ["errors", "artifact", "measures"],
     ["results", "config", "folder"],
+    ["report"],
     ["data.files", "data.tokens"],
     ["data.published", "data.hub", "data.mining", "data.module"],
     ["encoders.embeddings", "encoders.framing", "encoders.layers"],
@@ -21,7 +22,7 @@ ORDER = [  # each may import those before it, never those after
     ["pairs"],
     ["export"],
     ["stages"],
-    ["report"],
+    ["journal"],
     ["loop"],
     ["cli"],
     ["evaluate"],

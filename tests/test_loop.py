@@ -17,8 +17,8 @@ from transenc.cli import compose
 from transenc.encoders import BiEncoder, CrossEncoder
 from transenc.errors import InputError
 from transenc.export import card
+from transenc.journal import Journal
 from transenc.loop import distill
-from transenc.report import Report
 from transenc.results import Row
 from transenc.teaching import Failed
 
@@ -460,7 +460,7 @@ def test_a_run_leaves_nothing_of_an_earlier_one_in_its_folder(setting):
     left = sorted(
         str(p.relative_to(folder)) for kind in ("models", "labels", "predictions") for p in folder.glob(f"{kind}/*")
     )
-    assert left == ["labels/1-bi.csv", "models/cross-encoder"]
+    assert left == ["labels/1-bi.csv", "models/cross-encoder", "predictions/1-cross-test.csv"]
 
 
 def test_sentences_become_pairs_in_the_asked_shares_and_are_told(setting, files, tmp_path):
@@ -630,9 +630,9 @@ def test_students_are_not_examined_where_failure_is_ignored(setting, monkeypatch
 
 
 def test_two_runs_do_not_write_into_one_folder(setting, tmp_path):
-    with Report(setting.config(), tmp_path), pytest.raises(InputError, match=f"{tmp_path}: another run writes there"):
-        Report(setting.config(), tmp_path).__enter__()
-    with Report(setting.config(), tmp_path):
+    with Journal(setting.config(), tmp_path), pytest.raises(InputError, match=f"{tmp_path}: another run writes there"):
+        Journal(setting.config(), tmp_path).__enter__()
+    with Journal(setting.config(), tmp_path):
         pass
 
 

@@ -12,5 +12,6 @@ The words, used everywhere:
 - recipe: a file in conf/experiment/, a small delta over the defaults.
 
 The code, in reading order: `loop` (the method, on one screen), `stages` (what each verb of it does), `artifact` (how a
-stage's result is kept and found again), `encoders`, `teaching` (one student, one teacher's labels), `data`, `report`.
+stage's result is kept and found again), `encoders`, `teaching` (one student, one teacher's labels), `data`, `journal`
+(what a run writes), `report` (its page).
 """

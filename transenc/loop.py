@@ -4,12 +4,12 @@ from pathlib import Path
 
 from transenc.artifact import Store
 from transenc.config import Train, check
-from transenc.report import Report
+from transenc.journal import Journal
 from transenc.stages import Stages
 
 
 def distill(cfg: Train, folder: Path) -> float | None:
-    """Run the loop; leave results.csv, models/, labels/, tensorboard/ and run.json in `folder`.
+    """Run the loop; leave report.html, results.csv, models/, labels/, run.json and more in `folder`.
 
     Every call below that builds something goes through the store, so what an earlier run finished is only read.
 
@@ -20,25 +20,25 @@ def distill(cfg: Train, folder: Path) -> float | None:
         InputError: something in the configuration, the data or the models is wrong.
     """
     check(cfg)
-    with Report(cfg, folder) as report:
-        stages = Stages(cfg, Store(Path(cfg.paths.artifacts)), report.watch)
+    with Journal(cfg, folder) as journal:
+        stages = Stages(cfg, Store(Path(cfg.paths.artifacts)), journal.watch)
         starts = {kind: stages.start_models(kind) for kind in cfg.distill.direction.kinds}
         for kind in stages.trained(starts):
-            report.scores(starts[kind], stages)
+            journal.scores(starts[kind], stages)
         pool = stages.gather(starts)
         if cfg.data.flatten:
             labels = stages.label(starts, "bi", pool, 0)
-            report.labels(0, "bi", labels, pool)
+            journal.labels(0, "bi", labels, pool)
             pool = stages.flatten(pool, labels)
 
         encoders = dict(starts)
         for iteration in range(1, cfg.distill.iterations + 1):
             for teacher, student in cfg.distill.direction.turns:  # bi teaches cross, then cross teaches bi
                 labels = stages.label(encoders, teacher, pool, iteration)
-                report.labels(iteration, teacher, labels, pool)
+                journal.labels(iteration, teacher, labels, pool)
                 previous = encoders[student]
                 pupils = zip(stages.students(starts[student], previous), previous, strict=True)
                 encoders[student] = [stages.teach(*pupil, pool, labels, iteration) for pupil in pupils]
-                report.scores(encoders[student], stages)
+                journal.scores(encoders[student], stages)
 
-        return report.finish(stages, pool)
+        return journal.finish(stages, pool)

@@ -1,229 +1,466 @@
-"""What a run tells: scores and labels as they come, and at the end the selection, the models and the table."""
+"""report.html: a run, or several side by side, as one page that needs no network.
 
+    python -m transenc.report RUN [RUN ...] [--out FILE]
+
+RUN is a run folder, or a multirun's, which stands for the runs in it. All is read from the run folders. One run's page
+goes to its own report.html; that of several to the file that `--out` names, or comparison.html here.
+"""
+
+import argparse
+import html
 import json
-import logging
-import os
-import shlex
-import shutil
+import re
 import sys
-import time
-from collections.abc import Sequence
-from dataclasses import asdict
-from enum import Enum
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-import numpy as np
-from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams
-
-from transenc.artifact import Artifact, lock, replacing
-from transenc.config import Direction, Select, Train, learnt_from, listed
+from transenc.artifact import replacing
 from transenc.errors import InputError
-from transenc.export import card, code, copy_model, environment, public_name, write_pairs
-from transenc.results import Row, table, write_results
-from transenc.stages import Member, Stages
-from transenc.watch import Watch
+from transenc.results import NAMES
 
-log = logging.getLogger("transenc")
+SHOWN = 20  # pairs in a table of disagreements or errors
+BI, CROSS, INK, LINE = "#2f7ed8", "#d9622b", "#010203", "#040506"  # the last two become the page's own colours
+
+CSS = """
+:root{color-scheme:light dark;--ink:#1c2126;--faint:#66707a;--line:#d9dee3;--ground:#fff;--mark:#eef4fb}
+@media(prefers-color-scheme:dark){:root{--ink:#e4e8ec;--faint:#9aa5b0;--line:#3a424a;--ground:#15191d;--mark:#1f2b38}}
+*{box-sizing:border-box}
+body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--ground);max-width:72rem;margin:0 auto;
+ padding:1.5rem 1rem 4rem}
+h1{font-size:1.5rem;margin:0}h2{font-size:1.1rem;margin:2.5rem 0 .5rem}p{margin:.4rem 0}
+.faint,th,figcaption{color:var(--faint)}figcaption{font-size:.9rem}
+.wide{overflow-x:auto}code,pre{font:.85rem/1.4 ui-monospace,monospace}pre{white-space:pre-wrap;overflow-wrap:anywhere}
+table{border-collapse:collapse;font-variant-numeric:tabular-nums}th{font-weight:500;text-align:left}
+td,th{padding:.25rem .7rem;border-bottom:1px solid var(--line);vertical-align:top}td.n,th.n{text-align:right}
+tr.chosen{background:var(--mark)}tr.chosen td:first-child{font-weight:600}
+.pictures{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,21rem),1fr));gap:1.5rem}
+figure{margin:0}svg{width:100%;height:auto;display:block}th[data-sort]{cursor:pointer}th[data-sort]:hover{color:var(--ink)}
+"""
+
+# A click on a head sorts its table by that column, numbers as numbers; a second click turns it round.
+SORT = """
+for(const h of document.querySelectorAll('th[data-sort]'))h.onclick=()=>{const t=h.closest('table'),b=t.tBodies[0],
+i=[...h.parentNode.children].indexOf(h),v=r=>{const s=r.cells[i].dataset.value||r.cells[i].textContent,n=parseFloat(s);
+return isNaN(n)?s:n},d=h.dataset.sort==='1'?-1:1;h.dataset.sort=d;
+[...b.rows].sort((a,c)=>{const x=v(a),y=v(c);return(x>y)-(x<y)===0?0:((x>y)||(typeof x>typeof y)?d:-d)})
+.forEach(r=>b.append(r))}
+"""
 
 
-def plain(settings: Any) -> Any:
-    """Settings as plain values: choices by their name."""
-    if isinstance(settings, dict):
-        return {key: plain(value) for key, value in settings.items()}
-    if isinstance(settings, list):
-        return [plain(value) for value in settings]
-    return settings.name if isinstance(settings, Enum) else settings
+@dataclass(frozen=True)
+class Run:
+    """What a run left in its folder.
+
+    Attributes:
+        folder: of the run.
+        facts: its run.json.
+    """
+
+    folder: Path
+    facts: dict[str, Any]
+
+    @classmethod
+    def read(cls, folder: Path) -> "Run":
+        """
+        Raises:
+            InputError: the folder holds no finished run.
+        """
+        try:
+            return cls(folder, json.loads((folder / "run.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError):
+            raise InputError(f"{folder}: no finished run (its run.json is missing or damaged)") from None
+
+    @cached_property
+    def results(self) -> Any:
+        return _table(self.folder / "results.csv")
+
+    @cached_property
+    def labels(self) -> dict[tuple[int, str], Any]:
+        """By iteration and kind of teacher."""
+        files = {tuple(path.stem.split("-", 1)): path for path in (self.folder / "labels").glob("*-*.csv")}
+        return {(int(iteration), kind): _table(path) for (iteration, kind), path in sorted(files.items())}
+
+    @property
+    def chosen(self) -> dict[str, dict[str, Any]]:
+        """The selected encoders by name, `cross` or `cross-0`: iteration and selection score."""
+        return {name: value for name, value in self.facts["selected"].items() if isinstance(value, dict)}
+
+    def predictions(self, name: str) -> dict[str, Any]:
+        """A selected encoder's test pairs by task: sentence1, sentence2, gold, score."""
+        stem = f"{self.chosen[name]['iteration']}-{name}"
+        paths = {task: self.folder / "predictions" / f"{stem}-{task}.csv" for task in self.facts["tests"]}
+        return {task: _table(path) for task, path in paths.items() if path.exists()}
+
+    @cached_property
+    def curves(self) -> Any:
+        return _table(self.folder / "curves.csv")
+
+    def row(self, name: str, task: str) -> float:
+        """A selected encoder's result on a task."""
+        kind, _, member = name.partition("-")
+        r = self.results
+        r = r[(r.encoder == kind) & (r.task == task) & (r.iteration == self.chosen[name]["iteration"])]
+        return float(r[r.member == int(member or 0)][self.facts["tests"][task]].iloc[0])
 
 
-def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted name; lists as text."""
-    items: dict[str, Any] = {}
+NUMBERS = ("iteration", "member", "auc", "average_precision", "loss", "learning_rate", "selection")
+
+
+def _table(path: Path) -> Any:
+    """A csv; a sentence that reads NA is a sentence, an empty number is none."""
+    import pandas
+
+    return pandas.read_csv(path, keep_default_na=False, na_values={name: [""] for name in NUMBERS})
+
+
+# Pictures.
+
+
+def _figure(draw: Callable[[Any], None], caption: str) -> str:
+    """One picture as SVG inside the page, in the page's own colours."""
+    import io
+
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    style = {
+        "svg.fonttype": "none", "svg.hashsalt": "transenc", "font.family": "sans-serif", "font.size": 10,
+        "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": LINE, "xtick.color": INK, "ytick.color": INK,
+        "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": LINE,
+        "grid.linewidth": 0.6, "axes.axisbelow": True, "legend.frameon": False, "legend.fontsize": 9,
+    }  # fmt: skip
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(4.6, 3.1), layout="constrained")
+        draw(figure.add_subplot())
+        file = io.StringIO()
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    svg = file.getvalue()
+    svg = svg[svg.index("<svg") :].replace(INK, "var(--ink)").replace(LINE, "var(--line)")
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg))
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL).replace("font: 10px", "font:10px")
+    return f"<figure>{svg}<figcaption>{html.escape(caption)}</figcaption></figure>"
+
+
+def _colour(name: str) -> str:
+    return BI if name.startswith("bi") else CROSS
+
+
+def _scores(run: Run) -> str:
+    def draw(axes: Any) -> None:
+        rows = run.results[run.results.task.isin(run.facts["tests"]) & run.results.iteration.notna()].copy()
+        rows["value"] = [row[run.facts["tests"][row["task"]]] for _, row in rows.iterrows()]
+        for (encoder, member), some in rows.groupby(["encoder", "member"], dropna=False):
+            line = 100 * some.groupby("iteration").value.mean()
+            several = rows[rows.encoder == encoder].member.nunique() > 1
+            name = f"{encoder}-{int(member)}" if several else encoder
+            dashes = {"linestyle": "--"} if encoder.endswith("ensemble") else {}
+            axes.plot(line.index, line.values, marker="o", color=_colour(encoder), label=name, **dashes)
+        axes.set_xticks(sorted(rows.iteration.unique()))
+        axes.set_xlabel("iteration")
+        axes.legend()
+
+    tests = list(run.facts["tests"])
+    return _figure(draw, f"Scores (x100) on {tests[0] if len(tests) == 1 else f'{len(tests)} test sets, averaged'}")
+
+
+def _histograms(run: Run) -> str:
+    def draw(axes: Any) -> None:
+        last = max(iteration for iteration, _ in run.labels)
+        for (iteration, kind), table in run.labels.items():
+            axes.hist(
+                table.label, bins=50, range=(0, 1), histtype="step", color=_colour(kind), linewidth=1.4,
+                alpha=0.35 + 0.65 * (iteration / last if last else 1), label=f"{iteration} {kind}",
+            )  # fmt: skip
+        axes.set_xlabel("label")
+        axes.set_ylabel("pairs")
+        axes.legend()
+
+    return _figure(draw, "Labels that each teacher gave, by iteration; later ones darker")
+
+
+def _scatter(x: Any, y: Any, across: str, up: str, colour: str, caption: str) -> str:
+    def draw(axes: Any) -> None:
+        axes.scatter(x, y, s=4, color=colour, alpha=max(0.05, min(0.6, 400 / len(x))), linewidths=0, rasterized=True)
+        axes.set_xlabel(across)
+        axes.set_ylabel(up)
+
+    return _figure(draw, caption)
+
+
+def _pictures(run: Run) -> Iterable[str]:
+    if run.facts["tests"]:
+        yield _scores(run)
+    if run.labels:
+        yield _histograms(run)
+    for iteration in sorted({iteration for iteration, _ in run.labels if iteration}):
+        pair = [run.labels.get((iteration, kind)) for kind in ("bi", "cross")]
+        if None not in [None if table is None else 0 for table in pair]:
+            caption = f"Teacher and student of iteration {iteration}: what both say of the pairs they learn from"
+            yield _scatter(pair[0].label, pair[1].label, "bi-encoder's label", "cross-encoder's", CROSS, caption)
+    for name in run.chosen:
+        for task, table in list(run.predictions(name).items())[:1]:
+            caption = f"{name}, selected: its score and the human one, {task}, {100 * run.row(name, task):.2f}"
+            yield _scatter(table.gold, table.score, "gold", f"{name}'s score", _colour(name), caption)
+    yield from _curves(run)
+    yield _seconds(run)
+
+
+def _curves(run: Run) -> Iterable[str]:
+    for column, caption in (
+        ("loss", "Training loss, mean of 20 steps"),
+        ("selection", "Selection score while training"),
+    ):
+        rows = run.curves[run.curves[column].notna()]
+        if len(rows):
+            # The arguments are bound now; the picture is drawn at once.
+            yield _figure(lambda axes, rows=rows, column=column: _curve(axes, rows, column), caption)
+
+
+def _curve(axes: Any, rows: Any, column: str) -> None:
+    places = sorted(rows.place.unique())
+    for place in places:
+        some = rows[rows.place == place]
+        values = some[column].rolling(20, min_periods=1).mean() if column == "loss" else some[column]
+        share = (1 + int(place.partition("/")[0])) / (2 + int(places[-1].partition("/")[0]))
+        axes.plot(some.step, values, color=_colour(place.partition("/")[2]), alpha=share, label=place, linewidth=1.3)
+    axes.set_xlabel("step")
+    axes.legend()
+
+
+def _seconds(run: Run) -> str:
+    def draw(axes: Any) -> None:
+        spent: dict[str, float] = {}
+        for stage in run.facts["stages"]:
+            words = stage["title"].split()
+            name = stage["title"] if words[-1] in ("teach", "pool") else "evaluate" if "/" in words[0] else words[0]
+            spent[name.replace(" pool", " label")] = spent.get(name.replace(" pool", " label"), 0.0) + stage["seconds"]
+        largest = sorted(spent.items(), key=lambda item: item[1])[-10:]
+        axes.barh([name for name, _ in largest], [seconds for _, seconds in largest], color=BI)
+        axes.set_xlabel("seconds")
+        axes.grid(axis="y", visible=False)
+
+    return _figure(draw, "Where the time went (stages that were found built count with the time they once took)")
+
+
+# Tables.
+
+
+def _rows(heads: Sequence[str], rows: Iterable[Sequence[Any]], caption: str = "", chosen: Iterable[int] = (),
+          sort: bool = False) -> str:  # fmt: skip
+    """Numbers with two decimals, to the right; everything else escaped."""
+
+    def cell(value: Any) -> str:
+        if isinstance(value, float):
+            return f'<td class="n" data-value="{value!r}">{"" if value != value else f"{value:.2f}"}</td>'
+        return f"<td>{html.escape(str(value))}</td>"
+
+    rows, chosen = [list(row) for row in rows], set(chosen)
+    numeric = [bool(rows) and all(isinstance(row[i], float) for row in rows) for i in range(len(heads))]
+    click = ' data-sort=""' if sort else ""
+    head = "".join(
+        f"<th{click}{' class=n' if n else ''}>{html.escape(h)}</th>" for h, n in zip(heads, numeric, strict=True)
+    )
+    body = "".join(
+        f"<tr{' class=chosen' if i in chosen else ''}>{''.join(map(cell, row))}</tr>" for i, row in enumerate(rows)
+    )
+    title = f'<p class="faint">{html.escape(caption)}</p>' if caption else ""
+    return f'{title}<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _score_table(run: Run) -> str:
+    results, tests = run.results, run.facts["tests"]
+    tasks = list(dict.fromkeys(results.task))
+    average = len(tests) > 1 and len(set(tests.values())) == 1
+    rows, chosen = [], []
+    for (iteration, encoder, member), some in results.groupby(
+        ["iteration", "encoder", "member"], dropna=False, sort=False
+    ):
+        measure = {task: tests.get(task, "auc" if some.auc.notna().any() else "spearman") for task in tasks}
+        values = {row["task"]: 100 * float(row[measure[row["task"]]]) for _, row in some.iterrows()}
+        several = results[results.encoder == encoder].member.nunique() > 1
+        name = f"{encoder}-{int(member)}" if several and member == member else encoder
+        if name in run.chosen and run.chosen[name]["iteration"] == iteration:
+            chosen.append(len(rows))
+        row = ["reference" if iteration != iteration else f"{int(iteration)} {name}"]
+        row += [values.get(task, float("nan")) for task in tasks]
+        rows.append(row + ([sum(values[task] for task in tests) / len(tests)] if average else []))
+    by = run.facts["selected"]["by"]
+    measures = " and ".join(NAMES[measure] for measure in dict.fromkeys(tests.values())) or NAMES["spearman"]
+    caption = f"{measures} x100; marked: selected, by {by}"
+    return _rows(["", *tasks, *(["average"] if average else [])], rows, caption, chosen)
+
+
+def _ranks(values: Any) -> Any:
+    return values.rank() / len(values)
+
+
+def _disagreements(run: Run) -> str:
+    both = [i for i in {i for i, _ in run.labels} if i and (i, "bi") in run.labels and (i, "cross") in run.labels]
+    if not both:
+        return ""
+    bi, cross = run.labels[max(both), "bi"], run.labels[max(both), "cross"]
+    far = (_ranks(cross.label) - _ranks(bi.label)).abs().sort_values(ascending=False, kind="stable").index[:SHOWN]
+    rows = [(bi.sentence1[i], bi.sentence2[i], float(bi.label[i]), float(cross.label[i])) for i in far]
+    caption = f"Pairs on which the two encoders of iteration {max(both)} disagree most, by rank among all labels"
+    return _rows(("sentence 1", "sentence 2", "bi", "cross"), rows, caption)
+
+
+def _errors(run: Run) -> str:
+    tables = []
+    for name in run.chosen:
+        worst = []
+        for task, table in run.predictions(name).items():
+            off = _ranks(table.score) - _ranks(table.gold)
+            for i in off.abs().sort_values(ascending=False, kind="stable").index[:SHOWN]:
+                row = (table.sentence1[i], table.sentence2[i], float(table.gold[i]), float(table.score[i]), task)
+                worst.append((abs(float(off[i])), row))
+        rows = [row for _, row in sorted(worst, key=lambda one: -one[0])[:SHOWN]]
+        if rows:
+            caption = f"{name}: test pairs whose score is furthest from its human one, by rank"
+            tables.append(_rows(("sentence 1", "sentence 2", "gold", "score", "task"), rows, caption))
+    return "".join(tables)
+
+
+# Pages.
+
+
+def _page(title: str, body: str) -> str:
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<title>{html.escape(title)}</title><style>{CSS}</style></head><body>{body}<script>{SORT}</script></body></html>\n"
+    )
+
+
+def _gain(run: Run, name: str) -> str:
+    """One sentence on a selected encoder."""
+    iteration, tests = run.chosen[name]["iteration"], run.facts["tests"]
+    if not tests:
+        return f"<b>{name}</b>: iteration {iteration}."
+    value = 100 * sum(run.row(name, task) for task in tests) / len(tests)
+    kind, _, member = name.partition("-")
+    rows = run.results
+    start = rows[(rows.iteration == 0) & (rows.encoder == kind) & (rows.member == int(member or 0))]
+    where = next(iter(tests)) if len(tests) == 1 else f"{len(tests)} test sets on average"
+    gain = ""
+    if len(start) and iteration:  # a cross-encoder's start is untrained, and has none
+        began = 100 * sum(start[start.task == task][measure].iloc[0] for task, measure in tests.items()) / len(tests)
+        gain = f", {value - began:+.2f} from its start's {began:.2f}"
+    return f"<b>{name}</b>: {value:.2f} on {where}{gain} (iteration {iteration})."
+
+
+def _one(run: Run) -> str:
+    facts = run.facts
+    config, data = facts["config"], facts["data"]
+    models = ", ".join(f"{kind}: {config['model'][kind]}" for kind in ("bi", "cross"))
+    failures = "".join(
+        f"<p>{html.escape(failure['place'])} failed: {html.escape('; '.join(failure['reasons']))}.</p>"
+        for failure in facts.get("failures", [])
+    )
+    pictures = "".join(_pictures(run))
+    disagreements, errors = _disagreements(run), _errors(run)
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    git = facts["git"]
+    commit = f"commit {git['commit'][:12]}{', changed' if git['changed'] else ''}" if git["commit"] else "no git state"
+    return "".join(
+        [
+            f"<h1>Trans-Encoder</h1><p>{' '.join(_gain(run, name) for name in run.chosen)}</p>{failures}",
+            f'<p class="faint">{html.escape(models)}; {data["pairs"]:,} pairs without labels; seed {config["seed"]};'
+            f" {facts['seconds']:.0f} s.</p><pre>{html.escape(facts['command'])}</pre>",
+            f"<h2>Scores</h2>{_score_table(run)}<h2>Pictures</h2><div class='pictures'>{pictures}</div>",
+            f"<h2>Where the two differ</h2>{disagreements}" if disagreements else "",
+            f"<h2>Largest errors</h2>{errors}" if errors else "",
+            f'<h2>How it was made</h2><p class="faint">Python {facts["python"]}, {html.escape(facts["machine"])},'
+            f" {html.escape(versions)}; {commit}.</p><details><summary>Every setting</summary>"
+            f"<pre>{html.escape(json.dumps(config, indent=1))}</pre></details>",
+        ]
+    )
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    items: dict[str, str] = {}
     for key, value in settings.items():
-        if isinstance(value, dict):
-            items |= flat(value, f"{prefix}{key}.")
-        else:
-            items[prefix + key] = value if isinstance(value, bool | int | float | str) else str(value)
+        items |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: json.dumps(value)}
     return items
 
 
-class Report:
-    """Everything a run writes into its folder.
+def _several(runs: Sequence[Run]) -> str:
+    settings = [_flat(run.facts["config"]) for run in runs]
+    keys = [key for key in settings[0] if len({one.get(key) for one in settings}) > 1 and not key.startswith("paths.")]
+    names = list(dict.fromkeys(name for run in runs for name in run.chosen))
+    tasks = list(dict.fromkeys(task for run in runs for task in run.facts["tests"]))
+    heads = [f"{name} {task}" for name in names for task in tasks]
+
+    def values(run: Run) -> list[float]:
+        return [
+            100 * run.row(name, task) if name in run.chosen and task in run.facts["tests"] else float("nan")
+            for name in names
+            for task in tasks
+        ]
+
+    rows = [
+        [run.folder.name, *(one.get(k, "") for k in keys), *values(run)]
+        for run, one in zip(runs, settings, strict=True)
+    ]
+    parts = [f"<h1>Trans-Encoder: {len(runs)} runs</h1>"]
+    groups: dict[tuple[str, ...], list[list[float]]] = {}
+    others = [key for key in keys if key != "seed"]
+    for run, one in zip(runs, settings, strict=True):
+        groups.setdefault(tuple(one.get(key, "") for key in others), []).append(values(run))
+    if "seed" in keys:
+        import numpy as np
+
+        table = []
+        for setting, members in groups.items():
+            mean, spread = np.mean(members, axis=0), np.std(members, axis=0, ddof=1 if len(members) > 1 else 0)
+            cells = [f"{m:.2f} ± {s:.2f}" for m, s in zip(mean, spread, strict=True)]
+            table.append([*setting, str(len(members)), *cells])
+        caption = "Selected encoders, x100: mean and standard deviation over seeds"
+        parts.append(f"<h2>Over seeds</h2>{_rows([*others, 'seeds', *heads], table, caption, sort=True)}")
+    caption = "Selected encoders, x100; a click on a head sorts"
+    parts.append(f"<h2>Each run</h2>{_rows(['run', *keys, *heads], rows, caption, sort=True)}")
+    return "".join(parts)
+
+
+def write_report(folders: Sequence[Path], out: Path) -> None:
+    """One run's page, or the comparison of several.
 
     Args:
-        cfg: the run's settings.
-        folder: the run folder.
+        folders: of finished runs.
+        out: the file to write.
+
+    Raises:
+        InputError: a folder holds no finished run.
     """
+    runs = [Run.read(folder) for folder in folders]
+    body = _one(runs[0]) if len(runs) == 1 else _several(runs)
+    with replacing(out) as file:
+        file.write(_page("Trans-Encoder", body))
 
-    def __init__(self, cfg: Train, folder: Path):
-        self.cfg, self.folder, self.started = cfg, folder, time.monotonic()
-        self.rows: list[Row] = []
-        self.members: list[Member] = []
-        self.written: set[Path] = set()
 
-    def __enter__(self) -> Self:
-        try:
-            self.handle = lock(self.folder, wait=False)
-        except BlockingIOError:
-            raise InputError(
-                f"{self.folder}: another run writes there; wait for it, or give another hydra.run.dir"
-            ) from None
-        # A run that goes on in the folder of a killed one tells everything again, curves of finished stages included.
-        shutil.rmtree(self.folder / "tensorboard", ignore_errors=True)
-        self.writer = SummaryWriter(str(self.folder / "tensorboard"))
-        self.writer.add_text("config", "```\n" + json.dumps(plain(asdict(self.cfg)), indent=2) + "\n```")
-        self.watch = Watch(self.writer)
-        return self
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        "python -m transenc.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", nargs="+", type=Path)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args(arguments)
+    folders: list[Path] = []
+    for folder in options.run:
+        inside = sorted(path.parent for path in folder.glob("*/run.json"))
+        folders += [folder] if (folder / "run.json").exists() or not inside else inside
+    out = options.out or (folders[0] / "report.html" if len(folders) == 1 else Path("comparison.html"))
+    try:
+        write_report(folders, out)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(out)
+    return 0
 
-    def __exit__(self, *_: object) -> None:
-        os.close(self.handle)
-        self.writer.close()
 
-    def path(self, kind: str, name: str) -> Path:
-        """Where to write something of a kind: "models", "labels" or "predictions"."""
-        path = self.folder / kind / name
-        self.written.add(path)
-        return path
-
-    def _sweep(self) -> None:
-        """Remove what another run left in this folder, now that all of this one's is there."""
-        for kind in ("models", "labels", "predictions"):
-            for path in (self.folder / kind).glob("*"):
-                if path not in self.written:
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-    def scores(self, members: Sequence[Member], stages: Stages) -> None:
-        """Results of one iteration's encoders of one kind; results.csv is whole after each."""
-        rows = stages.evaluate(members)
-        self.members += members
-        self.rows += rows
-        for row in rows:
-            name = row.encoder if row.member is None or not members[0].several else f"{row.encoder}-{row.member}"
-            self.writer.add_scalar(f"{row.measure}/{row.task}/{name}", row.value, row.iteration)
-        write_results(self.folder / "results.csv", self.rows)
-        if self.cfg.save_predictions:
-            for member in members:
-                for task, pairs in stages.tests.items():
-                    path = self.path("predictions", f"{member.iteration}-{member.name}-{task}.csv")
-                    scores = stages.score(member.artifact, pairs, member.place, task) / "scores.npy"
-                    write_pairs(path, pairs, gold=np.load(pairs / "gold.npy"), score=np.load(scores))
-
-    def labels(self, iteration: int, teacher: str, labels: Artifact, pairs: Artifact) -> None:
-        """The labels that a kind of teacher gave in an iteration; in iteration 0, to pairs that are then drawn from."""
-        values = np.load(labels / "labels.npy")
-        self.writer.add_histogram(f"labels/{teacher}", values, iteration)
-        for fact in ("clamped", "mean", "std"):
-            self.writer.add_scalar(f"labels/{teacher}/{fact}", labels.facts[fact], iteration)
-        write_pairs(self.path("labels", f"{iteration}-{teacher}.csv"), pairs, label=values)
-
-    def finish(self, stages: Stages, pool: Artifact) -> float | None:
-        """Select, copy the selected models, write run.json, print the table.
-
-        Returns:
-            The mean selection score of the selected encoders; None where the last ones were taken.
-        """
-        reference = stages.reference()
-        selected = [m for kind in self.cfg.distill.direction.students for m in self.select(kind, stages)]
-        command = shlex.join(["python", *sys.argv])
-        for member in selected:
-            folder = self.path("models", member.name.replace(member.kind, f"{member.kind}-encoder"))
-            copy_model(member.artifact.path, folder, self._card(member, stages, pool, command))
-        self._sweep()
-        scores = {m.name: None if stages.select is Select.last else self.value(m, stages) for m in selected}
-        score = None if None in scores.values() or not scores else sum(scores.values()) / len(scores)
-        run = {
-            "command": command,
-            "selected": {
-                "by": stages.select.name,
-                "score": score,
-                **{m.name: {"iteration": m.iteration, "score": scores[m.name]} for m in selected},
-            },
-            "data": {"transductive": self.cfg.data.transductive}
-            | {key: pool.facts[key] for key in ("pairs", "sentences", "shared", "dropped")},
-            "failures": stages.failures,
-            "seconds": round(time.monotonic() - self.started, 1),
-            **environment(),
-            "config": plain(asdict(self.cfg)),
-        }
-        with replacing(self.folder / "run.json") as file:
-            json.dump(run, file, indent=1)
-        self._hparams(selected)
-        self._show(stages, selected, reference)
-        return score
-
-    def _card(self, member: Member, stages: Stages, pool: Artifact, command: str) -> str:
-        starts = {kind: listed(getattr(self.cfg.model, kind)) for kind in self.cfg.distill.direction.kinds}
-        names = {kind: " + ".join(code(public_name(name)) for name in listing) for kind, listing in starts.items()}
-        made = {
-            Direction.both: "a bi-encoder ({bi}) and a cross-encoder ({cross}) taught each other in turn, without"
-            " labels ([Trans-Encoder](https://arxiv.org/abs/2109.13059), Liu et al., ICLR 2022)",
-            Direction.bi_to_cross: "the bi-encoder ({bi}) labelled the pairs that the cross-encoder learnt",
-            Direction.cross_to_bi: "the cross-encoder ({cross}) labelled the pairs that the bi-encoder learnt",
-        }.get(self.cfg.distill.direction, "supervised: it learnt human scores").format(**names)
-        chosen = {
-            Select.dev: "Checkpoint and iteration were chosen by gold development scores.",
-            Select.agreement: "Checkpoint and iteration were chosen by agreement with the teacher on held-out pairs.",
-            Select.last: "It is the last checkpoint of the last iteration.",
-        }[stages.select]
-        return card(
-            member.kind,
-            public_name(starts[member.kind][member.number]),
-            f"{made}. {chosen}",
-            learnt_from(self.cfg),
-            pool.facts["shared"],
-            self._own(member),
-            command,
-        )
-
-    def select(self, kind: str, stages: Stages) -> list[Member]:
-        """The best iteration of each member of one kind; the earliest of equals.
-
-        By development score the start model is a candidate too: if nothing beats it, it is handed back.
-        """
-        best: dict[int, Member] = {}
-        values: dict[int, float] = {}
-        for member in self.members:
-            value = self.value(member, stages) if member.kind == kind else None
-            if value is not None and value > values.get(member.number, -2.0):  # correlations begin at -1
-                best[member.number], values[member.number] = member, value
-        return list(best.values())
-
-    def value(self, member: Member, stages: Stages) -> float | None:
-        """What an encoder is selected by; None if it is no candidate."""
-        if stages.select is Select.dev:
-            task = next(iter(stages.dev))
-            return next(row.value for row in self._own(member) if row.task == task)
-        if member.iteration == 0:
-            return None
-        if stages.select is Select.last:
-            return float(member.iteration)
-        return member.artifact.facts.get("selection", -1.0)  # a start that stands in for a student has never agreed
-
-    def _own(self, member: Member) -> list[Row]:
-        key = (member.iteration, member.kind, member.number)
-        return [row for row in self.rows if (row.iteration, row.encoder, row.member) == key]
-
-    def _hparams(self, selected: Sequence[Member]) -> None:
-        metrics = {f"selected/{m.name}/{row.task}": row.value for m in selected for row in self._own(m)}
-        for summary in hparams(flat(plain(asdict(self.cfg))), metrics):
-            self.writer.file_writer.add_summary(summary)  # type: ignore[union-attr]
-        for tag, value in metrics.items():
-            self.writer.add_scalar(tag, value)
-
-    def _show(self, stages: Stages, selected: Sequence[Member], reference: Sequence[Row]) -> None:
-        marks = {(member.iteration, member.kind, member.number): "*" for member in selected}
-        lines = [table([*self.rows, *reference], list(stages.tests), marks)] if self.rows else []
-        by = next(iter(stages.dev)) if stages.select is Select.dev else stages.select.name
-        lines.append(f"* by {by}: " + ", ".join(f"{m.name} of iteration {m.iteration}" for m in selected))
-        for failure in stages.failures:
-            kept = "taught with another seed" if failure["kept"] is None else f"{failure['kept']} stands in its place"
-            lines.append(f"{failure['place']} failed ({'; '.join(failure['reasons'])}): {kept}.")
-        for member in selected:
-            if member.iteration == 0:
-                lines.append(f"No iteration improved on the start of {member.name} by that: the start is handed back.")
-        log.info("\n%s\n", "\n".join(lines))
-        predictions = ["predictions"] if self.cfg.save_predictions else []
-        for name in ("models", "labels", *predictions, "results.csv", "tensorboard"):
-            log.info("%-12s %s", name, self.folder / name)
-        log.info("%-12s %.0f s", "in all", time.monotonic() - self.started)
+if __name__ == "__main__":
+    sys.exit(main())

@@ -529,10 +529,10 @@ class Stages(Scoring):
         tokens = self.tokens(pool, student.artifact, "pool")
         dev = [self.tokens(pairs, student.artifact, name) for name, pairs in self.dev.items()]
         inputs = [student.artifact, tokens, labels, *(dev if self.select is Select.dev else [])]
-        watch = self.watch.at(taught.place)
         reasons: list[str] = []
         for name in (taught.place, *(f"{taught.place}/{retry}" for retry in range(1, self.cfg.distill.retries + 1))):
             config["seed"] = int(hashlib.sha256(f"{self.cfg.seed}/{name}".encode()).hexdigest()[:8], 16)
+            watch = self.watch.at(name)
             artifact = self.store(teach, config, *inputs, watch=watch, title=f"{taught.place} teach")
             if artifact.reused:  # its curve belongs to this run as well
                 watch.rows(map(json.loads, (artifact / "curve.jsonl").read_text(encoding="utf-8").splitlines()))

@@ -1,8 +1,7 @@
-"""Where a run is watched: bars on the terminal, curves in TensorBoard. Nothing here can change a result."""
+"""Where a run is watched: bars on the terminal, and curves for whoever listens. Nothing here can change a result."""
 
 import logging
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
 
 from tqdm import tqdm
 
@@ -17,30 +16,31 @@ def quiet() -> None:
     transformers.utils.logging.disable_progress_bar()
 
 
+def nobody(place: str, row: Mapping[str, float]) -> None:
+    """Tell no one."""
+
+
 class Watch:
-    """One place in a run, `1/cross` say, with its bars and its TensorBoard tags.
+    """One place in a run, `1/cross` say, with its bars and its learning curve.
 
     Args:
-        writer: a TensorBoard SummaryWriter, or None.
-        place: prefix of the tags and of the bars.
+        tell: called with the place and each row of its curve: `step`, and values by name.
+        place: what the bars and the curve are named after.
     """
 
-    def __init__(self, writer: Any = None, place: str = ""):
-        self.writer, self.place = writer, place
+    def __init__(self, tell: Callable[[str, Mapping[str, float]], None] = nobody, place: str = ""):
+        self.tell, self.place = tell, place
 
     def at(self, place: str) -> "Watch":
-        return Watch(self.writer, place)
+        return Watch(self.tell, place)
 
     def bar(self, what: str, total: int, unit: str) -> tqdm:
         """A progress bar, gone when it is done; none where the output is not a terminal."""
         return tqdm(total=total, desc=f"{self.place} {what}".strip(), unit=unit, leave=False, disable=None, ncols=79)
 
     def row(self, row: Mapping[str, float]) -> None:
-        """A row of a learning curve: `step`, and values by name."""
-        if self.writer is not None:
-            for name, value in row.items():
-                if name != "step":
-                    self.writer.add_scalar(f"{self.place}/{name}", value, int(row["step"]))
+        """A row of the learning curve."""
+        self.tell(self.place, row)
 
     def rows(self, rows: Iterable[Mapping[str, float]]) -> None:
         for row in rows:

@@ -1,0 +1,106 @@
+"""report.html: everything of a run on one page, safe to open, the same each time; several runs side by side."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pandas
+import pytest
+from conftest import PAIRS
+
+from transenc.cli import compose
+from transenc.loop import distill
+from transenc.report import Run, main, write_report
+
+HOSTILE = ("<script>alert('a')</script>", '& <b>bold</b> "quoted"')
+
+
+@pytest.fixture(scope="session")
+def runs(bert, tmp_path_factory):
+    """Two runs that differ in their seed, and what they learnt from."""
+    root = tmp_path_factory.mktemp("reports")
+    rows = [(*pair, number) for number, pair in enumerate([*PAIRS, HOSTILE])]
+    for name in ("pool", "dev", "test"):
+        pandas.DataFrame(rows, columns=["sentence1", "sentence2", "score"]).to_csv(
+            root / f"{name}.tsv", sep="\t", index=False, quoting=3
+        )
+    folders = [root / "sweep" / str(seed) for seed in (0, 1)]
+    for seed, folder in enumerate(folders):
+        folder.mkdir(parents=True)
+        settings = [
+            "data=pairs", f"data.path={root}/pool.tsv", f"data.dev={root}/dev.tsv", f"data.test=[{root}/test.tsv]",
+            "data.score_max=10", f"model.bi={bert}", f"model.cross={bert}", f"paths.artifacts={root}/artifacts",
+            "trainer=cpu", "data.transductive=true", "distill.iterations=2", "distill.bi.epochs=2", f"seed={seed}",
+        ]  # fmt: skip
+        distill(compose("train", settings), folder)
+    return folders
+
+
+def text(page):
+    return re.sub(r"<(style|script|svg)\b.*?</\1>", "", page, flags=re.DOTALL)
+
+
+def test_a_run_ends_with_a_page_that_shows_its_results(runs):
+    page = (runs[0] / "report.html").read_text()
+    results = pandas.read_csv(runs[0] / "results.csv")
+    for value in results.spearman:
+        assert f">{100 * value:.2f}<" in page
+    # Scores, labels, teacher and student of two iterations, gold and score of two encoders, loss, selection, seconds.
+    assert page.count("<svg") == 9
+    assert text(page).count("<tr class=chosen>") == 2
+    run = json.loads((runs[0] / "run.json").read_text())
+    for word in (run["versions"]["torch"], "Where the two differ", "Largest errors", "distill"):
+        assert word in page
+
+
+def test_a_page_needs_no_network_and_runs_nothing_of_what_it_quotes(runs):
+    page = (runs[0] / "report.html").read_text()
+    assert not re.findall(
+        r"(?:src|href)=[\"']?(?!#)", page.replace('xlink:href="#', "").replace('xlink:href="data:', "")
+    )
+    assert "@import" not in page
+    assert "url(http" not in page
+    assert page.count("<script>") == 1  # our own
+    assert "&lt;script&gt;alert" in page
+    assert "<b>bold" not in page
+
+
+def test_the_command_rebuilds_the_same_page_from_the_folder_alone(runs, tmp_path, capsys):
+    folder = tmp_path / "copy"
+    shutil.copytree(runs[0], folder)
+    (folder / "report.html").unlink()
+    assert main([str(folder)]) == 0
+    assert capsys.readouterr().out.strip() == str(folder / "report.html")
+    assert (folder / "report.html").read_text() == (runs[0] / "report.html").read_text()
+
+
+def test_runs_are_compared_with_mean_and_spread_over_seeds(runs, tmp_path):
+    assert main([str(runs[0].parent), "--out", str(tmp_path / "both.html")]) == 0
+    page = (tmp_path / "both.html").read_text()
+    for name in ("bi", "cross"):
+        values = [100 * Run.read(folder).row(name, "test") for folder in runs]
+        for value in values:
+            assert f">{value:.2f}<" in page
+        assert f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}" in page
+    assert "2 runs" in page
+
+
+def test_a_folder_without_a_finished_run_is_one_line(tmp_path, capsys):
+    assert main([str(tmp_path)]) == 1
+    assert capsys.readouterr().err == f"{tmp_path}: no finished run (its run.json is missing or damaged)\n"
+    (tmp_path / "run.json").write_text("{")
+    assert main([str(tmp_path)]) == 1
+    assert not list(tmp_path.glob("*.html"))
+
+
+def test_a_run_without_gold_scores_has_a_page_too(runs, bert, tmp_path):
+    root = runs[0].parents[1]
+    settings = [
+        "data=pairs", f"data.path={root}/pool.tsv", f"model.bi={bert}", f"model.cross={bert}", "trainer=cpu",
+        f"paths.artifacts={tmp_path}/artifacts", "distill=bi_to_cross", "distill.select=last",
+    ]  # fmt: skip
+    distill(compose("train", settings), tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "<b>cross</b>: iteration 1" in page
+    write_report([tmp_path, tmp_path], tmp_path / "two.html")

@@ -1,0 +1,253 @@
+"""What a run tells: scores and labels as they come, and at the end the selection, the models and the table."""
+
+import csv
+import json
+import logging
+import os
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from enum import Enum
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+
+from transenc.artifact import Artifact, lock, replacing
+from transenc.config import Direction, Select, Train, learnt_from, listed
+from transenc.errors import InputError
+from transenc.export import card, code, copy_model, environment, public_name, write_pairs
+from transenc.report import write_report
+from transenc.results import Row, table, write_results
+from transenc.stages import Member, Stages
+from transenc.watch import Watch
+
+log = logging.getLogger("transenc")
+
+
+CURVES = ("loss", "learning_rate", "selection")
+
+
+def plain(settings: Any) -> Any:
+    """Settings as plain values: choices by their name."""
+    if isinstance(settings, dict):
+        return {key: plain(value) for key, value in settings.items()}
+    if isinstance(settings, list):
+        return [plain(value) for value in settings]
+    return settings.name if isinstance(settings, Enum) else settings
+
+
+def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted name; lists as text."""
+    items: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            items |= flat(value, f"{prefix}{key}.")
+        else:
+            items[prefix + key] = value if isinstance(value, bool | int | float | str) else str(value)
+    return items
+
+
+class Journal:
+    """Everything a run writes into its folder.
+
+    Args:
+        cfg: the run's settings.
+        folder: the run folder.
+    """
+
+    def __init__(self, cfg: Train, folder: Path):
+        self.cfg, self.folder, self.started = cfg, folder, time.monotonic()
+        self.rows: list[Row] = []
+        self.members: list[Member] = []
+        self.written: set[Path] = set()
+
+    def __enter__(self) -> Self:
+        try:
+            self.handle = lock(self.folder, wait=False)
+        except BlockingIOError:
+            raise InputError(
+                f"{self.folder}: another run writes there; wait for it, or give another hydra.run.dir"
+            ) from None
+        # A run that goes on in the folder of a killed one tells everything again, curves of finished stages included.
+        shutil.rmtree(self.folder / "tensorboard", ignore_errors=True)
+        self.writer = SummaryWriter(str(self.folder / "tensorboard"))
+        self.writer.add_text("config", "```\n" + json.dumps(plain(asdict(self.cfg)), indent=2) + "\n```")
+        self.curves = open(self.folder / "curves.csv", "w", encoding="utf-8", newline="")
+        self.curve_writer = csv.DictWriter(self.curves, ("place", "step", *CURVES), lineterminator="\n")
+        self.curve_writer.writeheader()
+        self.watch = Watch(self.tell)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.curves.close()
+        self.writer.close()
+        os.close(self.handle)
+
+    def tell(self, place: str, row: Mapping[str, float]) -> None:
+        """A row of a learning curve, to TensorBoard and curves.csv."""
+        self.curve_writer.writerow({"place": place, **row})
+        for name in CURVES:
+            if name in row:
+                self.writer.add_scalar(f"{place}/{name}", row[name], int(row["step"]))
+
+    def path(self, kind: str, name: str) -> Path:
+        """Where to write something of a kind: "models", "labels" or "predictions"."""
+        path = self.folder / kind / name
+        self.written.add(path)
+        return path
+
+    def _sweep(self) -> None:
+        """Remove what another run left in this folder, now that all of this one's is there."""
+        for kind in ("models", "labels", "predictions"):
+            for path in (self.folder / kind).glob("*"):
+                if path not in self.written:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def scores(self, members: Sequence[Member], stages: Stages) -> None:
+        """Results of one iteration's encoders of one kind; results.csv is whole after each."""
+        rows = stages.evaluate(members)
+        self.members += members
+        self.rows += rows
+        for row in rows:
+            name = row.encoder if row.member is None or not members[0].several else f"{row.encoder}-{row.member}"
+            self.writer.add_scalar(f"{row.measure}/{row.task}/{name}", row.value, row.iteration)
+        write_results(self.folder / "results.csv", self.rows)
+        if self.cfg.save_predictions:
+            self.predictions(members, stages)
+
+    def predictions(self, members: Sequence[Member], stages: Stages) -> None:
+        """Their score of every test pair."""
+        for member in members:
+            for task, pairs in stages.tests.items():
+                path = self.path("predictions", f"{member.iteration}-{member.name}-{task}.csv")
+                scores = stages.score(member.artifact, pairs, member.place, task) / "scores.npy"
+                write_pairs(path, pairs, gold=np.load(pairs / "gold.npy"), score=np.load(scores))
+
+    def labels(self, iteration: int, teacher: str, labels: Artifact, pairs: Artifact) -> None:
+        """The labels that a kind of teacher gave in an iteration; in iteration 0, to pairs that are then drawn from."""
+        values = np.load(labels / "labels.npy")
+        self.writer.add_histogram(f"labels/{teacher}", values, iteration)
+        for fact in ("clamped", "mean", "std"):
+            self.writer.add_scalar(f"labels/{teacher}/{fact}", labels.facts[fact], iteration)
+        write_pairs(self.path("labels", f"{iteration}-{teacher}.csv"), pairs, label=values)
+
+    def finish(self, stages: Stages, pool: Artifact) -> float | None:
+        """Select, copy the selected models, write run.json, print the table.
+
+        Returns:
+            The mean selection score of the selected encoders; None where the last ones were taken.
+        """
+        reference = stages.reference()
+        selected = [m for kind in self.cfg.distill.direction.students for m in self.select(kind, stages)]
+        command = shlex.join(["python", *sys.argv])
+        for member in selected:
+            folder = self.path("models", member.name.replace(member.kind, f"{member.kind}-encoder"))
+            copy_model(member.artifact.path, folder, self._card(member, stages, pool, command))
+        self.predictions(selected, stages)
+        self._sweep()
+        scores = {m.name: None if stages.select is Select.last else self.value(m, stages) for m in selected}
+        score = None if None in scores.values() or not scores else sum(scores.values()) / len(scores)
+        run = {
+            "command": command,
+            "selected": {
+                "by": stages.select.name,
+                "score": score,
+                **{m.name: {"iteration": m.iteration, "score": scores[m.name]} for m in selected},
+            },
+            "data": {"transductive": self.cfg.data.transductive}
+            | {key: pool.facts[key] for key in ("pairs", "sentences", "shared", "dropped")},
+            "failures": stages.failures,
+            "tests": {task: next(row.measure for row in self.rows if row.task == task) for task in stages.tests},
+            "stages": stages.store.log,
+            "seconds": round(time.monotonic() - self.started, 1),
+            **environment(),
+            "config": plain(asdict(self.cfg)),
+        }
+        with replacing(self.folder / "run.json") as file:
+            json.dump(run, file, indent=1)
+        self._hparams(selected)
+        self.curves.flush()
+        write_report([self.folder], self.folder / "report.html")
+        self._show(stages, selected, reference)
+        return score
+
+    def _card(self, member: Member, stages: Stages, pool: Artifact, command: str) -> str:
+        starts = {kind: listed(getattr(self.cfg.model, kind)) for kind in self.cfg.distill.direction.kinds}
+        names = {kind: " + ".join(code(public_name(name)) for name in listing) for kind, listing in starts.items()}
+        made = {
+            Direction.both: "a bi-encoder ({bi}) and a cross-encoder ({cross}) taught each other in turn, without"
+            " labels ([Trans-Encoder](https://arxiv.org/abs/2109.13059), Liu et al., ICLR 2022)",
+            Direction.bi_to_cross: "the bi-encoder ({bi}) labelled the pairs that the cross-encoder learnt",
+            Direction.cross_to_bi: "the cross-encoder ({cross}) labelled the pairs that the bi-encoder learnt",
+        }.get(self.cfg.distill.direction, "supervised: it learnt human scores").format(**names)
+        chosen = {
+            Select.dev: "Checkpoint and iteration were chosen by gold development scores.",
+            Select.agreement: "Checkpoint and iteration were chosen by agreement with the teacher on held-out pairs.",
+            Select.last: "It is the last checkpoint of the last iteration.",
+        }[stages.select]
+        return card(
+            member.kind,
+            public_name(starts[member.kind][member.number]),
+            f"{made}. {chosen}",
+            learnt_from(self.cfg),
+            pool.facts["shared"],
+            self._own(member),
+            command,
+        )
+
+    def select(self, kind: str, stages: Stages) -> list[Member]:
+        """The best iteration of each member of one kind; the earliest of equals.
+
+        By development score the start model is a candidate too: if nothing beats it, it is handed back.
+        """
+        best: dict[int, Member] = {}
+        values: dict[int, float] = {}
+        for member in self.members:
+            value = self.value(member, stages) if member.kind == kind else None
+            if value is not None and value > values.get(member.number, -2.0):  # correlations begin at -1
+                best[member.number], values[member.number] = member, value
+        return list(best.values())
+
+    def value(self, member: Member, stages: Stages) -> float | None:
+        """What an encoder is selected by; None if it is no candidate."""
+        if stages.select is Select.dev:
+            task = next(iter(stages.dev))
+            return next(row.value for row in self._own(member) if row.task == task)
+        if member.iteration == 0:
+            return None
+        if stages.select is Select.last:
+            return float(member.iteration)
+        return member.artifact.facts.get("selection", -1.0)  # a start that stands in for a student has never agreed
+
+    def _own(self, member: Member) -> list[Row]:
+        key = (member.iteration, member.kind, member.number)
+        return [row for row in self.rows if (row.iteration, row.encoder, row.member) == key]
+
+    def _hparams(self, selected: Sequence[Member]) -> None:
+        metrics = {f"selected/{m.name}/{row.task}": row.value for m in selected for row in self._own(m)}
+        for summary in hparams(flat(plain(asdict(self.cfg))), metrics):
+            self.writer.file_writer.add_summary(summary)  # type: ignore[union-attr]
+        for tag, value in metrics.items():
+            self.writer.add_scalar(tag, value)
+
+    def _show(self, stages: Stages, selected: Sequence[Member], reference: Sequence[Row]) -> None:
+        marks = {(member.iteration, member.kind, member.number): "*" for member in selected}
+        lines = [table([*self.rows, *reference], list(stages.tests), marks)] if self.rows else []
+        by = next(iter(stages.dev)) if stages.select is Select.dev else stages.select.name
+        lines.append(f"* by {by}: " + ", ".join(f"{m.name} of iteration {m.iteration}" for m in selected))
+        for failure in stages.failures:
+            kept = "taught with another seed" if failure["kept"] is None else f"{failure['kept']} stands in its place"
+            lines.append(f"{failure['place']} failed ({'; '.join(failure['reasons'])}): {kept}.")
+        for member in selected:
+            if member.iteration == 0:
+                lines.append(f"No iteration improved on the start of {member.name} by that: the start is handed back.")
+        log.info("\n%s\n", "\n".join(lines))
+        for name in ("report.html", "models", "labels", "predictions", "results.csv", "tensorboard"):
+            log.info("%-12s %s", name, self.folder / name)
+        log.info("%-12s %.0f s", "in all", time.monotonic() - self.started)
