@@ -46,8 +46,8 @@ def test_a_run_ends_with_a_page_that_shows_its_results(runs):
     results = pandas.read_csv(runs[0] / "results.csv")
     for value in results.spearman:
         assert f">{100 * value:.2f}<" in page
-    # Scores, labels, teacher and student of two iterations, gold and score of two encoders, loss, selection, seconds.
-    assert page.count("<svg") == 9
+    # Scores, labels, teacher and student of two iterations, gold and loss of two encoders, selection, seconds.
+    assert page.count("<svg") == 10
     assert text(page).count("<tr class=chosen>") == 2
     run = json.loads((runs[0] / "run.json").read_text())
     for word in (run["versions"]["torch"], "Where the two differ", "Largest errors", "distill"):

@@ -209,25 +209,30 @@ def _pictures(run: Run) -> Iterable[str]:
 
 
 def _curves(run: Run) -> Iterable[str]:
-    for column, caption in (
-        ("loss", "Training loss, mean of 20 steps"),
-        ("selection", "Selection score while training"),
-    ):
-        rows = run.curves[run.curves[column].notna()]
-        if len(rows):
-            # The arguments are bound now; the picture is drawn at once.
-            yield _figure(lambda axes, rows=rows, column=column: _curve(axes, rows, column), caption)
+    rows = run.curves
+    for kind in ("cross", "bi"):  # apart: their losses are of different size
+        some = rows[rows.loss.notna() & rows.place.str.contains(f"/{kind}")]
+        if len(some):
+            yield _curve(some, "loss", f"Training loss of the {kind}-encoder, mean of 20 steps")
+    some = rows[rows.selection.notna()]
+    if len(some):
+        yield _curve(some, "selection", "Selection score while training")
 
 
-def _curve(axes: Any, rows: Any, column: str) -> None:
-    places = sorted(rows.place.unique())
-    for place in places:
-        some = rows[rows.place == place]
-        values = some[column].rolling(20, min_periods=1).mean() if column == "loss" else some[column]
-        share = (1 + int(place.partition("/")[0])) / (2 + int(places[-1].partition("/")[0]))
-        axes.plot(some.step, values, color=_colour(place.partition("/")[2]), alpha=share, label=place, linewidth=1.3)
-    axes.set_xlabel("step")
-    axes.legend()
+def _curve(rows: Any, column: str, caption: str) -> str:
+    def draw(axes: Any) -> None:
+        places = sorted(rows.place.unique())
+        for place in places:
+            some = rows[rows.place == place]
+            values = some[column].rolling(20, min_periods=1).mean() if column == "loss" else some[column]
+            share = (1 + int(place.partition("/")[0])) / (2 + int(places[-1].partition("/")[0]))
+            colour = _colour(place.partition("/")[2])
+            marker = {} if column == "loss" else {"marker": "o", "markersize": 3}
+            axes.plot(some.step, values, color=colour, alpha=share, label=place, linewidth=1.3, **marker)
+        axes.set_xlabel("step")
+        axes.legend()
+
+    return _figure(draw, caption)
 
 
 def _seconds(run: Run) -> str:
@@ -355,7 +360,7 @@ def _gain(run: Run, name: str) -> str:
 def _one(run: Run) -> str:
     facts = run.facts
     config, data = facts["config"], facts["data"]
-    models = ", ".join(f"{kind}: {config['model'][kind]}" for kind in ("bi", "cross"))
+    models = re.sub(r"#sha256=\w+", "", ", ".join(f"{kind}: {config['model'][kind]}" for kind in ("bi", "cross")))
     failures = "".join(
         f"<p>{html.escape(failure['place'])} failed: {html.escape('; '.join(failure['reasons']))}.</p>"
         for failure in facts.get("failures", [])
@@ -419,7 +424,7 @@ def _several(runs: Sequence[Run]) -> str:
             cells = [f"{m:.2f} ± {s:.2f}" for m, s in zip(mean, spread, strict=True)]
             table.append([*setting, str(len(members)), *cells])
         caption = "Selected encoders, x100: mean and standard deviation over seeds"
-        parts.append(f"<h2>Over seeds</h2>{_rows([*others, 'seeds', *heads], table, caption, sort=True)}")
+        parts.append(f"<h2>Over seeds</h2>{_rows([*others, 'runs', *heads], table, caption, sort=True)}")
     caption = "Selected encoders, x100; a click on a head sorts"
     parts.append(f"<h2>Each run</h2>{_rows(['run', *keys, *heads], rows, caption, sort=True)}")
     return "".join(parts)
