@@ -85,7 +85,7 @@ def test_a_pickle_beside_the_weights_is_never_opened(folder, tmp_path):
     BiEncoder.load(folder).save(tmp_path / "saved")
     assert not (tmp_path / "ran").exists()
     assert not [path for path in (tmp_path / "saved").iterdir() if path.suffix in (".bin", ".pt", ".pth", ".pkl")]
-    pickle.loads(bomb)  # it would have
+    pickle.loads(bomb)  # the bomb is live: without this a dud would pass for a refusal
     assert (tmp_path / "ran").exists()
 
 

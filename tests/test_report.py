@@ -91,6 +91,9 @@ def test_a_folder_without_a_finished_run_is_one_line(tmp_path, capsys):
     assert capsys.readouterr().err == f"{tmp_path}: no finished run (its run.json is missing or damaged)\n"
     (tmp_path / "run.json").write_text("{")
     assert main([str(tmp_path)]) == 1
+    (tmp_path / "run.json").write_text("{}")
+    assert main([str(tmp_path)]) == 1
+    assert "a run of an earlier version, or files are missing; run its command again" in capsys.readouterr().err
     assert not list(tmp_path.glob("*.html"))
 
 

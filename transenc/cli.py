@@ -67,6 +67,7 @@ def main(name: str, task: Callable[[Any, Path], float | None], shorthand: Callab
 
     # Unless told so, Hydra prints its errors itself, over several lines, and exits before they can be put better.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    logging.raiseExceptions = TRACEBACKS  # where a log file cannot be written, the error itself says why
     with interruptible(), one_line_errors(name, complain):
         sys.argv[1:] = [shorthand(argument) for argument in sys.argv[1:]]
         check_overrides(name, sys.argv[1:])
@@ -107,7 +108,6 @@ def interruptible() -> Iterator[None]:
 @contextmanager
 def one_line_errors(name: str, tell: Callable[[str], Any]) -> Iterator[None]:
     """Tell a person's error, or the disk's, in one line and exit with status 1."""
-    logging.raiseExceptions = TRACEBACKS  # where a log file cannot be written, the error itself says why
     try:
         yield
     except Exception as error:

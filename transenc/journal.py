@@ -22,7 +22,7 @@ from transenc.artifact import Artifact, lock, replacing
 from transenc.config import Direction, Select, Train, learnt_from, listed
 from transenc.errors import InputError
 from transenc.export import card, code, copy_model, environment, public_name, write_pairs
-from transenc.report import write_report
+from transenc.report import flat, write_report
 from transenc.results import Row, table, write_results
 from transenc.stages import Member, Stages
 from transenc.watch import Watch
@@ -40,17 +40,6 @@ def plain(settings: Any) -> Any:
     if isinstance(settings, list):
         return [plain(value) for value in settings]
     return settings.name if isinstance(settings, Enum) else settings
-
-
-def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted name; lists as text."""
-    items: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, dict):
-            items |= flat(value, f"{prefix}{key}.")
-        else:
-            items[prefix + key] = value if isinstance(value, bool | int | float | str) else str(value)
-    return items
 
 
 class Journal:
@@ -149,7 +138,8 @@ class Journal:
         for member in selected:
             folder = self.path("models", member.name.replace(member.kind, f"{member.kind}-encoder"))
             copy_model(member.artifact.path, folder, self._card(member, stages, pool, command))
-        self.predictions(selected, stages)
+        if not self.cfg.save_predictions:  # then all are written already
+            self.predictions(selected, stages)
         self._sweep()
         scores = {m.name: None if stages.select is Select.last else self.value(m, stages) for m in selected}
         score = None if None in scores.values() or not scores else sum(scores.values()) / len(scores)

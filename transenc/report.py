@@ -69,9 +69,13 @@ class Run:
             InputError: the folder holds no finished run.
         """
         try:
-            return cls(folder, json.loads((folder / "run.json").read_text(encoding="utf-8")))
+            facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             raise InputError(f"{folder}: no finished run (its run.json is missing or damaged)") from None
+        whole = "stages" in facts and all((folder / name).exists() for name in ("results.csv", "curves.csv"))
+        if not whole:
+            raise InputError(f"{folder}: a run of an earlier version, or files are missing; run its command again")
+        return cls(folder, facts)
 
     @cached_property
     def results(self) -> Any:
@@ -106,7 +110,7 @@ class Run:
         return float(r[r.member == int(member or 0)][self.facts["tests"][task]].iloc[0])
 
 
-NUMBERS = ("iteration", "member", "auc", "average_precision", "loss", "learning_rate", "selection")
+NUMBERS = ("member", "auc", "average_precision", "loss", "learning_rate", "selection")
 
 
 def _table(path: Path) -> Any:
@@ -150,7 +154,7 @@ def _colour(name: str) -> str:
 
 def _scores(run: Run) -> str:
     def draw(axes: Any) -> None:
-        rows = run.results[run.results.task.isin(run.facts["tests"]) & run.results.iteration.notna()].copy()
+        rows = run.results[run.results.task.isin(run.facts["tests"])].copy()
         rows["value"] = [row[run.facts["tests"][row["task"]]] for _, row in rows.iterrows()]
         for (encoder, member), some in rows.groupby(["encoder", "member"], dropna=False):
             line = 100 * some.groupby("iteration").value.mean()
@@ -196,10 +200,10 @@ def _pictures(run: Run) -> Iterable[str]:
     if run.labels:
         yield _histograms(run)
     for iteration in sorted({iteration for iteration, _ in run.labels if iteration}):
-        pair = [run.labels.get((iteration, kind)) for kind in ("bi", "cross")]
-        if None not in [None if table is None else 0 for table in pair]:
+        bi, cross = (run.labels.get((iteration, kind)) for kind in ("bi", "cross"))
+        if bi is not None and cross is not None:
             caption = f"Teacher and student of iteration {iteration}: what both say of the pairs they learn from"
-            yield _scatter(pair[0].label, pair[1].label, "bi-encoder's label", "cross-encoder's", CROSS, caption)
+            yield _scatter(bi.label, cross.label, "bi-encoder's label", "cross-encoder's", CROSS, caption)
     for name in run.chosen:
         for task, table in list(run.predictions(name).items())[:1]:
             caption = f"{name}, selected: its score and the human one, {task}, {100 * run.row(name, task):.2f}"
@@ -289,8 +293,7 @@ def _score_table(run: Run) -> str:
         name = f"{encoder}-{int(member)}" if several and member == member else encoder
         if name in run.chosen and run.chosen[name]["iteration"] == iteration:
             chosen.append(len(rows))
-        row = ["reference" if iteration != iteration else f"{int(iteration)} {name}"]
-        row += [values.get(task, float("nan")) for task in tasks]
+        row = [f"{iteration} {name}", *(values.get(task, float("nan")) for task in tasks)]
         rows.append(row + ([sum(values[task] for task in tests) / len(tests)] if average else []))
     by = run.facts["selected"]["by"]
     measures = " and ".join(NAMES[measure] for measure in dict.fromkeys(tests.values())) or NAMES["spearman"]
@@ -363,7 +366,7 @@ def _one(run: Run) -> str:
     models = re.sub(r"#sha256=\w+", "", ", ".join(f"{kind}: {config['model'][kind]}" for kind in ("bi", "cross")))
     failures = "".join(
         f"<p>{html.escape(failure['place'])} failed: {html.escape('; '.join(failure['reasons']))}.</p>"
-        for failure in facts.get("failures", [])
+        for failure in facts["failures"]
     )
     pictures = "".join(_pictures(run))
     disagreements, errors = _disagreements(run), _errors(run)
@@ -373,7 +376,7 @@ def _one(run: Run) -> str:
     return "".join(
         [
             f"<h1>Trans-Encoder</h1><p>{' '.join(_gain(run, name) for name in run.chosen)}</p>{failures}",
-            f'<p class="faint">{html.escape(models)}; {data["pairs"]:,} pairs without labels; seed {config["seed"]};'
+            f'<p class="faint">{html.escape(models)}; {data["pairs"]:,} pairs to learn from; seed {config["seed"]};'
             f" {facts['seconds']:.0f} s.</p><pre>{html.escape(facts['command'])}</pre>",
             f"<h2>Scores</h2>{_score_table(run)}<h2>Pictures</h2><div class='pictures'>{pictures}</div>",
             f"<h2>Where the two differ</h2>{disagreements}" if disagreements else "",
@@ -385,15 +388,19 @@ def _one(run: Run) -> str:
     )
 
 
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    items: dict[str, str] = {}
+def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted name; lists as text."""
+    items: dict[str, Any] = {}
     for key, value in settings.items():
-        items |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: json.dumps(value)}
+        if isinstance(value, dict):
+            items |= flat(value, f"{prefix}{key}.")
+        else:
+            items[prefix + key] = value if isinstance(value, bool | int | float | str) else str(value)
     return items
 
 
 def _several(runs: Sequence[Run]) -> str:
-    settings = [_flat(run.facts["config"]) for run in runs]
+    settings = [{key: str(value) for key, value in flat(run.facts["config"]).items()} for run in runs]
     keys = [key for key in settings[0] if len({one.get(key) for one in settings}) > 1 and not key.startswith("paths.")]
     names = list(dict.fromkeys(name for run in runs for name in run.chosen))
     tasks = list(dict.fromkeys(task for run in runs for task in run.facts["tests"]))
@@ -460,8 +467,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out = options.out or (folders[0] / "report.html" if len(folders) == 1 else Path("comparison.html"))
     try:
         write_report(folders, out)
-    except InputError as error:
-        print(error, file=sys.stderr)
+    except (InputError, OSError) as error:
+        print(error if isinstance(error, InputError) else f"{out}: {error.strerror}", file=sys.stderr)
         return 1
     print(out)
     return 0

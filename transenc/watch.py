@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Mapping
 
 from tqdm import tqdm
 
+Tell = Callable[[str, Mapping[str, float]], None]
+
 
 def quiet() -> None:
     """Keep the libraries' own remarks (devices found, tips, loading bars) off the terminal."""
@@ -16,10 +18,6 @@ def quiet() -> None:
     transformers.utils.logging.disable_progress_bar()
 
 
-def nobody(place: str, row: Mapping[str, float]) -> None:
-    """Tell no one."""
-
-
 class Watch:
     """One place in a run, `1/cross` say, with its bars and its learning curve.
 
@@ -28,7 +26,7 @@ class Watch:
         place: what the bars and the curve are named after.
     """
 
-    def __init__(self, tell: Callable[[str, Mapping[str, float]], None] = nobody, place: str = ""):
+    def __init__(self, tell: Tell = lambda place, row: None, place: str = ""):
         self.tell, self.place = tell, place
 
     def at(self, place: str) -> "Watch":
