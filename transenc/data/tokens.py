@@ -5,6 +5,7 @@ Axes: S sentences, N pairs, T tokens in all.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def tokenise(
         chunk = list(sentences[start : start + CHUNK])
         # verbose=False: a sentence above the model's length is cut when batches are made, not here.
         ids = tokenizer(chunk, add_special_tokens=False, truncation=False, padding=False, verbose=False)["input_ids"]
-        parts += [np.asarray(sentence, dtype=np.int32) for sentence in ids]
+        parts.append(np.fromiter(chain.from_iterable(ids), dtype=np.int32))  # an array a sentence would hold far more
         lengths.append(np.fromiter(map(len, ids), dtype=np.int64))
         progress(len(chunk))
     flat = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int32)

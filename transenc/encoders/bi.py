@@ -16,7 +16,7 @@ from transenc.encoders.base import PairEncoder, Progress, in_batches, load_backb
 from transenc.errors import InputError
 from transenc.folder import Description, Source
 
-CHUNK = 65536  # pairs whose vectors are held at once
+BLOCK = 1 << 16  # pairs whose vectors are held at once: twice 0.4 GB where all sentences differ and D is 768
 
 
 class BiEncoder(PairEncoder):
@@ -58,7 +58,7 @@ class BiEncoder(PairEncoder):
         return self.framing.singles(pairs, pairs.pairs[rows].T.reshape(-1))
 
     def work(self, pairs: TokenisedPairs) -> int:
-        return len(np.unique(pairs.pairs))
+        return sum(len(np.unique(pairs.pairs[start : start + BLOCK])) for start in range(0, len(pairs), BLOCK))
 
     @property
     def width(self) -> int:
@@ -87,13 +87,14 @@ class BiEncoder(PairEncoder):
         in_batches(lengths, batch_tokens, run)
 
     def _similarities(self, pairs: TokenisedPairs, batch_tokens: int, progress: Progress) -> np.ndarray:
-        used, places = np.unique(pairs.pairs, return_inverse=True)
-        places = places.reshape(-1, 2)
-        vectors = torch.empty(len(used), self.width)
-        self.encode(pairs, used, vectors.numpy(), batch_tokens, progress)
-        chunks = [places[start : start + CHUNK] for start in range(0, len(places), CHUNK)]
-        cosines = [(vectors[chunk[:, 0]] * vectors[chunk[:, 1]]).sum(-1) for chunk in chunks]
-        return torch.cat(cosines).numpy()
+        cosines = np.empty(len(pairs), dtype=np.float32)
+        for start in range(0, len(pairs), BLOCK):
+            used, places = np.unique(pairs.pairs[start : start + BLOCK], return_inverse=True)
+            vectors = torch.empty(len(used), self.width)
+            self.encode(pairs, used, vectors.numpy(), batch_tokens, progress)
+            first, second = vectors[places.reshape(-1, 2).T]
+            cosines[start : start + BLOCK] = (first * second).sum(-1).numpy()
+        return cosines
 
     @classmethod
     def from_source(
