@@ -5,6 +5,8 @@ from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: no test may reach for the hub
 
+import numpy as np
+import pandas
 import pytest
 import torch
 import transformers as hf
@@ -132,3 +134,27 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def bert(models: dict[str, Path]) -> Path:
     return models["bert"]
+
+
+LEXICON = "the a man woman dog cat eats runs sleeps park house food".split()
+
+
+def pairs(number: int, seed: int) -> list[tuple[str, str, float]]:
+    """Random sentences; the score is the share of words in common, from 0 to 5."""
+    rng, rows = np.random.default_rng(seed), []
+    for _ in range(number):
+        first = rng.choice(LEXICON, rng.integers(2, 8))
+        second = np.where(rng.random(len(first)) < rng.random(), first, rng.choice(LEXICON, len(first)))
+        shared = len(set(first) & set(second)) / len(set(first) | set(second))
+        rows.append((" ".join(first), " ".join(second), round(5 * shared, 2)))
+    return rows
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Scored pairs as pool.tsv, dev.tsv and test.tsv."""
+    root = tmp_path_factory.mktemp("pairs")
+    for name, number, seed in (("pool", 60, 1), ("dev", 30, 2), ("test", 30, 3)):
+        table = pandas.DataFrame(pairs(number, seed), columns=["sentence1", "sentence2", "score"])
+        table.to_csv(root / f"{name}.tsv", sep="\t", index=False)
+    return root

@@ -10,6 +10,7 @@ from transenc.cli import CONF, SCHEMAS, compose
 PACKAGE = Path(__file__).parents[1] / "transenc"
 ORDER = [  # each may import those before it, never those after
     ["errors", "artifact", "measures"],
+    ["ranks"],
     ["results", "config", "folder"],
     ["report"],
     ["data.files", "data.tokens"],

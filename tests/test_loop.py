@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas
 import pytest
-from conftest import PAIRS
+from conftest import LEXICON, PAIRS
 
 import transenc.data.module
 import transenc.stages
@@ -21,28 +21,6 @@ from transenc.journal import Journal
 from transenc.loop import distill
 from transenc.results import Row
 from transenc.teaching import Failed
-
-WORDS = "the a man woman dog cat eats runs sleeps park house food".split()
-
-
-def pairs(number, seed):
-    """Random sentences; the score is the share of words in common, from 0 to 5."""
-    rng, rows = np.random.default_rng(seed), []
-    for _ in range(number):
-        first = rng.choice(WORDS, rng.integers(2, 8))
-        second = np.where(rng.random(len(first)) < rng.random(), first, rng.choice(WORDS, len(first)))
-        shared = len(set(first) & set(second)) / len(set(first) | set(second))
-        rows.append((" ".join(first), " ".join(second), round(5 * shared, 2)))
-    return rows
-
-
-@pytest.fixture(scope="session")
-def files(tmp_path_factory):
-    root = tmp_path_factory.mktemp("pairs")
-    for name, number, seed in (("pool", 60, 1), ("dev", 30, 2), ("test", 30, 3)):
-        table = pandas.DataFrame(pairs(number, seed), columns=["sentence1", "sentence2", "score"])
-        table.to_csv(root / f"{name}.tsv", sep="\t", index=False)
-    return root
 
 
 class Setting:
@@ -616,7 +594,7 @@ def test_a_start_that_stands_in_for_a_failed_student_is_selected_only_if_nothing
 
 
 def test_labels_that_are_all_but_constant_stop_the_run_before_a_student_is_taught(setting, tmp_path):
-    lines = ["sentence1\tsentence2", *(f"the {word}\tthe {word}" for word in WORDS)]
+    lines = ["sentence1\tsentence2", *(f"the {word}\tthe {word}" for word in LEXICON)]
     (tmp_path / "same.tsv").write_text("\n".join(lines))
     with pytest.raises(InputError, match=r"1/bi label: all but constant, mean 1.000 and standard deviation"):
         setting.run(f"data.path={tmp_path}/same.tsv", "data.clean.identical=false")

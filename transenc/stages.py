@@ -16,7 +16,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from pathlib import Path
@@ -25,8 +25,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from transenc import ranks
 from transenc.artifact import Artifact, Store, file_digest, stage
-from transenc.config import Accelerator, Data, Failure, Paths, Precision, Scores, Select, Start, Train, Trainer, listed
+from transenc.config import (
+    Accelerator,
+    Data,
+    Failure,
+    Paths,
+    Precision,
+    Scores,
+    Select,
+    Start,
+    Strategy,
+    Train,
+    Trainer,
+    listed,
+)
 from transenc.data import hub, published
 from transenc.data.tokens import TokenisedPairs
 from transenc.data.tokens import tokenise as tokenise_pairs
@@ -90,12 +104,15 @@ def start(out: Path, config: Config, watch: Watch) -> Facts:
 
 
 @stage(version=2, ignore=("batch_tokens", "accelerator"))
+@ranks.together
 def score(out: Path, config: Config, watch: Watch, model: Artifact, tokens: Artifact) -> Facts:
     """One encoder's similarities for one set of pairs."""
     encoder = encoder_class(model.facts["kind"]).load(model.path).to(config["accelerator"])
     pairs = TokenisedPairs.load(tokens.path)
     with watch.bar("score", encoder.work(pairs), "seq") as bar:
-        raw = encoder.score(pairs, config["batch_tokens"], bar.update, config["precision"])
+        raw = _score(encoder, pairs, config, bar.update)
+    if ranks.rank():
+        return {}
     scores = encoder.to_score(torch.from_numpy(raw)).numpy()
     np.save(out / "raw.npy", raw)
     np.save(out / "scores.npy", scores)
@@ -106,6 +123,16 @@ def score(out: Path, config: Config, watch: Watch, model: Artifact, tokens: Arti
         name = "auc" if tokens.facts["binary"] else "spearman"
         summary += f", {NAMES[name]} {100 * facts[name]:.2f}"
     return {"kind": encoder.kind, "pairs": len(raw), **facts, "summary": summary}
+
+
+def _score(
+    encoder: "PairEncoder", pairs: TokenisedPairs, config: Config, progress: Callable[[int], Any] = lambda count: None
+) -> np.ndarray:
+    """[N] similarities, of which each rank computes its share."""
+    rows = ranks.own(len(pairs))
+    mine = pairs if len(rows) == len(pairs) else pairs.select(rows)
+    raw = encoder.score(mine, config["batch_tokens"], progress, config["precision"])
+    return ranks.united(raw, len(pairs))
 
 
 @stage(version=2)
@@ -148,6 +175,7 @@ def average(scores: np.ndarray, how: str) -> np.ndarray:
 
 
 @stage(version=3, ignore=("batch_tokens",))
+@ranks.together
 def teach(
     out: Path, config: Config, watch: Watch, student: Artifact, tokens: Artifact, labels: Artifact, *dev: Artifact
 ) -> Facts:
@@ -186,12 +214,13 @@ def teach(
         batch_size=settings["batch_size"],
         both_orders=settings["both_orders"],
         seed=seed,
+        part=(ranks.rank(), ranks.size()),
     )
 
     def selection(model: "PairEncoder") -> float:
         assert judged is not None
         assert truth is not None
-        raw = model.score(judged, config["batch_tokens"], precision=config["precision"])
+        raw = _score(model, judged, config)
         return main_measure(raw, truth, binary)
 
     curve: list[dict[str, float]] = []
@@ -201,6 +230,8 @@ def teach(
         watch.row(row)
 
     def written(facts: Facts) -> Facts:
+        if ranks.rank():
+            return {}
         (out / "curve.jsonl").write_text("".join(json.dumps(row) + "\n" for row in curve), encoding="utf-8")
         return {"kind": encoder.kind, **facts}
 
@@ -223,10 +254,12 @@ def teach(
             if config["examine"]:
                 some = np.unique(np.linspace(0, len(pairs) - 1, SAMPLE).astype(int))
                 encoder.to(config["accelerator"])
-                raw = encoder.score(pairs.select(some), config["batch_tokens"], precision=config["precision"])
+                raw = _score(encoder, pairs.select(some), config)
                 examine(encoder.to_score(torch.from_numpy(raw)).numpy(), targets[some])
         except Failed as failed:
             return written({"failed": str(failed), "summary": f"failed: {failed}"})
+    if ranks.rank():
+        return {}
     encoder.save(out)
     losses = [row["loss"] for row in curve if "loss" in row]
     summary = f"{len(losses):,} steps, loss {np.mean(losses[-20:]):.4f}"
@@ -251,6 +284,21 @@ def device_of(asked: Accelerator) -> str:
     if asked is Accelerator.gpu and not found:
         raise InputError("trainer.accelerator=gpu: torch sees no GPU here; use cpu or auto")
     return "cuda" if found and asked is not Accelerator.cpu else "cpu"
+
+
+def _check_processes(strategy: Strategy) -> None:
+    """
+    Raises:
+        InputError: what was started is not what `trainer.strategy` says.
+    """
+    processes = ranks.started()
+    if strategy is Strategy.ddp and processes is None:
+        raise InputError(
+            "trainer.strategy=ddp: nothing started several processes; use"
+            " torchrun --nproc-per-node N train.py trainer=ddp ... (or srun), or leave it out"
+        )
+    if strategy is Strategy.single and processes not in (None, 1):
+        raise InputError(f"trainer.strategy=single: {processes} processes were started as one run; add trainer=ddp")
 
 
 def precision_of(asked: Precision, accelerator: str) -> str:
@@ -306,6 +354,7 @@ class Scoring:
     def __init__(self, store: Store, data: Data, paths: Paths, trainer: Trainer, watch: Watch):
         self.store, self.data, self.dataset, self.watch = store, data, Path(paths.dataset), watch
         self.accelerator = device_of(trainer.accelerator)
+        _check_processes(trainer.strategy)
         self.score_tokens = trainer.score_tokens
 
     def read(self, name: str, scored: bool) -> Artifact:
@@ -526,6 +575,8 @@ class Stages(Scoring):
             "batch_tokens": self.score_tokens,
             "examine": self.cfg.distill.failure is not Failure.ignore,
         }
+        if ranks.size() > 1:  # each draws a dropout of its own
+            config["processes"] = ranks.size()
         tokens = self.tokens(pool, student.artifact, "pool")
         dev = [self.tokens(pairs, student.artifact, name) for name, pairs in self.dev.items()]
         inputs = [student.artifact, tokens, labels, *(dev if self.select is Select.dev else [])]

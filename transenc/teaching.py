@@ -6,6 +6,7 @@ middle of an epoch they skip as many batches as were done, but not those that we
 
 import logging
 import math
+import os
 import time
 import warnings
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
+from transenc import ranks
 from transenc.artifact import BOOKMARK, file_digest, sync
 from transenc.data.module import PairDataModule
 from transenc.encoders import PairEncoder
@@ -122,9 +124,10 @@ class Lesson(pl.Callback):
         if self.state is not None:  # here, so that nothing can draw a random number between
             trainer.optimizers[0].load_state_dict(self.state["optimizer"])
             trainer.lr_scheduler_configs[0].scheduler.load_state_dict(self.state["schedule"])
-            torch.set_rng_state(self.state["random"])
-            if self.state["cuda random"]:
-                torch.cuda.set_rng_state_all(self.state["cuda random"])
+            cpu, cuda = self.state["random"][ranks.rank()]
+            torch.set_rng_state(cpu)
+            if cuda is not None:
+                torch.cuda.set_rng_state(cuda)
             self.state = None
         self.rate = trainer.optimizers[0].param_groups[0]["lr"]  # after the step it is the next one's
 
@@ -140,7 +143,7 @@ class Lesson(pl.Callback):
             return
         if self.eval_steps and step % self.eval_steps == 0:
             self.select(step, student)
-        if time.monotonic() - self.written >= EVERY:
+        if self.due(step):
             self.mark(trainer, step, student)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, student: pl.LightningModule) -> None:
@@ -149,25 +152,35 @@ class Lesson(pl.Callback):
         if step < self.last:
             self.mark(trainer, step, student)
 
+    def due(self, step: int) -> bool:
+        """By the clock of rank 0. Several ranks look at it only now and then, since they wait for one another."""
+        if ranks.size() > 1 and step % FLUSH:
+            return False
+        return ranks.share(time.monotonic() - self.written >= EVERY)
+
     def mark(self, trainer: pl.Trainer, step: int, student: pl.LightningModule) -> None:
         if self.bookmark is None:
             return
         self.flush()
+        random = ranks.gather(
+            (torch.get_rng_state(), torch.cuda.get_rng_state() if student.device.type == "cuda" else None)
+        )
+        self.written = time.monotonic()
+        if ranks.rank():
+            return
         self.bookmark.write(
             {
                 "step": step,
                 "student": student.state_dict(),
                 "optimizer": trainer.optimizers[0].state_dict(),
                 "schedule": trainer.lr_scheduler_configs[0].scheduler.state_dict(),
-                "random": torch.get_rng_state(),
-                "cuda random": torch.cuda.get_rng_state_all() if student.device.type == "cuda" else [],
+                "random": random,
                 "curve": self.taught.curve,
                 "best": self.taught.best,
                 "best step": self.best_step,
                 "best weights": self.best_weights,
             }
         )
-        self.written = time.monotonic()
 
     def go_on(self, student: PairEncoder) -> None:
         """From where the bookmark is, if there is one."""
@@ -185,12 +198,15 @@ class Lesson(pl.Callback):
 
     def forget(self) -> None:
         """The lesson is over."""
-        if self.bookmark is not None:
+        if self.bookmark is not None and not ranks.rank():
             self.bookmark.remove()
 
     def flush(self) -> None:
-        for step, loss, rate in self.pending:
-            if not math.isfinite(value := float(loss)):
+        if not self.pending:
+            return
+        losses = ranks.mean(torch.stack([loss for _, loss, _ in self.pending])).tolist()
+        for (step, _, rate), value in zip(self.pending, losses, strict=True):
+            if not math.isfinite(value):
                 raise Failed(f"the loss is {value} at step {step}, learning rate {rate:.2g}")
             self._add({"step": step, "loss": value, "learning_rate": rate})
         self.pending.clear()
@@ -251,7 +267,8 @@ def teach(
     """
     student.steps = epochs * lessons.batches
     lesson = Lesson(student.steps, bookmark, selection, eval_steps, record, progress)
-    torch.manual_seed(seed)  # dropout: the same whatever ran before in this process
+    # Dropout: the same whatever ran before in this process, and another in each rank.
+    torch.manual_seed(seed + 1_000_003 * ranks.rank())
     student.train()  # Lightning leaves the mode as it finds it, and a model comes from its folder in eval mode
     with warnings.catch_warnings(), student.used_rows(lessons.pairs):
         warnings.simplefilter("ignore")  # advice on data workers and logging intervals, which are chosen here
@@ -262,7 +279,7 @@ def teach(
             reload_dataloaders_every_n_epochs=1,  # an interrupted run's first epoch is shorter than the others
             gradient_clip_val=clip or None,
             accelerator=accelerator,
-            devices=1,
+            **_processes(),
             precision=precision,  # type: ignore[arg-type]
             callbacks=[lesson],
             logger=False,
@@ -285,6 +302,24 @@ def teach(
     lesson.forget()
     student.eval()
     return lesson.taught
+
+
+def _processes() -> dict[str, Any]:
+    """How Lightning is to train in the processes there are."""
+    if ranks.size() == 1:
+        return {"devices": 1}
+    from pytorch_lightning.plugins.environments import TorchElasticEnvironment
+    from pytorch_lightning.strategies import DDPStrategy
+
+    here = int(os.environ["LOCAL_WORLD_SIZE"])
+    return {
+        "devices": here,
+        "num_nodes": ranks.size() // here,
+        "plugins": [TorchElasticEnvironment()],
+        # The one large buffer is the table of word embeddings, which no step changes.
+        "strategy": DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True),
+        "use_distributed_sampler": False,
+    }
 
 
 def examine(scores: np.ndarray, labels: np.ndarray) -> None:

@@ -56,6 +56,8 @@ class PairDataModule(pl.LightningDataModule):
         batch_size: pairs in a batch.
         both_orders: an epoch holds every pair as (a, b) and as (b, a).
         seed: of the order.
+        part: (rank, ranks): take every `ranks`-th pair of a batch, from `rank` on. The mean of the ranks' losses, each
+            times its batch's `weight`, is the whole batch's.
 
     Attributes:
         done: batches that an interrupted run has done; the first epoch begins behind them.
@@ -70,12 +72,14 @@ class PairDataModule(pl.LightningDataModule):
         batch_size: int,
         both_orders: bool,
         seed: int,
+        part: tuple[int, int] = (0, 1),
     ):
         super().__init__()
         assert pairs.gold is None, "pairs to learn from carry no gold scores"
         assert len(pairs) == len(labels), f"{len(pairs)} pairs, {len(labels)} labels"
         self.pairs, self.labels, self.make_inputs = pairs, labels, collate
         self.batch_size, self.both_orders, self.seed, self.done = batch_size, both_orders, seed, 0
+        self.rank, self.ranks = part
 
     @property
     def batches(self) -> int:
@@ -84,10 +88,14 @@ class PairDataModule(pl.LightningDataModule):
 
     def collate(self, items: list[int]) -> dict[str, Any]:
         """Items below N are pairs as they stand, items from N on the same pairs turned round."""
-        rows, swapped = np.asarray(items) % len(self.pairs), np.asarray(items) >= len(self.pairs)
+        own = items[self.rank :: self.ranks]
+        weight = len(own) * self.ranks / len(items)
+        own = own or items[:1]  # which then weighs nothing: a rank without a pair would keep the others waiting
+        rows, swapped = np.asarray(own) % len(self.pairs), np.asarray(own) >= len(self.pairs)
         return {
             "inputs": self.make_inputs(self.pairs, rows, swapped),
             "labels": torch.from_numpy(self.labels[rows]),  # fancy indexing copies, so the labels themselves stay
+            "weight": weight,
         }
 
     def train_dataloader(self) -> DataLoader:

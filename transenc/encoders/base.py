@@ -99,7 +99,7 @@ class PairEncoder(pl.LightningModule, ABC):
         """The loss of B pairs against their teacher's labels, [B] float32 in [0, 1]."""
         raw = self(batch["inputs"])
         with torch.autocast(self.device.type, enabled=False):  # losses in fp32 whatever the backbone runs in
-            return self.loss(raw, batch["labels"])
+            return self.loss(raw, batch["labels"]) * batch["weight"]
 
     def loss(self, raw: Tensor, labels: Tensor) -> Tensor:
         """Mean loss over the batch.

@@ -1,0 +1,151 @@
+"""Several processes as one run: the same labels and results as one process gives; none goes on without the others."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pytest
+from conftest import PAIRS
+
+from transenc import ranks
+from transenc.data.module import PairDataModule
+from transenc.data.tokens import number_sentences, tokenise
+from transenc.encoders import BiEncoder
+
+ROOT = Path(__file__).parents[1]
+TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+QUIET = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}  # two processes on two cores
+
+
+@pytest.fixture(scope="module")
+def model(bert, tmp_path_factory):
+    """Without dropout, of which each rank would draw its own."""
+    folder = tmp_path_factory.mktemp("still") / "model"
+    shutil.copytree(bert, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def settings(files, model, root, *more):
+    return [
+        "train.py", "data=pairs", f"data.path={files}/pool.tsv", f"data.dev={files}/dev.tsv",
+        f"data.test=[{files}/test.tsv]", f"model.bi={model}", f"model.cross={model}", "trainer.precision=32-true",
+        "distill.iterations=1", "distill.bi.batch_size=16", "distill.cross.batch_size=16", "distill.cross.epochs=2",
+        "distill.cross.eval_steps=3", f"paths.artifacts={root}/artifacts", f"hydra.run.dir={root}/run", *more,
+    ]  # fmt: skip
+
+
+def python(*arguments, env=QUIET):
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)], cwd=ROOT, env=env, capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.fixture(scope="module")
+def one(files, model, tmp_path_factory):
+    root = tmp_path_factory.mktemp("one")
+    done = python(*settings(files, model, root))
+    assert done.returncode == 0, done.stderr
+    return root / "run"
+
+
+def test_two_processes_give_the_labels_and_results_of_one(one, files, model, tmp_path):
+    done = python(*TWO, *settings(files, model, tmp_path, "trainer=ddp", "trainer.precision=32-true"))
+    assert done.returncode == 0, done.stderr
+    for name in ("1-bi", "1-cross"):
+        expected, found = (pandas.read_csv(run / "labels" / f"{name}.csv") for run in (one, tmp_path / "run"))
+        np.testing.assert_allclose(found.label, expected.label, atol=1e-4)
+    expected, found = (pandas.read_csv(run / "results.csv") for run in (one, tmp_path / "run"))
+    assert list(found.task) == list(expected.task)
+    np.testing.assert_allclose(found.spearman, expected.spearman, atol=1e-3)
+    curves = [pandas.read_csv(run / "curves.csv") for run in (one, tmp_path / "run")]
+    np.testing.assert_allclose(curves[1].loss, curves[0].loss, atol=1e-4)  # NaN where there is none, in both
+    assert done.stdout.count("1/cross teach") == 1  # each stage once, told by one process
+    told = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert told["processes"] == 2
+
+
+def test_when_one_process_is_killed_all_end_and_the_same_command_goes_on(files, model, tmp_path):
+    command = settings(files, model, tmp_path, "trainer=ddp", "distill.cross.epochs=100", "distill.retries=0")
+    started = subprocess.Popen(
+        [sys.executable, *TWO, *command], cwd=ROOT, env=QUIET, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    bookmarks = tmp_path / "artifacts"
+    deadline = time.monotonic() + 120
+    while not list(bookmarks.glob(".teach-*/*.bookmark")):
+        assert started.poll() is None, started.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    children = Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text().split()
+    helper = next(pid for pid in children if b"RANK=1\0" in Path(f"/proc/{pid}/environ").read_bytes())
+    os.kill(int(helper), signal.SIGKILL)
+    out, err = started.communicate(timeout=120)
+    assert started.returncode != 0
+    assert "the same command goes on where it stopped" in out + err, (out, err)
+    assert (out + err).count("Traceback (most recent") == 1  # torchrun's own
+    assert not any(Path(f"/proc/{pid}").exists() for pid in children)
+    again = python(*TWO, *command)
+    assert again.returncode == 0, again.stderr
+    assert "goes on at step" in again.stdout
+    assert (tmp_path / "run" / "results.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("start", "more", "says"),
+    [
+        ([], ["trainer=ddp"], "trainer.strategy=ddp: nothing started several processes; use torchrun"),
+        (TWO, [], "trainer.strategy=single: 2 processes were started as one run; add trainer=ddp"),
+        (TWO, ["trainer=ddp", "--multirun"], "--multirun: the jobs of a sweep run in one process each"),
+    ],
+)
+def test_processes_that_do_not_go_with_the_settings_are_refused_in_one_line(start, more, says, files, model, tmp_path):
+    done = python(*start, *settings(files, model, tmp_path, *more))
+    assert done.returncode != 0
+    told = [line for line in (done.stdout + done.stderr).splitlines() if says in line]
+    assert len(told) == 1
+    assert not list(tmp_path.glob("artifacts/teach-*"))
+
+
+def test_the_parts_of_a_batch_are_the_batch_and_their_weighted_mean_is_its_loss(bert):
+    encoder = BiEncoder.load(bert)
+    sentences, numbers = number_sentences(PAIRS)
+    pairs, labels = tokenise(sentences, numbers, encoder.tokenizer), np.linspace(0, 1, len(PAIRS), dtype=np.float32)
+
+    def batches(part):
+        lessons = PairDataModule(pairs, labels, encoder.collate, batch_size=3, both_orders=True, seed=0, part=part)
+        return list(lessons.train_dataloader())
+
+    for whole, first, second in zip(batches((0, 1)), batches((0, 2)), batches((1, 2)), strict=True):
+        assert whole["weight"] == 1
+        weights = [first["weight"], second["weight"]]
+        joined = [*first["labels"].tolist(), *(second["labels"].tolist() if weights[1] else [])]
+        assert sorted(joined) == sorted(whole["labels"].tolist())
+        means = [float(batch["labels"].mean()) for batch in (first, second)]
+        assert np.average(means, weights=weights) == pytest.approx(float(whole["labels"].mean()))
+        assert np.mean(weights) == 1
+
+
+def test_a_rank_without_a_pair_in_a_batch_gets_one_that_weighs_nothing(bert):
+    encoder = BiEncoder.load(bert)
+    sentences, numbers = number_sentences(PAIRS)
+    pairs, labels = tokenise(sentences, numbers, encoder.tokenizer), np.zeros(len(PAIRS), dtype=np.float32)
+    lessons = PairDataModule(pairs, labels, encoder.collate, batch_size=6, both_orders=False, seed=0, part=(1, 2))
+    weights = [batch["weight"] for batch in lessons.train_dataloader()]
+    assert weights == [1, 0]
+
+
+def test_alone_every_exchange_gives_back_what_it_gets():
+    assert (ranks.rank(), ranks.size()) == (0, 1)
+    assert ranks.share("x") == "x"
+    assert ranks.gather("x") == ["x"]
+    assert ranks.own(3).tolist() == [0, 1, 2]
+    assert ranks.united(np.arange(3), 3).tolist() == [0, 1, 2]
