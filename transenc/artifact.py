@@ -140,6 +140,7 @@ class Store:
                     shutil.rmtree(path, ignore_errors=True)  # damaged, or left of an interrupted deletion of the store
                     _publish(scratch, path)
                     self.told.add(fingerprint)
+                    log.debug("%s: in %s", title, path)
                     self.log.append({"title": title, "seconds": round(seconds, 2), "reused": False})
                     log.info("%-24s %7.1f s  %s", title, seconds, facts.get("summary", ""))
                     return Artifact(path, record.get("content", fingerprint), facts)

@@ -27,8 +27,9 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from transenc.config import Evaluate, Train
+from transenc.config import Evaluate, Train, Verbosity
 from transenc.errors import InputError, nearest
+from transenc.results import RESULT
 
 log = logging.getLogger("transenc")
 
@@ -58,7 +59,9 @@ def main(name: str, task: Callable[[Any, Path], float | None], shorthand: Callab
         sys.argv[1:] = job.overrides.task  # in a sweep, what this job is without the others
         try:
             with one_line_errors(name, log.error):  # here as well, so that the error stands in the run folder's log
-                return task(OmegaConf.to_object(cfg), Path(job.runtime.output_dir))
+                settings = OmegaConf.to_object(cfg)
+                show(settings.verbosity)
+                return task(settings, Path(job.runtime.output_dir))
         except SystemExit:
             if job.mode is not RunMode.MULTIRUN:
                 raise
@@ -68,10 +71,18 @@ def main(name: str, task: Callable[[Any, Path], float | None], shorthand: Callab
     # Unless told so, Hydra prints its errors itself, over several lines, and exits before they can be put better.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     logging.raiseExceptions = TRACEBACKS  # where a log file cannot be written, the error itself says why
-    with interruptible(), one_line_errors(name, complain):
+    with interruptible(), one_line_errors(name, complain), together(name):
         sys.argv[1:] = [shorthand(argument) for argument in sys.argv[1:]]
         check_overrides(name, sys.argv[1:])
         run()
+
+
+def show(verbosity: Verbosity) -> None:
+    """Set what of the log the terminal shows."""
+    for handler in logging.getLogger().handlers:
+        if not isinstance(handler, logging.FileHandler):
+            handler.setLevel(RESULT if verbosity is Verbosity.quiet else logging.NOTSET)
+    log.setLevel(logging.DEBUG if verbosity is Verbosity.verbose else logging.NOTSET)
 
 
 def compose(name: str, arguments: Sequence[str]) -> Any:
@@ -106,13 +117,43 @@ def interruptible() -> Iterator[None]:
 
 
 @contextmanager
+def together(name: str) -> Iterator[None]:
+    """Where several processes were started as one run, rank 0 goes on, and the others end here when it is through.
+
+    Raises:
+        InputError: it is a sweep.
+    """
+    if not {"WORLD_SIZE", "SLURM_STEP_NUM_TASKS"} & os.environ.keys():
+        yield
+        return
+    from transenc import ranks
+
+    if ranks.started() == 1:
+        yield
+        return
+    with ranks.group():
+        if ranks.rank():
+            for number in (signal.SIGINT, signal.SIGTERM):  # rank 0 says what there is to say
+                signal.signal(number, signal.SIG_DFL)
+            with one_line_errors(name, lambda line: complain(f"rank {ranks.rank()}: {line}")):
+                ranks.help_out()
+            sys.exit()
+        if {"-m", "--multirun"} & set(sys.argv):
+            raise InputError(
+                "--multirun: the jobs of a sweep run in one process each, a GPU each (hydra/launcher=joblib or"
+                " submitit_slurm); several processes may share one run, so give them one at a time"
+            )
+        yield
+
+
+@contextmanager
 def one_line_errors(name: str, tell: Callable[[str], Any]) -> Iterator[None]:
     """Tell a person's error, or the disk's, in one line and exit with status 1."""
     try:
         yield
     except Exception as error:
         ours = isinstance(error, InputError | HydraException | OmegaConfBaseException)
-        line = explain(error, name) if ours else refusal(error)
+        line = explain(error, name) if ours else refusal(error) or lost(error)
         if TRACEBACKS or line is None:
             raise
         tell(line)
@@ -132,6 +173,14 @@ def refusal(error: BaseException | None) -> str | None:
             return f"{what}; mend that and give the same command again"
         error = error.__cause__
     return None
+
+
+def lost(error: BaseException) -> str | None:
+    """One line where another process of this run is gone; None for errors that do not come of that."""
+    ranks = sys.modules.get("transenc.ranks")
+    if ranks is None or not ranks.lost(error):
+        return None
+    return "another process of this run ended; the same command goes on where it stopped"
 
 
 def complain(message: str) -> None:

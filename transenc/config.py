@@ -103,6 +103,28 @@ class Accelerator(Enum):
     gpu = "one GPU"
 
 
+class Verbosity(Enum):
+    """What stands on the terminal; the run folder's log always has it all."""
+
+    quiet = "warnings, errors and the table at the end"
+    normal = "a line a stage, and bars"
+    verbose = "where each artifact lies, and what the libraries below have to say, too"
+
+
+class Logger(Enum):
+    """Whom a run tells its curves and scores beside TensorBoard and curves.csv, which it always does."""
+
+    wandb = "Weights & Biases; its own environment variables say the rest (WANDB_PROJECT, WANDB_MODE=offline, ...)"
+    mlflow = "MLflow; likewise (MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME, ...)"
+
+
+class Strategy(Enum):
+    """How many processes teach and score."""
+
+    single = "one"
+    ddp = "those that torchrun or srun started; a batch is divided among them, and so are pairs to be scored"
+
+
 # Of training, labelling and selection on the way; results are reported in fp32. Names are Lightning's, hence the form.
 Precision = Enum(
     "Precision",
@@ -211,6 +233,7 @@ class Distill:
 @dataclass
 class Trainer:
     accelerator: Accelerator
+    strategy: Strategy
     precision: Precision
     score_tokens: int  # tokens in a batch when labelling and evaluating
 
@@ -232,6 +255,8 @@ class Train:
     paths: Paths
     seed: int  # decides new weights, the order of pairs, dropout
     save_predictions: bool  # write predictions/: every encoder's score of every test pair
+    loggers: list[Logger]
+    verbosity: Verbosity
 
 
 @dataclass
@@ -250,6 +275,7 @@ class Evaluate:
     trainer: Trainer
     paths: Paths
     resamples: int  # of the bootstrap behind 95% intervals and p-values; 0: neither
+    verbosity: Verbosity
 
 
 Rule = tuple[str, Any, bool, str]  # a key, its value, whether it is as it should be, and what that is

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from transenc.cli import main
-from transenc.config import Evaluate, Pooling, check_evaluation, listed
+from transenc.config import Evaluate, Pooling, Verbosity, check_evaluation, listed
 from transenc.errors import InputError
-from transenc.results import Line, Row, grid, write_results
+from transenc.results import RESULT, Line, Row, grid, write_results
 
 log = logging.getLogger("transenc")
 
@@ -78,7 +78,8 @@ def run(cfg: Evaluate, folder: Path) -> float:
     check_evaluation(cfg)
     if not cfg.data.test:
         raise InputError("data.test: no test set; give data.test=[FILE], or data=NAME for a known set")
-    scoring = Scoring(Store(Path(cfg.paths.artifacts)), cfg.data, cfg.paths, cfg.trainer, Watch())
+    watch = Watch(bars=cfg.verbosity is not Verbosity.quiet)
+    scoring = Scoring(Store(Path(cfg.paths.artifacts)), cfg.data, cfg.paths, cfg.trainer, watch)
     tasks = scoring.tasks(cfg.data.test)
     members, names = [], listed(cfg.model.path)
     for number, name in enumerate(names):
@@ -113,7 +114,7 @@ def run(cfg: Evaluate, folder: Path) -> float:
             values = {**measure(raw, gold, binary), **more, "model": names[i]}
             rows.append(Evaluated(0, encoders[i], places[i], task, len(gold), **values))
     write_results(folder / "results.csv", rows, Evaluated)
-    log.info("\n%s\n\nresults.csv  %s", show(rows), folder / "results.csv")
+    log.log(RESULT, "\n%s\n\nresults.csv  %s", show(rows), folder / "results.csv")
     return sum(row.value for row in rows) / len(rows)
 
 

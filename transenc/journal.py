@@ -18,12 +18,13 @@ import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from transenc import ranks
 from transenc.artifact import Artifact, lock, replacing
-from transenc.config import Direction, Select, Train, learnt_from, listed
+from transenc.config import Direction, Logger, Select, Train, Verbosity, learnt_from, listed
 from transenc.errors import InputError
 from transenc.export import card, code, copy_model, environment, public_name, write_pairs
 from transenc.report import flat, write_report
-from transenc.results import Row, table, write_results
+from transenc.results import RESULT, Row, table, write_results
 from transenc.stages import Member, Stages
 from transenc.watch import Watch
 
@@ -40,6 +41,30 @@ def plain(settings: Any) -> Any:
     if isinstance(settings, list):
         return [plain(value) for value in settings]
     return settings.name if isinstance(settings, Enum) else settings
+
+
+def make_logger(kind: Logger, folder: Path) -> Any:
+    """One of Lightning's loggers, for a run in `folder`.
+
+    Raises:
+        InputError: its library is not installed, or refuses.
+    """
+    from pytorch_lightning import loggers
+
+    try:
+        if kind is Logger.wandb:
+            made = loggers.WandbLogger(project=os.environ.get("WANDB_PROJECT", "transenc"), save_dir=folder)
+        else:
+            made = loggers.MLFlowLogger(
+                os.environ.get("MLFLOW_EXPERIMENT_NAME", "transenc"),
+                tracking_uri=os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}"),
+            )
+        assert made.experiment is not None  # made when first asked for
+    except ModuleNotFoundError:
+        raise InputError(f"loggers=[{kind.name}]: {kind.name} is not installed; pip install {kind.name}") from None
+    except Exception as error:  # whatever it stumbles over: no login, no server, a setting of its own
+        raise InputError(f"loggers=[{kind.name}]: {' '.join(str(error).split())[:200]}") from error
+    return made
 
 
 class Journal:
@@ -70,20 +95,30 @@ class Journal:
         self.curves = open(self.folder / "curves.csv", "w", encoding="utf-8", newline="")
         self.curve_writer = csv.DictWriter(self.curves, ("place", "step", *CURVES), lineterminator="\n")
         self.curve_writer.writeheader()
-        self.watch = Watch(self.tell)
+        self.watch = Watch(self.tell, bars=self.cfg.verbosity is not Verbosity.quiet)
+        self.loggers = [make_logger(one, self.folder) for one in self.cfg.loggers]
+        for logger in self.loggers:
+            logger.log_hyperparams(flat(plain(asdict(self.cfg))))
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
+        for logger in self.loggers:
+            logger.finalize("failed" if failure else "success")
         self.curves.close()
         self.writer.close()
         os.close(self.handle)
 
     def tell(self, place: str, row: Mapping[str, float]) -> None:
-        """A row of a learning curve, to TensorBoard and curves.csv."""
+        """A row of a learning curve, to all who listen, and curves.csv."""
         self.curve_writer.writerow({"place": place, **row})
-        for name in CURVES:
-            if name in row:
-                self.writer.add_scalar(f"{place}/{name}", row[name], int(row["step"]))
+        self.point({f"{place}/{name}": row[name] for name in CURVES if name in row}, int(row["step"]))
+
+    def point(self, values: Mapping[str, float], step: int) -> None:
+        """Values by tag, to TensorBoard and the other loggers; the step is a training's, or an iteration."""
+        for tag, value in values.items():
+            self.writer.add_scalar(tag, value, step)
+        for logger in self.loggers:
+            logger.log_metrics(values, step)
 
     def path(self, kind: str, name: str) -> Path:
         """Where to write something of a kind: "models", "labels" or "predictions"."""
@@ -105,7 +140,7 @@ class Journal:
         self.rows += rows
         for row in rows:
             name = row.encoder if row.member is None or not members[0].several else f"{row.encoder}-{row.member}"
-            self.writer.add_scalar(f"{row.measure}/{row.task}/{name}", row.value, row.iteration)
+            self.point({f"{row.measure}/{row.task}/{name}": row.value}, row.iteration)
         write_results(self.folder / "results.csv", self.rows)
         if self.cfg.save_predictions:
             self.predictions(members, stages)
@@ -122,8 +157,8 @@ class Journal:
         """The labels that a kind of teacher gave in an iteration; in iteration 0, to pairs that are then drawn from."""
         values = np.load(labels / "labels.npy")
         self.writer.add_histogram(f"labels/{teacher}", values, iteration)
-        for fact in ("clamped", "mean", "std"):
-            self.writer.add_scalar(f"labels/{teacher}/{fact}", labels.facts[fact], iteration)
+        facts = ("clamped", "mean", "std")
+        self.point({f"labels/{teacher}/{fact}": labels.facts[fact] for fact in facts}, iteration)
         write_pairs(self.path("labels", f"{iteration}-{teacher}.csv"), pairs, label=values)
 
     def finish(self, stages: Stages, pool: Artifact) -> float | None:
@@ -156,6 +191,7 @@ class Journal:
             "tests": {task: next(row.measure for row in self.rows if row.task == task) for task in stages.tests},
             "stages": stages.store.log,
             "seconds": round(time.monotonic() - self.started, 1),
+            "processes": ranks.size(),
             **environment(),
             "config": plain(asdict(self.cfg)),
         }
@@ -223,8 +259,7 @@ class Journal:
         metrics = {f"selected/{m.name}/{row.task}": row.value for m in selected for row in self._own(m)}
         for summary in hparams(flat(plain(asdict(self.cfg))), metrics):
             self.writer.file_writer.add_summary(summary)  # type: ignore[union-attr]
-        for tag, value in metrics.items():
-            self.writer.add_scalar(tag, value)
+        self.point(metrics, 0)
 
     def _show(self, stages: Stages, selected: Sequence[Member], reference: Sequence[Row]) -> None:
         marks = {(member.iteration, member.kind, member.number): "*" for member in selected}
@@ -237,7 +272,7 @@ class Journal:
         for member in selected:
             if member.iteration == 0:
                 lines.append(f"No iteration improved on the start of {member.name} by that: the start is handed back.")
-        log.info("\n%s\n", "\n".join(lines))
+        log.log(RESULT, "\n%s\n", "\n".join(lines))
         for name in ("report.html", "models", "labels", "predictions", "results.csv", "tensorboard"):
             log.info("%-12s %s", name, self.folder / name)
         log.info("%-12s %.0f s", "in all", time.monotonic() - self.started)

@@ -1,6 +1,7 @@
 """Results as rows: results.csv, and the table on the screen."""
 
 import csv
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
@@ -42,6 +43,7 @@ class Row:
         return getattr(self, self.measure)
 
 
+RESULT = logging.INFO + 5  # the level at which a table is logged: a quiet terminal shows it too
 NAMES = {"spearman": "Spearman", "pearson": "Pearson", "auc": "AUC", "average_precision": "average precision"}
 
 

@@ -5,11 +5,17 @@ from collections.abc import Callable, Iterable, Mapping
 
 from tqdm import tqdm
 
+from transenc import ranks
+
+log = logging.getLogger("transenc")
+
 Tell = Callable[[str, Mapping[str, float]], None]
 
 
 def quiet() -> None:
-    """Keep the libraries' own remarks (devices found, tips, loading bars) off the terminal."""
+    """Keep the libraries' own remarks (devices found, tips, loading bars) off the terminal, unless it is verbose."""
+    if log.isEnabledFor(logging.DEBUG):
+        return
     import pytorch_lightning  # noqa: F401  # sets its logger's level when imported
     import transformers
 
@@ -23,18 +29,20 @@ class Watch:
 
     Args:
         tell: called with the place and each row of its curve: `step`, and values by name.
+        bars: whether to show any.
         place: what the bars and the curve are named after.
     """
 
-    def __init__(self, tell: Tell = lambda place, row: None, place: str = ""):
-        self.tell, self.place = tell, place
+    def __init__(self, tell: Tell = lambda place, row: None, bars: bool = True, place: str = ""):
+        self.tell, self.bars, self.place = tell, bars, place
 
     def at(self, place: str) -> "Watch":
-        return Watch(self.tell, place)
+        return Watch(self.tell, self.bars, place)
 
     def bar(self, what: str, total: int, unit: str) -> tqdm:
-        """A progress bar, gone when it is done; none where the output is not a terminal."""
-        return tqdm(total=total, desc=f"{self.place} {what}".strip(), unit=unit, leave=False, disable=None, ncols=79)
+        """A progress bar, gone when it is done; none where the output is not a terminal, or another rank's is."""
+        hidden = True if ranks.rank() or not self.bars else None
+        return tqdm(total=total, desc=f"{self.place} {what}".strip(), unit=unit, leave=False, disable=hidden, ncols=79)
 
     def row(self, row: Mapping[str, float]) -> None:
         """A row of the learning curve."""
