@@ -359,10 +359,13 @@ def test_no_name_breaks_a_card(name):
     rows = [Row(1, "bi", 0, name, 7, 0.5, 0.5, None, None)]
     plain = card("bi", "x", "made.", ["x"], 0, [dataclasses.replace(rows[0], task="x")], "x")
     text = card("bi", name, "made.", [name], 0, rows, name)
-    _, head, body = text.split("---\n", 2)
-    assert yaml.safe_load(head)["base_model"] == name
-    assert len(yaml.safe_load(head)) == 4
-    assert len(body.split("\n")) == len(plain.split("---\n", 2)[2].split("\n"))
+    (_, body), (_, plain_body) = (one.split("\n---\n", 1) for one in (text, plain))
+    said, expected = (yaml.safe_load(one.split("\n---\n", 1)[0].removeprefix("---\n")) for one in (text, plain))
+    assert "base_model" not in said
+    assert expected.pop("base_model") == "x"
+    assert said["model-index"][0]["results"][0]["dataset"]["name"] == name
+    assert list(said) == list(expected)
+    assert len(body.split("\n")) == len(plain_body.split("\n"))
     quoted = f"`{name}`" if "`" not in name else "``"
     for line in body.split("\n"):
         if line.startswith("| ") and "task" not in line:

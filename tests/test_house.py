@@ -26,7 +26,7 @@ ORDER = [  # each may import those before it, never those after
     ["journal"],
     ["loop"],
     ["cli"],
-    ["evaluate"],
+    ["evaluate", "publish"],
     ["score"],
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}

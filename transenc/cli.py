@@ -136,7 +136,10 @@ def together(name: str) -> Iterator[None]:
             for number in (signal.SIGINT, signal.SIGTERM):  # rank 0 says what there is to say
                 signal.signal(number, signal.SIG_DFL)
             with one_line_errors(name, lambda line: complain(f"rank {ranks.rank()}: {line}")):
-                ranks.help_out()
+                from transenc import stages  # noqa: F401  # which marks what ranks do together
+                from transenc.watch import Watch
+
+                ranks.help_out(Watch())
             sys.exit()
         if {"-m", "--multirun"} & set(sys.argv):
             raise InputError(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from huggingface_hub import EvalResult, ModelCardData
 
 from transenc.artifact import Artifact, replacing
 from transenc.data.hub import HUB
@@ -19,6 +20,19 @@ from transenc.data.published import PUBLISHED
 from transenc.pairs import sentences_of
 from transenc.results import NAMES, Row
 
+NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)  # of a model on the hub
+HERE = "path/to/this/folder"  # stands in a card's snippet until the model has a name
+SNIPPETS = {
+    "bi": """from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("{}")
+vectors = model.encode(["A man is eating.", "Someone has a meal."])
+print(model.similarity(vectors, vectors))""",
+    "cross": """from sentence_transformers import CrossEncoder
+
+model = CrossEncoder("{}")
+print(model.predict([("A man is eating.", "Someone has a meal.")]))  # a score in (0, 1)""",
+}
 LIBRARIES = ("torch", "pytorch-lightning", "transformers", "tokenizers", "hydra-core", "numpy", "scipy")
 
 
@@ -66,12 +80,6 @@ def _cell(text: str) -> str:
     return re.sub(r"([\\`*\[\]<>|&~])", r"\\\1", " ".join(text.split()))
 
 
-def _quoted(text: str) -> str:
-    """Text of others as a YAML string. JSON writes what is above U+FFFF in two halves, which YAML does not join."""
-    plain = (c if c.isprintable() and c not in '"\\' else f"\\U{ord(c):08X}" for c in text)
-    return f'"{"".join(plain)}"'
-
-
 def card(
     kind: str, start: str, made: str, sources: Sequence[str], shared: int, rows: Sequence[Row], command: str
 ) -> str:
@@ -86,25 +94,8 @@ def card(
         rows: its own results.
         command: that made it.
     """
-    if kind == "bi":
-        tag, snippet = (
-            "sentence-similarity",
-            (
-                "from sentence_transformers import SentenceTransformer\n\n"
-                'model = SentenceTransformer("path/to/this/folder")\n'
-                'vectors = model.encode(["A man is eating.", "Someone has a meal."])\n'
-                "print(model.similarity(vectors, vectors))"
-            ),
-        )
-    else:
-        tag, snippet = (
-            "text-ranking",
-            (
-                "from sentence_transformers import CrossEncoder\n\n"
-                'model = CrossEncoder("path/to/this/folder")\n'
-                'print(model.predict([("A man is eating.", "Someone has a meal.")]))  # a score in (0, 1)'
-            ),
-        )
+    tag = {"bi": "sentence-similarity", "cross": "text-ranking"}[kind]
+    snippet = SNIPPETS[kind].format(HERE)
     scores = "\n".join(
         f"| {_cell(row.task)} | {row.n:,} | {NAMES[row.measure]} | {100 * row.value:.2f} |" for row in rows
     )
@@ -115,16 +106,34 @@ def card(
         else f"Fine-tuned from {code(start)}"
     )
     licence = "The pairs and the weights it started from have licences of their own, which may bind this model too."
+    known = {**PUBLISHED, **HUB}
     if not unchanged:
-        known = {**PUBLISHED, **HUB}
         terms = dict.fromkeys(known[name].terms for name in sources if name in known and known[name].terms)
         licence += "".join(f" It learnt from {term}." for term in terms)
     transductive = f"yes: {shared:,} of the pairs it learnt from, without their scores" if shared else "no"
+    head = ModelCardData(
+        library_name="sentence-transformers",
+        pipeline_tag=tag,
+        base_model=start if NAME.fullmatch(start) else None,  # the hub takes no others
+        datasets=[] if unchanged else sorted({known[name].hub for name in sources if name in known} - {""}),
+        tags=["sentence-transformers", tag, "trans-encoder", "distillation"],
+        license="other",
+        license_name="of-its-data-and-base-model",
+        model_name=f"{kind}-encoder",
+        eval_results=[
+            EvalResult(
+                "semantic-similarity",
+                (known[row.task].hub if row.task in known else "") or "unknown",
+                row.task,
+                row.measure,
+                round(row.value, 6),
+                metric_name=NAMES[row.measure],
+            )
+            for row in rows
+        ],
+    )
     return f"""---
-library_name: sentence-transformers
-pipeline_tag: {tag}
-base_model: {_quoted(start)}
-tags: [sentence-transformers, {tag}, trans-encoder, distillation]
+{head.to_yaml(line_break=chr(10))}
 ---
 
 # A {kind}-encoder by Trans-Encoder

@@ -98,10 +98,8 @@ def together(build: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def help_out() -> None:
-    """Be one of the other ranks, until rank 0 is through."""
-    from transenc import stages  # noqa: F401  # which marks the builds
-    from transenc.watch import Watch
+def help_out(watch: Any) -> None:
+    """Be one of the other ranks, until rank 0 is through. What is marked `together` must have been imported."""
 
     def next_call() -> Any:
         try:
@@ -111,7 +109,7 @@ def help_out() -> None:
 
     while (call := next_call()) is not None:
         name, out, config, inputs = call
-        TOGETHER[name](out, config, Watch(), *inputs)
+        TOGETHER[name](out, config, watch, *inputs)
 
 
 @contextmanager

@@ -42,6 +42,10 @@ class HubSet:
     positive: int | None = 1
     terms: str = ""
 
+    @property
+    def hub(self) -> str:
+        return self.source[0]
+
 
 def _qqp(split: str, *rows: int | None) -> HubSet:
     terms = "QQP, whose pairs are under Quora's terms of service: not for commercial use"

@@ -29,6 +29,7 @@ class Published:
         get: the command that brings them.
         scale: lowest and highest gold score.
         terms: what the pairs' publisher demands of those who use them.
+        hub: the same pairs on the Hugging Face Hub, for a model's card.
     """
 
     files: tuple[str, ...]
@@ -38,6 +39,7 @@ class Published:
     get: str
     scale: tuple[float, float] = (0, 5)
     terms: str = ""
+    hub: str = ""
 
 
 def _fields(path: Path, number: int, line: str, counts: tuple[int, ...]) -> list[str]:
@@ -86,17 +88,19 @@ def _quickstart(paths: Sequence[Path]) -> Iterator[Pair]:
 
 def _year(year: int, rows: int, scored: int, *subsets: str) -> Published:
     names = tuple(f"STS/STS{year}-en-test/STS.{part}.{s}.txt" for s in subsets for part in ("input", "gs"))
-    return Published(names, rows, scored, _sts, "sh download_dataset.sh sts")
+    return Published(names, rows, scored, _sts, "sh download_dataset.sh sts", hub=f"mteb/sts{year}-sts")
 
 
 def _stsb_split(split: str, rows: int) -> Published:
-    return Published((f"stsbenchmark/sts-{split}.csv",), rows, rows, _stsb, "sh download_dataset.sh")
+    return Published(
+        (f"stsbenchmark/sts-{split}.csv",), rows, rows, _stsb, "sh download_dataset.sh", hub="mteb/stsbenchmark-sts"
+    )
 
 
 def _sick_splits(rows: int, *splits: str) -> Published:
     files = tuple(f"SICK/SICK_{split}.txt" for split in splits)
     terms = "SICK, which is CC BY-NC-SA 3.0: not for commercial use"
-    return Published(files, rows, rows, _sick, "sh download_dataset.sh sick", (1, 5), terms)
+    return Published(files, rows, rows, _sick, "sh download_dataset.sh sick", (1, 5), terms, "mteb/sickr-sts")
 
 
 PUBLISHED = {

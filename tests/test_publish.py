@@ -1,0 +1,101 @@
+"""What goes to the hub, and that nothing does unless it is asked to."""
+
+import huggingface_hub
+import pytest
+import yaml
+
+from transenc.encoders import BiEncoder, CrossEncoder
+from transenc.errors import InputError
+from transenc.export import card
+from transenc.publish import main
+from transenc.results import Row
+
+
+@pytest.fixture
+def run(bert, tmp_path):
+    """A run folder with two models."""
+    folder = tmp_path / "run"
+    loaded = {"bi": BiEncoder.load(bert), "cross": CrossEncoder.load(bert, new_head=0)}
+    for kind, encoder in loaded.items():
+        model = folder / "models" / f"{kind}-encoder"
+        model.mkdir(parents=True)
+        encoder.save(model)
+        row = Row(2, kind, 0, "stsb-test", 1379, 0.81234567, 0.8)
+        text = card(kind, "princeton-nlp/sup", "made.", ["stsb-train", "mine.csv"], 0, [row], "python train.py")
+        (model / "README.md").write_text(text)
+    return folder
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """What a hub would get: repository, private or not, files with their content."""
+    sent = {}
+
+    def create(self, repo_id, private=None, **_):
+        sent[repo_id] = {"private": private}
+        return huggingface_hub.RepoUrl(f"https://huggingface.co/{repo_id}")
+
+    def upload(self, repo_id, folder_path, **_):
+        from pathlib import Path
+
+        folder = Path(folder_path)
+        sent[repo_id]["files"] = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+        return huggingface_hub.CommitInfo(
+            commit_url=f"https://huggingface.co/{repo_id}/commit/0", commit_message="", commit_description="", oid="0"
+        )
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", create)
+    monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", upload)
+    return sent
+
+
+def test_without_push_it_says_what_would_be_sent_and_sends_nothing(run, hub, capsys):
+    main([str(run), "me/better"])
+    said = capsys.readouterr().out
+    assert "me/better-bi-encoder" in said
+    assert "1_Pooling/config.json" in said
+    assert "Nothing was sent" in said
+    assert hub == {}
+
+
+def test_push_sends_both_models_with_cards_that_name_them(run, hub):
+    main([str(run), "me/better", "--push", "--private"])
+    assert set(hub) == {"me/better-bi-encoder", "me/better-cross-encoder"}
+    for name, sent in hub.items():
+        assert sent["private"] is True
+        kind = name.removeprefix("me/better-")
+        text = sent["files"]["README.md"].decode()
+        assert f'"{name}"' in text
+        assert "path/to/this/folder" not in text
+        weights = run / "models" / kind / "model.safetensors"
+        assert sent["files"]["model.safetensors"] == weights.read_bytes()
+        assert "path/to/this/folder" in (run / "models" / kind / "README.md").read_text()  # the run's stays as it was
+
+
+def test_a_card_holds_its_metrics_data_and_base_model_as_the_hub_reads_them(run):
+    head = yaml.safe_load((run / "models" / "bi-encoder" / "README.md").read_text().split("---\n")[1])
+    assert head["base_model"] == "princeton-nlp/sup"
+    assert head["datasets"] == ["mteb/stsbenchmark-sts"]
+    (result,) = huggingface_hub.ModelCard.load(run / "models" / "bi-encoder" / "README.md").data.eval_results
+    assert (result.dataset_type, result.dataset_name) == ("mteb/stsbenchmark-sts", "stsb-test")
+    assert (result.metric_type, result.metric_value) == ("spearman", 0.812346)
+
+
+def test_what_the_hub_refuses_is_one_line(run, monkeypatch):
+    def refuse(*_, **__):
+        raise ConnectionError("no way\nto the hub")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", refuse)
+    with pytest.raises(InputError, match=r"me/better-bi-encoder: not pushed \(ConnectionError: no way to the hub\)"):
+        main([str(run), "me/better", "--push"])
+
+
+@pytest.mark.parametrize("name", ["a/b/c", "me/better!", "me/.."])
+def test_a_name_that_no_repository_can_have_is_refused(run, hub, name):
+    with pytest.raises(InputError, match="Repo id must"):
+        main([str(run), name])
+
+
+def test_a_folder_without_a_finished_run_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no finished run"):
+        main([str(tmp_path), "me/better"])

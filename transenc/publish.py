@@ -1,0 +1,91 @@
+"""Push a run's models to the Hugging Face Hub: `python -m transenc.publish RUN NAME/REPO`.
+
+Each model goes to a repository of its own, NAME/REPO-bi-encoder and so on, with its card, whose snippet then loads it
+from there. Without --push nothing is sent: it says what would be. A token is taken from where `hf auth login` puts it.
+"""
+
+import argparse
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transenc.cli import complain, one_line_errors
+from transenc.errors import InputError
+from transenc.export import HERE
+
+
+def models(run: Path) -> list[Path]:
+    """The model folders of a run.
+
+    Raises:
+        InputError: it has none.
+    """
+    found = sorted(path.parent for path in (run / "models").glob("*/model.safetensors"))
+    if not found:
+        raise InputError(f"{run}: no finished run (it holds no models/*/model.safetensors)")
+    return found
+
+
+def named(model: Path, repository: str, folder: Path) -> Path:
+    """A copy in `folder` whose card says what the model is called."""
+    copy = Path(shutil.copytree(model, folder / model.name))
+    card = copy / "README.md"
+    card.write_text(card.read_text(encoding="utf-8").replace(HERE, repository), encoding="utf-8")
+    return copy
+
+
+def push(model: Path, repository: str, private: bool) -> str:
+    """Upload a folder as it is, having loaded it as its users will; returns its address.
+
+    Raises:
+        InputError: there is no token, no network, or no such name to write under.
+    """
+    from sentence_transformers import CrossEncoder, SentenceTransformer
+
+    from transenc.folder import describe
+
+    kind: Any = CrossEncoder if describe(model).cross else SentenceTransformer
+    try:
+        return kind(str(model)).push_to_hub(
+            repository, local_model_path=str(model), private=private, exist_ok=True, commit_message="Trans-Encoder"
+        )
+    except Exception as error:  # whatever the hub and the way to it have to say
+        raise InputError(
+            f"{repository}: not pushed ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+        ) from error
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", metavar="RUN", type=Path)
+    parser.add_argument("repository", metavar="NAME/REPO")
+    parser.add_argument("--push", action="store_true")
+    parser.add_argument("--private", action="store_true", help="where the repository is new")
+    options = parser.parse_args(arguments)
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    for model in models(options.run):
+        repository = f"{options.repository}-{model.name}"
+        try:
+            validate_repo_id(repository)
+        except HFValidationError as error:
+            raise InputError(f"{options.repository}: {' '.join(str(error).split())}") from None
+        with tempfile.TemporaryDirectory() as folder:
+            copy = named(model, repository, Path(folder))
+            files = sorted(path for path in copy.rglob("*") if path.is_file())
+            size = sum(path.stat().st_size for path in files) / 1e6
+            print(f"{model} -> {repository}, {len(files)} files, {size:.1f} MB")
+            if options.push:
+                print(push(copy, repository, options.private))
+            else:
+                print("\n".join(f"  {path.relative_to(copy)}" for path in files))
+    if not options.push:
+        print("Nothing was sent; add --push to send it.")
+
+
+if __name__ == "__main__":
+    with one_line_errors("train", complain):
+        main(sys.argv[1:])
