@@ -170,6 +170,10 @@ def test_a_sweep_shares_artifacts_and_gives_each_job_its_folder(inputs, tmp_path
         assert f"seed={job}" in command.split()
     second = out[out.index("#1 :") :]
     assert any(line.startswith("0/bi pool") and "reused" in line for line in second.splitlines())
+    head, first, second = out[out.index("\njob ") :].strip().splitlines()[:3]
+    assert head.split() == ["job", "bi", "cross"]
+    assert (first.split()[0], first.split()[3:], second.split()[3:]) == ("0", ["seed=0"], ["seed=1"])
+    assert "Over seeds" in (tmp_path / "sweep" / "comparison.html").read_text()
 
 
 def test_a_job_that_fails_leaves_the_others_alone_and_is_told_at_the_end(inputs, tmp_path):
@@ -177,10 +181,61 @@ def test_a_job_that_fails_leaves_the_others_alone_and_is_told_at_the_end(inputs,
     status, out, error = python(inputs[0], *sweep, *inputs[1:])
     assert status == 1
     assert "seed=-1: must be at least 0" in out
+    assert [line.split()[-2:] for line in out.splitlines() if line.startswith("0    ")] == [["failed", "seed=-1"]]
     said = f"job 0 failed; what it said stands above, and in {tmp_path}/sweep/0"
     assert error.strip().splitlines()[-1] == said
     assert "Traceback" not in out + error
     assert (tmp_path / "sweep" / "1" / "results.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("plugin", "more"),
+    [
+        ("hydra_joblib_launcher", ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=0,1"]),
+        ("hydra_submitit_launcher", ["hydra/launcher=submitit_local", "seed=0,1"]),
+        (
+            "hydra_optuna_sweeper",
+            [
+                "hydra/sweeper=optuna",
+                "hydra.sweeper.direction=maximize",
+                "hydra.sweeper.n_trials=2",
+                "hydra.sweeper.n_jobs=1",
+                "distill.bi.learning_rate=tag(log, interval(1e-5, 1e-3))",
+            ],
+        ),
+    ],
+)
+def test_sweeps_by_plugins_end_with_the_table(plugin, more, inputs, tmp_path):
+    pytest.importorskip(f"hydra_plugins.{plugin}", reason="pip install -r requirements-extras.txt")
+    sweep = ["-m", f"hydra.sweep.dir={tmp_path}/sweep", f"paths.artifacts={tmp_path}/artifacts", *more]
+    status, out, error = python(inputs[0], *sweep, *inputs[1:])
+    assert status == 0, error
+    lines = out[out.index("\njob ") :].strip().splitlines()
+    assert [line.split()[0] for line in lines[1:3]] == ["0", "1"]
+    assert (tmp_path / "sweep" / "comparison.html").exists()
+
+
+def test_a_quiet_run_says_its_table_and_a_verbose_one_where_artifacts_lie(inputs, tmp_path):
+    run = [f"hydra.run.dir={tmp_path}/run", f"paths.artifacts={tmp_path}/artifacts"]
+    _, out, error = python(*inputs, *run, "verbosity=verbose")
+    assert f"start bi: in {tmp_path}/artifacts/start-" in out
+    status, out, error = python(*inputs, *run, "verbosity=quiet")
+    assert (status, error) == (0, "")
+    assert out.strip().splitlines()[0].strip() == "pool"  # the table's first head
+    assert "reused" not in out
+    assert "reused" in (tmp_path / "run" / "train.log").read_text()  # the log has it all
+
+
+def test_tab_completes_settings_and_choices(inputs):
+    def completed(line):
+        done = subprocess.run(
+            [sys.executable, "train.py", "-sc", "query=bash"], cwd=ROOT, capture_output=True, text=True, timeout=60,
+            env=os.environ | {"COMP_LINE": line, "COMP_POINT": str(len(line))},
+        )  # fmt: skip
+        return done.stdout.split()
+
+    assert completed("python train.py distill.it") == ["distill.iterations="]
+    assert completed("python train.py experiment=quick") == ["experiment=quickstart"]
 
 
 def test_evaluate_leaves_its_results_and_shows_them(bert, inputs, tmp_path):

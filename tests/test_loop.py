@@ -725,3 +725,50 @@ def test_tensorboard_has_curves_by_stage_also_of_stages_that_were_reused(setting
     assert {"spearman/test/bi", "spearman/test/cross"} <= set(first["scalars"])
     assert set(first["histograms"]) == {"labels/bi", "labels/cross"}
     assert tags(setting.run(name="again")) == first
+
+
+def test_tensorboard_holds_the_settings_and_what_the_hparams_tab_compares_runs_by(setting):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams import plugin_data_pb2
+
+    events = EventAccumulator(str(setting.run() / "tensorboard"))
+    events.Reload()
+    (text,) = events.Tensors("config/text_summary")
+    assert b'"iterations": 1' in text.tensor_proto.string_val[0]
+    content = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    chosen = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.hparams
+    assert chosen["distill.iterations"].number_value == 1
+    assert chosen["trainer.precision"].string_value == "32-true"
+    results = pandas.read_csv(setting.root / "run" / "results.csv")
+    for kind in ("bi", "cross"):
+        (score,) = events.Scalars(f"selected/{kind}/test")
+        assert any(abs(results[results.encoder == kind].spearman - score.value) < 1e-6)
+
+
+def test_mlflow_is_told_settings_curves_and_scores(setting, monkeypatch):
+    mlflow = pytest.importorskip("mlflow", reason="pip install mlflow-skinny")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{setting.root}/mlflow.db")
+    setting.run("loggers=[mlflow]")
+    client = mlflow.MlflowClient(f"sqlite:///{setting.root}/mlflow.db")
+    (run,) = client.search_runs([client.get_experiment_by_name("transenc").experiment_id])
+    assert run.data.params["distill.iterations"] == "1"
+    assert {"1/cross/loss", "spearman/test/bi", "labels/bi/mean", "selected/bi/test"} <= set(run.data.metrics)
+    assert run.info.status == "FINISHED"
+
+
+def test_weights_and_biases_is_told_without_a_network(setting, monkeypatch):
+    pytest.importorskip("wandb", reason="pip install wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    run = setting.run("loggers=[wandb]")
+    (file,) = run.glob("wandb/offline-run-*/*.wandb")
+    for tag in (b"1/cross/loss", b"spearman/test/bi", b"selected/bi/test"):
+        assert tag in file.read_bytes()
+
+
+def test_a_logger_that_is_not_installed_is_one_line_that_says_what_to_install(setting, monkeypatch):
+    def missing(*_, **__):
+        raise ModuleNotFoundError("wandb")
+
+    monkeypatch.setattr("pytorch_lightning.loggers.WandbLogger", missing)
+    with pytest.raises(InputError, match=r"loggers=\[wandb\]: wandb is not installed; pip install wandb"):
+        setting.run("loggers=[wandb]")

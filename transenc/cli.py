@@ -16,13 +16,14 @@ import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -73,8 +74,32 @@ def main(name: str, task: Callable[[Any, Path], float | None], shorthand: Callab
     logging.raiseExceptions = TRACEBACKS  # where a log file cannot be written, the error itself says why
     with interruptible(), one_line_errors(name, complain), together(name):
         sys.argv[1:] = [shorthand(argument) for argument in sys.argv[1:]]
-        check_overrides(name, sys.argv[1:])
-        run()
+        if not {"-sc", "--shell-completion"} & set(sys.argv):  # whose words look like settings
+            check_overrides(name, sys.argv[1:])
+        try:
+            run()
+        finally:
+            Sweep.tell()
+
+
+class Sweep(Callback):
+    """Ends a multirun with one table, whatever became of its jobs."""
+
+    folder: ClassVar[Path | None] = None
+
+    def on_multirun_start(self, config: Any, **_: Any) -> None:
+        Sweep.folder = Path(config.hydra.sweep.dir)
+
+    @classmethod
+    def tell(cls) -> None:
+        if cls.folder is None or not (jobs := sorted(path.parent for path in cls.folder.glob("*/run.json"))):
+            return
+        from transenc.report import sweep_table, write_report
+
+        print(f"\n{sweep_table(cls.folder)}\n(x100: the selected encoders, averaged over the test sets)")
+        if len(jobs) > 1:
+            write_report(jobs, cls.folder / "comparison.html")
+            print(cls.folder / "comparison.html")
 
 
 def show(verbosity: Verbosity) -> None:

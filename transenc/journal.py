@@ -57,7 +57,7 @@ def make_logger(kind: Logger, folder: Path) -> Any:
         else:
             made = loggers.MLFlowLogger(
                 os.environ.get("MLFLOW_EXPERIMENT_NAME", "transenc"),
-                tracking_uri=os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}"),
+                tracking_uri=os.environ.get("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db"),
             )
         assert made.experiment is not None  # made when first asked for
     except ModuleNotFoundError:
@@ -102,8 +102,10 @@ class Journal:
         return self
 
     def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
-        for logger in self.loggers:
+        for kind, logger in zip(self.cfg.loggers, self.loggers, strict=True):
             logger.finalize("failed" if failure else "success")
+            if kind is Logger.wandb:  # else the next run of this process would go on in this one's
+                logger.experiment.finish(exit_code=int(failure is not None))
         self.curves.close()
         self.writer.close()
         os.close(self.handle)

@@ -453,6 +453,35 @@ def write_report(folders: Sequence[Path], out: Path) -> None:
         file.write(_page("Trans-Encoder", body))
 
 
+def sweep_table(folder: Path) -> str:
+    """A line for each job of a multirun: the selected encoders' test scores x100 on average (their selection scores
+    where nothing is tested), and what was asked of this job alone.
+    """
+    lines: list[tuple[str, dict[str, str], list[str]]] = []
+    for job in sorted(folder.glob("*/.hydra/overrides.yaml"), key=lambda path: path.parts[-3].zfill(9)):
+        asked = [line.removeprefix("- ") for line in job.read_text(encoding="utf-8").splitlines()]
+        try:
+            run = Run.read(job.parents[1])
+        except InputError:
+            lines.append((job.parts[-3], {}, asked))
+            continue
+        tests = list(run.facts["tests"])
+        scores = {
+            name: [run.row(name, test) for test in tests] or [chosen["score"] or 0.0]
+            for name, chosen in run.chosen.items()
+        }
+        lines.append((job.parts[-3], {name: f"{100 * sum(v) / len(v):.2f}" for name, v in scores.items()}, asked))
+    common = set.intersection(*(set(asked) for _, _, asked in lines)) if len(lines) > 1 else set()
+    names = list(dict.fromkeys(name for _, scores, _ in lines for name in scores)) or ["failed"]
+    width = max(8, *(len(name) + 2 for name in names))
+    rows = [f"{'job':<5}{''.join(f'{name:>{width}}' for name in names)}"]
+    for number, scores, asked in lines:
+        cells = [scores.get(name, "") for name in names] if scores else ["failed", *[""] * (len(names) - 1)]
+        own = " ".join(setting for setting in asked if setting not in common)
+        rows.append(f"{number:<5}{''.join(f'{cell:>{width}}' for cell in cells)}  {own}")
+    return "\n".join(rows)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         "python -m transenc.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
