@@ -2,7 +2,6 @@
 
 import pandas
 import pytest
-from test_loop import files  # noqa: F401  (a fixture)
 
 from transenc.cli import CONF, compose
 from transenc.loop import distill
@@ -11,7 +10,7 @@ RECIPES = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_every_recipe_runs_in_a_tiny_form(recipe, files, models, tmp_path):  # noqa: F811
+def test_every_recipe_runs_in_a_tiny_form(recipe, files, models, tmp_path):
     cfg = compose("train", [f"experiment={recipe}", "trainer=cpu"])
     tiny = [str(models[family]) for family in ("bert", "roberta")]
     for kind in ("bi", "cross"):

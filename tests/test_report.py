@@ -12,6 +12,7 @@ from conftest import PAIRS
 from transenc.cli import compose
 from transenc.loop import distill
 from transenc.report import Run, main, write_report
+from transenc.results import Row, table
 
 HOSTILE = ("<script>alert('a')</script>", '& <b>bold</b> "quoted"')
 
@@ -107,3 +108,18 @@ def test_a_run_without_gold_scores_has_a_page_too(runs, bert, tmp_path):
     page = (tmp_path / "report.html").read_text()
     assert "<b>cross</b>: iteration 1" in page
     write_report([tmp_path, tmp_path], tmp_path / "two.html")
+
+
+def test_published_figures_stand_beside_the_scores_on_the_page_and_the_terminal(runs, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(runs[0], folder)
+    facts = json.loads((folder / "run.json").read_text())
+    facts["config"]["published"] = {"cross": {"test": 84.69}}
+    (folder / "run.json").write_text(json.dumps(facts))
+    write_report([folder], tmp_path / "page.html")
+    page = text((tmp_path / "page.html").read_text())
+    assert re.search(r"<td>paper: cross</td>.*>84\.69<", page)
+    rows = [Row(1, "cross", 0, name, 3, 0.5, 0.5) for name in ("dev", "a", "b")]
+    said = table(rows, ["a", "b"], {}, {"cross": {"a": 84.0, "b": 86.0}, "bi": {"a": 80.0}}).splitlines()
+    assert said[-2].split() == ["paper", "cross", "84.00", "86.00", "85.00"]
+    assert said[-1].split() == ["paper", "bi", "80.00"]

@@ -256,6 +256,7 @@ class Train:
     seed: int  # decides new weights, the order of pairs, dropout
     save_predictions: bool  # write predictions/: every encoder's score of every test pair
     loggers: list[Logger]
+    published: dict[str, dict[str, float]]  # figures to show beside a run's, x100, by encoder and test set; a recipe's
     verbosity: Verbosity
 
 

@@ -265,7 +265,7 @@ class Journal:
 
     def _show(self, stages: Stages, selected: Sequence[Member], reference: Sequence[Row]) -> None:
         marks = {(member.iteration, member.kind, member.number): "*" for member in selected}
-        lines = [table([*self.rows, *reference], list(stages.tests), marks)] if self.rows else []
+        lines = [table([*self.rows, *reference], list(stages.tests), marks, self.cfg.published)] if self.rows else []
         by = next(iter(stages.dev)) if stages.select is Select.dev else stages.select.name
         lines.append(f"* by {by}: " + ", ".join(f"{m.name} of iteration {m.iteration}" for m in selected))
         for failure in stages.failures:

@@ -295,6 +295,9 @@ def _score_table(run: Run) -> str:
             chosen.append(len(rows))
         row = [f"{iteration} {name}", *(values.get(task, float("nan")) for task in tasks)]
         rows.append(row + ([sum(values[task] for task in tests) / len(tests)] if average else []))
+    for name, said in run.facts["config"]["published"].items():
+        row = [f"paper: {name}", *(said.get(task, float("nan")) for task in tasks)]
+        rows.append(row + ([sum(said.get(task, float("nan")) for task in tests) / len(tests)] if average else []))
     by = run.facts["selected"]["by"]
     measures = " and ".join(NAMES[measure] for measure in dict.fromkeys(tests.values())) or NAMES["spearman"]
     caption = f"{measures} x100; marked: selected, by {by}"
@@ -389,9 +392,11 @@ def _one(run: Run) -> str:
 
 
 def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted name; lists as text."""
+    """Nested settings by dotted name; lists as text; figures of others are none."""
     items: dict[str, Any] = {}
     for key, value in settings.items():
+        if key == "published":
+            continue
         if isinstance(value, dict):
             items |= flat(value, f"{prefix}{key}.")
         else:

@@ -83,13 +83,19 @@ def grid(measures: Mapping[str, str], lines: Sequence[Line], more: Sequence[str]
     return "\n".join(f"{name:<20}{''.join(f'{cell:>{width}}' for cell in cells)}".rstrip() for name, cells in rows)
 
 
-def table(rows: Sequence[Row], tests: Sequence[str], marks: Mapping[tuple[int | None, str, int | None], str]) -> str:
+def table(
+    rows: Sequence[Row],
+    tests: Sequence[str],
+    marks: Mapping[tuple[int | None, str, int | None], str],
+    published: Mapping[str, Mapping[str, float]],
+) -> str:
     """Spearman, or AUC of binary tasks, by iteration and encoder.
 
     Args:
         rows: results.
         tests: tasks that count for the average, which is shown where there are several of one measure.
         marks: a sign behind the rows of (iteration, encoder, member).
+        published: figures x100 to show below, by encoder and task.
     """
     measures = {row.task: row.measure for row in rows}
     averaged = len(tests) > 1 and len({measures[test] for test in tests}) == 1
@@ -106,4 +112,8 @@ def table(rows: Sequence[Row], tests: Sequence[str], marks: Mapping[tuple[int | 
         else:
             name = f"{iteration}  {encoder}" + (f"-{member}" if several and member is not None else "")
         lines.append((f"{name:<17}{marks.get(key, '')}", values))
+    for name, said in published.items():
+        whole = averaged and all(test in said for test in tests)
+        average = [sum(said[test] for test in tests) / len(tests) / 100 if whole else None] * averaged
+        lines.append((f"paper {name}", [said[task] / 100 if task in said else None for task in measures] + average))
     return grid(measures, lines, ["avg"] if averaged else [])
