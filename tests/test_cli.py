@@ -14,7 +14,7 @@ import pytest
 from conftest import PAIRS
 
 from transenc.artifact import file_digest
-from transenc.cli import check_overrides, compose, explain, one_line_errors
+from transenc.cli import check_overrides, compose, explain, one_line_errors, take_gpu
 from transenc.errors import InputError
 from transenc.evaluate import shorthand
 
@@ -236,6 +236,18 @@ def test_tab_completes_settings_and_choices(inputs):
 
     assert completed("python train.py distill.it") == ["distill.iterations="]
     assert completed("python train.py experiment=quick") == ["experiment=quickstart"]
+
+
+def test_jobs_of_a_sweep_take_turns_on_the_gpus_there_are_and_keep_to_one(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,7")
+    take_gpu(4)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "5"
+    take_gpu(5)  # the same process, its next job
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "5"
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    take_gpu(1)
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
 
 
 def test_evaluate_leaves_its_results_and_shows_them(bert, inputs, tmp_path):

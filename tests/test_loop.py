@@ -712,6 +712,18 @@ def card_of(row, sources, shared=0):
     return card("bi", "start", "It was taught.", sources, shared, [row], "python train.py")
 
 
+def test_the_lines_for_a_notebook_in_the_readme_run(setting, monkeypatch):
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    (lines,) = [block for block in readme.split("```python\n")[1:] if "distill(" in block]
+    assert lines.count('"experiment=quickstart"') == 1
+    monkeypatch.chdir(setting.root)
+    monkeypatch.setattr("transenc.cli.compose", lambda name, overrides: setting.config())
+    found: dict[str, object] = {}
+    exec(lines.split("```")[0], found)
+    assert -1 <= found["rho"] <= 1  # type: ignore[operator]
+    assert (setting.root / "run" / "report.html").exists()
+
+
 def test_tensorboard_has_curves_by_stage_also_of_stages_that_were_reused(setting):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

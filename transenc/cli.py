@@ -58,6 +58,8 @@ def main(name: str, task: Callable[[Any, Path], float | None], shorthand: Callab
     def run(cfg: Any) -> float | None:
         job = HydraConfig.get()
         sys.argv[1:] = job.overrides.task  # in a sweep, what this job is without the others
+        if job.mode is RunMode.MULTIRUN:
+            take_gpu(job.job.num)
         try:
             with one_line_errors(name, log.error):  # here as well, so that the error stands in the run folder's log
                 settings = OmegaConf.to_object(cfg)
@@ -80,6 +82,16 @@ def main(name: str, task: Callable[[Any, Path], float | None], shorthand: Callab
             run()
         finally:
             Sweep.tell()
+
+
+def take_gpu(job: int) -> None:
+    """Let a sweep's job see one GPU of several, by its number. A process keeps the one it has seen for its next job."""
+    import torch
+
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = named.split(",") if named else [str(number) for number in range(torch.cuda.device_count())]
+    if len(gpus) > 1:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[job % len(gpus)]
 
 
 class Sweep(Callback):

@@ -82,6 +82,7 @@ class Journal:
         self.written: set[Path] = set()
 
     def __enter__(self) -> Self:
+        self.folder.mkdir(parents=True, exist_ok=True)
         try:
             self.handle = lock(self.folder, wait=False)
         except BlockingIOError:

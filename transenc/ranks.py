@@ -10,6 +10,7 @@ What is exchanged here is small and goes between CPUs (gloo); gradients are Ligh
 
 import functools
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -139,14 +140,15 @@ def group() -> Iterator[None]:
 
 def _as_torchrun_would() -> None:
     """Slurm's own variables under the names that torch and Lightning know."""
-    from pytorch_lightning.plugins.environments import SLURMEnvironment
-
-    slurm, count = SLURMEnvironment(auto_requeue=False), started()
-    on_node = os.environ["SLURM_STEP_TASKS_PER_NODE"].partition("(")[0].partition(",")[0]
+    slurm = os.environ
     os.environ |= {
-        "RANK": str(slurm.global_rank()), "LOCAL_RANK": str(slurm.local_rank()), "WORLD_SIZE": str(count),
-        "LOCAL_WORLD_SIZE": on_node, "MASTER_ADDR": slurm.main_address, "MASTER_PORT": str(slurm.main_port),
-    }  # fmt: skip
+        "RANK": slurm["SLURM_PROCID"],
+        "LOCAL_RANK": slurm["SLURM_LOCALID"],
+        "WORLD_SIZE": slurm["SLURM_STEP_NUM_TASKS"],
+        "LOCAL_WORLD_SIZE": re.split(r"\D", slurm["SLURM_STEP_TASKS_PER_NODE"])[0],  # 4(x2): four on each of two nodes
+        "MASTER_ADDR": slurm["SLURM_LAUNCH_NODE_IPADDR"],  # of srun, in a batch job the first node
+        "MASTER_PORT": str(20_000 + int(slurm["SLURM_JOB_ID"]) % 10_000),
+    }
 
 
 def lost(error: BaseException) -> bool:
