@@ -739,10 +739,11 @@ def test_tensorboard_has_curves_by_stage_also_of_stages_that_were_reused(setting
     assert tags(setting.run(name="again")) == first
 
 
-def test_tensorboard_holds_the_settings_and_what_the_hparams_tab_compares_runs_by(setting):
+def test_tensorboard_holds_the_settings_and_what_the_hparams_tab_compares_runs_by(setting, monkeypatch):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.plugins.hparams import plugin_data_pb2
 
+    monkeypatch.setattr("sys.argv", ["train.py", "distill.iterations=1", "trainer=cpu", "--quiet", "hydra.run.dir=x"])
     events = EventAccumulator(str(setting.run() / "tensorboard"))
     events.Reload()
     (text,) = events.Tensors("config/text_summary")
@@ -750,7 +751,8 @@ def test_tensorboard_holds_the_settings_and_what_the_hparams_tab_compares_runs_b
     content = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
     chosen = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.hparams
     assert chosen["distill.iterations"].number_value == 1
-    assert chosen["trainer.precision"].string_value == "32-true"
+    assert chosen["trainer"].string_value == "cpu"
+    assert set(chosen) == {"distill.iterations", "trainer", "model.bi", "model.cross", "seed"}
     results = pandas.read_csv(setting.root / "run" / "results.csv")
     for kind in ("bi", "cross"):
         (score,) = events.Scalars(f"selected/{kind}/test")

@@ -260,9 +260,19 @@ class Journal:
 
     def _hparams(self, selected: Sequence[Member]) -> None:
         metrics = {f"selected/{m.name}/{row.task}": row.value for m in selected for row in self._own(m)}
-        for summary in hparams(flat(plain(asdict(self.cfg))), metrics):
+        for summary in hparams(self._asked(), metrics):
             self.writer.file_writer.add_summary(summary)  # type: ignore[union-attr]
         self.point(metrics, 0)
+
+    def _asked(self) -> dict[str, Any]:
+        """What the command line set, and the models and the seed: TensorBoard shows the first few of its list only."""
+        settings, asked = flat(plain(asdict(self.cfg))), {}
+        for key, equals, value in (argument.partition("=") for argument in sys.argv[1:]):
+            if key in settings:
+                asked[key] = settings[key]
+            elif equals and "." not in key and "/" not in key:  # a recipe or another choice of a group
+                asked[key] = value
+        return asked | {key: settings[key] for key in ("model.bi", "model.cross", "seed")}
 
     def _show(self, stages: Stages, selected: Sequence[Member], reference: Sequence[Row]) -> None:
         marks = {(member.iteration, member.kind, member.number): "*" for member in selected}
