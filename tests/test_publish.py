@@ -81,6 +81,14 @@ def test_a_card_holds_its_metrics_data_and_base_model_as_the_hub_reads_them(run)
     assert (result.metric_type, result.metric_value) == ("spearman", 0.812346)
 
 
+@pytest.mark.parametrize("kind", ["bi", "cross"])
+def test_the_snippet_on_a_card_runs(run, kind, capsys):
+    model = run / "models" / f"{kind}-encoder"
+    snippet = (model / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    exec(snippet.replace("path/to/this/folder", str(model)), {})
+    assert capsys.readouterr().out.strip().endswith("]" if kind == "cross" else "])")
+
+
 def test_what_the_hub_refuses_is_one_line(run, monkeypatch):
     def refuse(*_, **__):
         raise ConnectionError("no way\nto the hub")
