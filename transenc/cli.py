@@ -160,7 +160,7 @@ def together(name: str) -> Iterator[None]:
     Raises:
         InputError: it is a sweep.
     """
-    if not {"WORLD_SIZE", "SLURM_STEP_NUM_TASKS"} & os.environ.keys():
+    if not {"RANK", "SLURM_STEP_NUM_TASKS"} & os.environ.keys():  # told without torch, which --help need not load
         yield
         return
     from transenc import ranks

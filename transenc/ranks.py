@@ -38,7 +38,7 @@ def size() -> int:
 
 def started() -> int | None:
     """How many processes `torchrun` or `srun` started as one; None where none of them did."""
-    number = os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_STEP_NUM_TASKS")
+    number = os.environ.get("WORLD_SIZE" if "RANK" in os.environ else "SLURM_STEP_NUM_TASKS")
     return None if number is None else int(number)
 
 
