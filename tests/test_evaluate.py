@@ -2,7 +2,6 @@
 
 import pandas
 import pytest
-from test_loop import files  # noqa: F401  (a fixture)
 
 from transenc.cli import compose
 from transenc.data.tokens import number_sentences, tokenise
@@ -12,7 +11,7 @@ from transenc.evaluate import run
 
 
 @pytest.fixture
-def evaluate(tmp_path, files):  # noqa: F811
+def evaluate(tmp_path, files):
     def evaluate(*overrides):
         settings = ["data=pairs", f"data.test=[{files}/test.tsv]", "trainer=cpu", "resamples=50"]
         cfg = compose("evaluate", [*settings, f"paths.artifacts={tmp_path}/artifacts", *overrides])
@@ -22,7 +21,7 @@ def evaluate(tmp_path, files):  # noqa: F811
     return evaluate
 
 
-def test_models_of_both_kinds_are_scored_each_and_together(evaluate, bert, models, tmp_path, files):  # noqa: F811
+def test_models_of_both_kinds_are_scored_each_and_together(evaluate, bert, models, tmp_path, files):
     CrossEncoder.load(models["roberta"], new_head=1).save(tmp_path / "cross")
     value, rows = evaluate(f"model.path=[{bert},{tmp_path}/cross]")
     assert list(rows.encoder) == ["bi", "cross", "ensemble"]

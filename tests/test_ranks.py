@@ -94,7 +94,7 @@ def test_when_one_process_is_killed_all_end_and_the_same_command_goes_on(files, 
     assert (out + err).count("Traceback (most recent") == 1  # torchrun's own
     assert not any(Path(f"/proc/{pid}").exists() for pid in children)
     again = python(*TWO, *command)
-    assert again.returncode == 0, again.stderr
+    assert again.returncode == 0, again.stderr[:3000]
     assert "goes on at step" in again.stdout
     assert (tmp_path / "run" / "results.csv").exists()
 

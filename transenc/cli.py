@@ -57,7 +57,7 @@ def main(name: str, task: Callable[[Any, Path], float | None], shorthand: Callab
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)
     def run(cfg: Any) -> float | None:
         job = HydraConfig.get()
-        sys.argv[1:] = job.overrides.task  # in a sweep, what this job is without the others
+        sys.argv = [f"{name}.py", *job.overrides.task]  # in a sweep, what this job is without the others
         if job.mode is RunMode.MULTIRUN:
             take_gpu(job.job.num)
         try:

@@ -8,8 +8,9 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any, Self
@@ -43,8 +44,8 @@ def plain(settings: Any) -> Any:
     return settings.name if isinstance(settings, Enum) else settings
 
 
-def make_logger(kind: Logger, folder: Path) -> Any:
-    """One of Lightning's loggers, for a run in `folder`.
+def make_logger(kind: Logger, settings: dict[str, Any], folder: Path) -> Any:
+    """One of Lightning's loggers, told the settings of a run in `folder`.
 
     Raises:
         InputError: its library is not installed, or refuses.
@@ -59,7 +60,7 @@ def make_logger(kind: Logger, folder: Path) -> Any:
                 os.environ.get("MLFLOW_EXPERIMENT_NAME", "transenc"),
                 tracking_uri=os.environ.get("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db"),
             )
-        assert made.experiment is not None  # made when first asked for
+        made.log_hyperparams(settings)
     except ModuleNotFoundError:
         raise InputError(f"loggers=[{kind.name}]: {kind.name} is not installed; pip install {kind.name}") from None
     except Exception as error:  # whatever it stumbles over: no login, no server, a setting of its own
@@ -76,40 +77,57 @@ class Journal:
     """
 
     def __init__(self, cfg: Train, folder: Path):
+        asked = {argument.partition("=")[0].partition(".")[0] for argument in sys.argv[1:]}
+        if asked & {"model", "data", "distill"}:  # published figures are those of a recipe as it is
+            cfg = replace(cfg, published={})
         self.cfg, self.folder, self.started = cfg, folder, time.monotonic()
         self.rows: list[Row] = []
         self.members: list[Member] = []
         self.written: set[Path] = set()
+        self.loggers: dict[Logger, Any] = {}
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            self.handle = lock(self.folder, wait=False)
-        except BlockingIOError:
-            raise InputError(
-                f"{self.folder}: another run writes there; wait for it, or give another hydra.run.dir"
-            ) from None
-        # A run that goes on in the folder of a killed one tells everything again, curves of finished stages included.
-        shutil.rmtree(self.folder / "tensorboard", ignore_errors=True)
-        self.writer = SummaryWriter(str(self.folder / "tensorboard"))
-        self.writer.add_text("config", "```\n" + json.dumps(plain(asdict(self.cfg)), indent=2) + "\n```")
-        self.curves = open(self.folder / "curves.csv", "w", encoding="utf-8", newline="")
-        self.curve_writer = csv.DictWriter(self.curves, ("place", "step", *CURVES), lineterminator="\n")
-        self.curve_writer.writeheader()
-        self.watch = Watch(self.tell, bars=self.cfg.verbosity is not Verbosity.quiet)
-        self.loggers = [make_logger(one, self.folder) for one in self.cfg.loggers]
-        for logger in self.loggers:
-            logger.log_hyperparams(flat(plain(asdict(self.cfg))))
+        with ExitStack() as opened:
+            try:
+                opened.callback(os.close, lock(self.folder, wait=False))
+            except BlockingIOError:
+                raise InputError(
+                    f"{self.folder}: another run writes there; wait for it, or give another hydra.run.dir"
+                ) from None
+            (self.folder / "run.json").unlink(missing_ok=True)  # it says that a run is finished
+            # In the folder of a killed run everything is told again, curves of finished stages included.
+            shutil.rmtree(self.folder / "tensorboard", ignore_errors=True)
+            self.writer = opened.enter_context(SummaryWriter(str(self.folder / "tensorboard")))
+            self.writer.add_text("config", "```\n" + json.dumps(plain(asdict(self.cfg)), indent=2) + "\n```")
+            self.curves = opened.enter_context(open(self.folder / "curves.csv", "w", encoding="utf-8", newline=""))
+            self.curve_writer = csv.DictWriter(self.curves, ("place", "step", *CURVES), lineterminator="\n")
+            self.curve_writer.writeheader()
+            self.watch = Watch(self.tell, bars=self.cfg.verbosity is not Verbosity.quiet)
+            opened.push(self._finish_loggers)
+            for kind in self.cfg.loggers:
+                self.loggers[kind] = make_logger(kind, flat(plain(asdict(self.cfg))), self.folder)
+            self.opened = opened.pop_all()
         return self
 
-    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
-        for kind, logger in zip(self.cfg.loggers, self.loggers, strict=True):
-            logger.finalize("failed" if failure else "success")
-            if kind is Logger.wandb:  # else the next run of this process would go on in this one's
-                logger.experiment.finish(exit_code=int(failure is not None))
-        self.curves.close()
-        self.writer.close()
-        os.close(self.handle)
+    def __exit__(self, *failure: Any) -> None:
+        self.opened.__exit__(*failure)
+
+    def _finish_loggers(self, failure: type[BaseException] | None, *_: object) -> None:
+        for kind, logger in self.loggers.items():
+            with self._told_not_raised(kind):
+                logger.finalize("failed" if failure else "success")
+                if kind is Logger.wandb:  # else the next run of this process would go on in this one's
+                    logger.experiment.finish(exit_code=int(failure is not None))
+
+    @contextmanager
+    def _told_not_raised(self, kind: Logger) -> Iterator[None]:
+        """What a tracker stumbles over, its network say, ends no run."""
+        try:
+            yield
+        except Exception as error:
+            log.warning("%s: %s; it is told no more of this run", kind.name, " ".join(str(error).split())[:200])
+            self.loggers = {other: logger for other, logger in self.loggers.items() if other is not kind}
 
     def tell(self, place: str, row: Mapping[str, float]) -> None:
         """A row of a learning curve, to all who listen, and curves.csv."""
@@ -120,8 +138,9 @@ class Journal:
         """Values by tag, to TensorBoard and the other loggers; the step is a training's, or an iteration."""
         for tag, value in values.items():
             self.writer.add_scalar(tag, value, step)
-        for logger in self.loggers:
-            logger.log_metrics(values, step)
+        for kind, logger in self.loggers.items():
+            with self._told_not_raised(kind):
+                logger.log_metrics(values, step)
 
     def path(self, kind: str, name: str) -> Path:
         """Where to write something of a kind: "models", "labels" or "predictions"."""
@@ -172,7 +191,7 @@ class Journal:
         """
         reference = stages.reference()
         selected = [m for kind in self.cfg.distill.direction.students for m in self.select(kind, stages)]
-        command = shlex.join(["python", *sys.argv])
+        command = self._command()
         for member in selected:
             folder = self.path("models", member.name.replace(member.kind, f"{member.kind}-encoder"))
             copy_model(member.artifact.path, folder, self._card(member, stages, pool, command))
@@ -205,6 +224,12 @@ class Journal:
         write_report([self.folder], self.folder / "report.html")
         self._show(stages, selected, reference)
         return score
+
+    def _command(self) -> str:
+        if Path(sys.argv[0]).name != "train.py":
+            return "transenc.loop.distill, from Python"
+        start = ["python"] if ranks.size() == 1 else ["torchrun", "--nproc-per-node", str(ranks.size())]
+        return shlex.join([*start, *sys.argv])
 
     def _card(self, member: Member, stages: Stages, pool: Artifact, command: str) -> str:
         starts = {kind: listed(getattr(self.cfg.model, kind)) for kind in self.cfg.distill.direction.kinds}

@@ -12,7 +12,7 @@ import functools
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -22,8 +22,12 @@ from torch import distributed
 
 from transenc.errors import InputError
 
-PATIENCE = timedelta(days=1)  # of those who wait; a rank that is gone is noticed at once, by its closed connection
+MEETING = timedelta(minutes=10)  # for all to find one another, and for an exchange of gradients
+PATIENCE = timedelta(
+    days=1
+)  # of those who wait for rank 0; a rank that is gone shows at once, by its closed connection
 TOGETHER: dict[str, Callable[..., Any]] = {}
+talk: distributed.ProcessGroup | None = None  # the ranks, between CPUs
 
 
 def rank() -> int:
@@ -47,7 +51,7 @@ def share(value: Any) -> Any:
     if size() == 1:
         return value
     box = [value]
-    distributed.broadcast_object_list(box, src=0)
+    distributed.broadcast_object_list(box, src=0, group=talk)
     return box[0]
 
 
@@ -56,7 +60,7 @@ def gather(value: Any) -> list[Any]:
     if size() == 1:
         return [value]
     values: list[Any] = [None] * size()
-    distributed.all_gather_object(values, value)
+    distributed.all_gather_object(values, value, group=talk)
     return values
 
 
@@ -64,7 +68,7 @@ def mean(values: torch.Tensor) -> torch.Tensor:
     """The mean over the ranks of a tensor, on the CPU."""
     values = values.float().cpu()
     if size() > 1:
-        distributed.all_reduce(values)
+        distributed.all_reduce(values, group=talk)
         values /= size()
     return values
 
@@ -123,19 +127,29 @@ def group() -> Iterator[None]:
     if "RANK" not in os.environ:
         _as_torchrun_would()
     local = int(os.environ.get("LOCAL_RANK", "0"))
-    if torch.cuda.is_available():
-        torch.cuda.set_device(local % torch.cuda.device_count())
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    gpus, here = torch.cuda.device_count(), int(os.environ["LOCAL_WORLD_SIZE"])
+    if gpus and here > gpus:
+        raise InputError(
+            f"{here} processes on this machine see {gpus} GPUs; start one for each, all GPUs visible to all"
+        )
+    if (started() or 1) % here:
+        raise InputError(f"{started()} processes, {here} of them here: every machine needs as many as the others")
+    if gpus:
+        torch.cuda.set_device(local)
+    global talk
     try:
-        distributed.init_process_group(backend, timeout=PATIENCE)
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=MEETING)
+        talk = distributed.new_group(backend="gloo", timeout=PATIENCE)
     except (distributed.DistError, ValueError) as error:
         raise InputError(f"the {started()} processes do not find one another: {error}") from None
     try:
         yield
         if rank() == 0:
-            share(None)
+            with suppress(RuntimeError):  # a helper that is gone has nothing more to do
+                share(None)
     finally:
         distributed.destroy_process_group()
+        talk = None  # left to the interpreter's end, its threads may abort the process
 
 
 def _as_torchrun_would() -> None:

@@ -295,7 +295,7 @@ def _score_table(run: Run) -> str:
             chosen.append(len(rows))
         row = [f"{iteration} {name}", *(values.get(task, float("nan")) for task in tasks)]
         rows.append(row + ([sum(values[task] for task in tests) / len(tests)] if average else []))
-    for name, said in run.facts["config"]["published"].items():
+    for name, said in run.facts["config"].get("published", {}).items():
         row = [f"paper: {name}", *(said.get(task, float("nan")) for task in tasks)]
         rows.append(row + ([sum(said.get(task, float("nan")) for task in tests) / len(tests)] if average else []))
     by = run.facts["selected"]["by"]

@@ -109,7 +109,7 @@ def score(out: Path, config: Config, watch: Watch, model: Artifact, tokens: Arti
     """One encoder's similarities for one set of pairs."""
     encoder = encoder_class(model.facts["kind"]).load(model.path).to(config["accelerator"])
     pairs = TokenisedPairs.load(tokens.path)
-    with watch.bar("score", encoder.work(pairs), "seq") as bar:
+    with watch.bar("score", encoder.work(pairs.select(ranks.own(len(pairs)))), "seq") as bar:
         raw = _score(encoder, pairs, config, bar.update)
     if ranks.rank():
         return {}
@@ -292,6 +292,10 @@ def _check_processes(strategy: Strategy) -> None:
         InputError: what was started is not what `trainer.strategy` says.
     """
     processes = ranks.started()
+    if (processes or 1) != ranks.size():
+        raise InputError(
+            f"{processes} processes were started, and this one knows of none: use train.py, not Python code"
+        )
     if strategy is Strategy.ddp and processes is None:
         raise InputError(
             "trainer.strategy=ddp: nothing started several processes; use"

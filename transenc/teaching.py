@@ -7,6 +7,8 @@ middle of an epoch they skip as many batches as were done, but not those that we
 import logging
 import math
 import os
+import signal
+import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -117,6 +119,12 @@ class Lesson(pl.Callback):
         self.taught = Taught([], None, 0)
         self.best_weights: dict[str, torch.Tensor] | None = None
         self.best_step = 0
+        self.sigterm = signal.getsignal(signal.SIGTERM)
+
+    def on_train_start(self, trainer: pl.Trainer, student: pl.LightningModule) -> None:
+        # Lightning's own, which is there by now, would have the ranks exchange something in the middle of a step.
+        if self.sigterm is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self.sigterm)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, student: pl.LightningModule, batch: Any, batch_idx: int
@@ -185,6 +193,9 @@ class Lesson(pl.Callback):
     def go_on(self, student: PairEncoder) -> None:
         """From where the bookmark is, if there is one."""
         self.state = None if self.bookmark is None else self.bookmark.read()
+        steps = ranks.gather(self.state and self.state["step"])
+        if len(set(steps)) > 1:
+            raise InputError(f"paths.artifacts: the processes find different bookmarks there (steps {steps}); share it")
         if self.state is None:
             return
         student.load_state_dict(self.state["student"])
@@ -287,6 +298,8 @@ def teach(
             enable_progress_bar=False,
             enable_model_summary=False,
         )
+        # It asks all ranks at each step whether one got SIGTERM, and waits for the device. Here that ends a process.
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
         try:
             trainer.fit(student, datamodule=lessons)
         except torch.OutOfMemoryError:
