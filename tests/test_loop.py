@@ -779,6 +779,39 @@ def test_weights_and_biases_is_told_without_a_network(setting, monkeypatch):
         assert tag in file.read_bytes()
 
 
+def test_a_tracker_that_fails_is_told_once_and_ends_no_run(setting, monkeypatch, caplog):
+    class Broken:
+        def log_metrics(self, values, step):
+            raise ConnectionError("no way\nto the server")
+
+    monkeypatch.setattr("transenc.journal.make_logger", lambda *_: Broken())
+    folder = setting.run("loggers=[mlflow]")
+    assert [r.message for r in caplog.records if "mlflow" in r.message] == [
+        "mlflow: no way to the server; it is told no more of this run"
+    ]
+    assert (folder / "run.json").exists()
+
+
+def test_published_figures_belong_to_a_recipe_as_it_is(tmp_path, monkeypatch):
+    cfg = compose("train", ["experiment=paper_self_sickr"])
+    for arguments, shown in (
+        (["seed=1"], True),
+        (["model=simcse_bert_base"], False),
+        (["distill.iterations=1"], False),
+    ):
+        monkeypatch.setattr("sys.argv", ["train.py", "experiment=paper_self_sickr", *arguments])
+        assert bool(Journal(cfg, tmp_path).cfg.published) == shown
+
+
+def test_a_run_that_begins_again_is_not_finished(setting, monkeypatch):
+    folder = setting.run()
+    monkeypatch.setattr(Journal, "finish", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        setting.run()
+    assert not (folder / "run.json").exists()
+    monkeypatch.undo()
+
+
 def test_a_logger_that_is_not_installed_is_one_line_that_says_what_to_install(setting, monkeypatch):
     def missing(*_, **__):
         raise ModuleNotFoundError("wandb")

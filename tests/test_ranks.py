@@ -18,6 +18,7 @@ from transenc import ranks
 from transenc.data.module import PairDataModule
 from transenc.data.tokens import number_sentences, tokenise
 from transenc.encoders import BiEncoder
+from transenc.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -141,6 +142,21 @@ def test_a_rank_without_a_pair_in_a_batch_gets_one_that_weighs_nothing(bert):
     lessons = PairDataModule(pairs, labels, encoder.collate, batch_size=6, both_orders=False, seed=0, part=(1, 2))
     weights = [batch["weight"] for batch in lessons.train_dataloader()]
     assert weights == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("size", "here", "says"),
+    [
+        (2, 2, "2 processes on this machine see 1 GPUs; start one for each"),
+        (3, 2, "3 processes, 2 of them here: every"),
+    ],
+)
+def test_processes_that_cannot_have_a_gpu_each_are_refused(size, here, says, monkeypatch):
+    for name, value in (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", size), ("LOCAL_WORLD_SIZE", here)):
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1 if size == here else 0)
+    with pytest.raises(InputError, match=says), ranks.group():
+        pass
 
 
 def test_alone_every_exchange_gives_back_what_it_gets():
