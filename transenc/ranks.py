@@ -23,9 +23,7 @@ from torch import distributed
 from transenc.errors import InputError
 
 MEETING = timedelta(minutes=10)  # for all to find one another, and for an exchange of gradients
-PATIENCE = timedelta(
-    days=1
-)  # of those who wait for rank 0; a rank that is gone shows at once, by its closed connection
+PATIENCE = timedelta(days=1)  # of those who wait for rank 0; one that is gone shows at once, by its closed connection
 TOGETHER: dict[str, Callable[..., Any]] = {}
 talk: distributed.ProcessGroup | None = None  # the ranks, between CPUs
 
@@ -130,7 +128,8 @@ def group() -> Iterator[None]:
     gpus, here = torch.cuda.device_count(), int(os.environ["LOCAL_WORLD_SIZE"])
     if gpus and here > gpus:
         raise InputError(
-            f"{here} processes on this machine see {gpus} GPUs; start one for each, all GPUs visible to all"
+            f"{here} processes on this machine see {gpus} GPUs; start one for each, all GPUs visible to all, or hide"
+            " them (CUDA_VISIBLE_DEVICES=) to run on CPUs"
         )
     if (started() or 1) % here:
         raise InputError(f"{started()} processes, {here} of them here: every machine needs as many as the others")
