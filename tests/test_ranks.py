@@ -13,11 +13,12 @@ import numpy as np
 import pandas
 import pytest
 from conftest import PAIRS
+from pytorch_lightning.loops.training_epoch_loop import _TrainingEpochLoop as TrainingEpochLoop
 
 from transenc import ranks
 from transenc.data.module import PairDataModule
 from transenc.data.tokens import number_sentences, tokenise
-from transenc.encoders import BiEncoder
+from transenc.encoders import BiEncoder, Learning
 from transenc.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -133,6 +134,22 @@ def test_the_parts_of_a_batch_are_the_batch_and_their_weighted_mean_is_its_loss(
         means = [float(batch["labels"].mean()) for batch in (first, second)]
         assert np.average(means, weights=weights) == pytest.approx(float(whole["labels"].mean()))
         assert np.mean(weights) == 1
+
+
+def test_a_part_counts_by_its_weight(bert):
+    encoder = BiEncoder.load(bert)
+    encoder.learning = Learning("mse", 1e-3, 0.0, 0.0)
+    sentences, numbers = number_sentences(PAIRS)
+    pairs, labels = tokenise(sentences, numbers, encoder.tokenizer), np.linspace(0, 1, len(PAIRS), dtype=np.float32)
+    (batch,) = PairDataModule(
+        pairs, labels, encoder.collate, batch_size=len(PAIRS), both_orders=False, seed=0
+    ).train_dataloader()
+    whole = encoder.training_step(batch, 0).item()
+    assert encoder.training_step(batch | {"weight": 0.5}, 0).item() == pytest.approx(whole / 2)
+
+
+def test_lightning_still_asks_at_each_step_what_teaching_keeps_it_from():
+    assert callable(TrainingEpochLoop._broadcast_sigterm_tensor)
 
 
 def test_a_rank_without_a_pair_in_a_batch_gets_one_that_weighs_nothing(bert):
