@@ -132,6 +132,46 @@ def test_scores_are_in_the_unit_interval_and_cosines_and_logits_are_not_confused
         assert ((scores >= 0) & (scores <= 1)).all()
 
 
+def test_a_symmetric_logit_is_the_mean_over_both_orders_and_a_folder_says_so(bert, tmp_path):
+    turned = [(b, a) for a, b in PAIRS]
+    plain = load("cross", bert)
+    there, back = (plain.score(tokens_of(plain, pairs)) for pairs in (PAIRS, turned))
+    assert not np.allclose(there, back, atol=1e-5)
+    load("cross", bert, symmetric=True).save(tmp_path)
+    both = CrossEncoder.load(tmp_path)
+    for pairs in (PAIRS, turned):
+        np.testing.assert_allclose(both.score(tokens_of(both, pairs)), (there + back) / 2, atol=1e-6)
+    np.testing.assert_allclose(CrossEncoder.load(tmp_path, symmetric=False).score(tokens_of(both)), there, atol=1e-6)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+@pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"modernbert"}))
+def test_a_centred_encoders_vectors_have_a_mean_of_nothing_also_once_saved(models, family, pooling, tmp_path):
+    encoder = BiEncoder.load(models[family], pooling=pooling)
+    tokens = tokens_of(encoder)
+    some = np.arange(len(tokens.lengths))
+
+    def vectors(of):
+        found = np.empty((len(some), of.width), np.float32)
+        of.encode(tokens, some, found, 4096, lambda count: None, unit=False)
+        return found
+
+    before = vectors(encoder)
+    share = encoder.centre(tokens, some, 4096)
+    assert share == pytest.approx(np.linalg.norm(before.mean(0)) / np.linalg.norm(before, axis=1).mean(), rel=1e-4)
+    encoder.save(tmp_path)
+    np.testing.assert_allclose(vectors(BiEncoder.load(tmp_path)), before - before.mean(0), atol=1e-5)
+
+
+def test_an_encoder_that_cannot_be_centred_says_so_and_is_left_as_it_was(models):
+    encoder = BiEncoder.load(models["modernbert"])  # its normalisations have no bias
+    tokens = tokens_of(encoder)
+    before = encoder.score(tokens)
+    with pytest.raises(InputError, match=r"a modernbert cannot be centred: .*; set distill.centre=false"):
+        encoder.centre(tokens, np.arange(4), 4096)
+    np.testing.assert_array_equal(encoder.score(tokens), before)
+
+
 def test_batches_hold_every_index_once_within_the_budget():
     lengths, groups = np.random.default_rng(0).integers(3, 60, 200), []
     in_batches(lengths, 256, groups.append)

@@ -39,6 +39,7 @@ class Setting:
             "gold",
             "tokenise",
             "start",
+            "centre",
             "score",
             "label",
             "teach",
@@ -285,6 +286,43 @@ def test_automatic_selection_is_by_dev_if_there_is_one_and_by_agreement_if_not(s
     by = lambda folder: json.loads((folder / "run.json").read_text())["selected"]["by"]  # noqa: E731
     assert by(setting.run()) == "dev"
     assert by(setting.run("data.dev=null", name="without")) == "agreement"
+
+
+def test_a_centred_start_is_reported_beside_the_start_and_takes_its_place_as_teacher_and_student(setting, monkeypatch):
+    began = []
+    teach = transenc.stages.Stages.teach
+    monkeypatch.setattr(
+        transenc.stages.Stages,
+        "teach",
+        lambda self, student, *more: began.append((student.kind, student.place)) or teach(self, student, *more),
+    )
+    folder = setting.run("distill.centre=true", "save_predictions=true")
+    results = pandas.read_csv(folder / "results.csv")
+    assert list(dict.fromkeys(zip(results.iteration, results.encoder, strict=True))) == [
+        (0, "bi"),
+        (0, "bi-centred"),
+        (1, "cross"),
+        (1, "bi"),
+    ]
+    assert began == [("cross", "0/cross"), ("bi", "0/bi-centred")]
+    assert (folder / "predictions" / "0-bi-centred-test.csv").exists()
+    labels = [pandas.read_csv(run / "labels" / "1-bi.csv").label for run in (folder, setting.run(name="plain"))]
+    assert labels[0].mean() < labels[1].mean()  # cosines of vectors that no longer share a direction
+
+
+def test_a_symmetric_cross_encoder_is_scored_in_both_orders_and_its_folder_and_card_say_so(setting, files):
+    for name, settings, symmetric in (
+        ("one", (), False),
+        ("both", ("distill.symmetric=true",), True),
+        ("ordered", ("distill.symmetric=true", "data.ordered=true"), False),
+    ):
+        folder = setting.run(*settings, name=name)
+        model = folder / "models" / "cross-encoder"
+        assert json.loads((model / "config.json").read_text())["transenc_symmetric"] is symmetric
+        assert ("both orders" in (model / "README.md").read_text()) is symmetric
+        said = pandas.read_csv(folder / "predictions" / "1-cross-test.csv")
+        turned = CrossEncoder.load(model).predict(list(zip(said.sentence2, said.sentence1, strict=True)))
+        assert np.allclose(said.score, turned, atol=1e-5) is symmetric
 
 
 def test_previous_starts_a_student_from_its_own_last_weights(setting):
@@ -645,7 +683,7 @@ def test_empty_sentences_and_repeated_pairs_are_dropped_and_counted(setting, tmp
         (["paths.artifacts=train.py"], "paths.artifacts=train.py: must be a folder, or nothing yet"),
         (
             ["distill.direction=gold_to_bi", "data.flatten=true", "data.limit=9"],
-            "takes no data.flatten and no data.extra",
+            "takes no data.flatten, no data.extra and no distill.centre",
         ),
         (["data.mining.random=0", "data.mining.nearest=0", "data.mining.lexical=0"], "data.mining: the shares"),
         (

@@ -222,6 +222,8 @@ class Distill:
     iterations: int  # times the bi-encoder teaches the cross-encoder and is taught back, at least 1
     average: Average  # of several teachers' scores
     start: Start
+    centre: bool  # the start bi-encoders' vectors are moved so that their mean over the pool's sentences is 0
+    symmetric: bool  # a cross-encoder's logit of a pair is the mean over both orders, unless data.ordered
     select: Select
     holdout: float  # share of the unlabelled pairs kept from training when selection is by agreement
     retries: int  # how often a student that came to nothing is taught again, with another seed each time
@@ -265,6 +267,7 @@ class Scored:
     path: Any  # bi- or cross-encoder(s): a hub name, a folder, package://..., or a list, which is an ensemble too
     pooling: Pooling  # bi-encoders only
     max_tokens: int | None  # null: what the model folder says
+    symmetric: bool | None  # of a cross-encoder: its logit is the mean over both orders; null: what the model folder says
 
 
 @dataclass
@@ -393,8 +396,9 @@ def check(cfg: Train) -> None:
     if cfg.distill.select is Select.dev and data.dev is None:
         raise InputError("distill.select=dev: there is no development set; give data.dev=FILE, or select by agreement")
     if direction.supervised:
-        if data.flatten or data.extra is not None:
-            raise InputError(f"distill.direction={direction.name}: takes no data.flatten and no data.extra")
+        if data.flatten or data.extra is not None or cfg.distill.centre:
+            told = "takes no data.flatten, no data.extra and no distill.centre"
+            raise InputError(f"distill.direction={direction.name}: {told}")
         if not data.gold:
             raise InputError(f"distill.direction={direction.name}: no gold scores to learn from; give data.gold=[FILE]")
     elif not learnt_from(cfg):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from transenc.cli import main
-from transenc.config import Evaluate, Pooling, Verbosity, check_evaluation, listed
+from transenc.config import Evaluate, Pooling, Scored, Verbosity, check_evaluation, listed
 from transenc.errors import InputError
 from transenc.results import RESULT, Line, Row, grid, write_results
 
@@ -40,7 +40,7 @@ def shorthand(argument: str) -> str:
     return argument.replace("model=", "model.path=", 1) if argument.startswith("model=") else argument
 
 
-def recognise(name: str, pooling: Pooling) -> tuple[str, dict[str, Any]]:
+def recognise(name: str, model: Scored) -> tuple[str, dict[str, Any]]:
     """The kind of a model, and what the loader of that kind needs to know.
 
     Raises:
@@ -53,13 +53,13 @@ def recognise(name: str, pooling: Pooling) -> tuple[str, dict[str, Any]]:
     except InputError as error:
         raise InputError(f"model={error}") from None
     if not cross:
-        return "bi", {"pooling": pooling.name}
-    if pooling is not Pooling.auto:
+        return "bi", {"pooling": model.pooling.name}
+    if model.pooling is not Pooling.auto:
         raise InputError(
-            f"model.pooling={pooling.name}: {name} is a cross-encoder, which cannot be evaluated as a bi-encoder: it"
+            f"model.pooling={model.pooling.name}: {name} is a cross-encoder, which cannot be evaluated as a bi-encoder: it"
             " has no sentence vectors to pool; leave model.pooling out"
         )
-    return "cross", {"new_head": None}
+    return "cross", {"new_head": None, "symmetric": model.symmetric}
 
 
 def run(cfg: Evaluate, folder: Path) -> float:
@@ -83,7 +83,7 @@ def run(cfg: Evaluate, folder: Path) -> float:
     tasks = scoring.tasks(cfg.data.test)
     members, names = [], listed(cfg.model.path)
     for number, name in enumerate(names):
-        kind, settings = recognise(name, cfg.model.pooling)
+        kind, settings = recognise(name, cfg.model)
         model = scoring.start(kind, name, "model", **settings, layers=None, max_tokens=cfg.model.max_tokens)
         members.append(Member(kind, 0, number, len(names) > 1, model))
 

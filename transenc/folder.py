@@ -101,12 +101,14 @@ class Description:
         cross: whether it is a trained cross-encoder (one score from a classification head).
         pooling: "cls" or "mean", as its sentence-transformers files say, or None.
         max_tokens: length its sentence-transformers files cut to, or None.
+        symmetric: whether a cross-encoder's score is the mean over both orders of a pair.
         unsupported: a module after pooling that a bi-encoder here lacks (a dense layer, say), or None.
     """
 
     cross: bool
     pooling: str | None
     max_tokens: int | None
+    symmetric: bool
     unsupported: str | None
 
 
@@ -144,7 +146,10 @@ def describe(folder: Path) -> Description:
             raise InputError(f"{folder}: pooling {mode!r} is not supported; set model.pooling to cls or mean")
     lengths = folder / "sentence_bert_config.json"
     max_tokens = _get(_json(lengths), "max_seq_length", int, lengths)
-    return Description(cross, pooling, max_tokens, others[0] if others else None)
+    symmetric = config.get("transenc_symmetric", False)
+    if not isinstance(symmetric, bool):
+        raise InputError(f"{folder / 'config.json'}: transenc_symmetric={symmetric!r:.80} must be true or false")
+    return Description(cross, pooling, max_tokens, symmetric, others[0] if others else None)
 
 
 def _json(path: Path, kind: type = dict) -> Any:

@@ -171,7 +171,7 @@ class Journal:
         """Their score of every test pair."""
         for member in members:
             for task, pairs in stages.tests.items():
-                path = self.path("predictions", f"{member.iteration}-{member.name}-{task}.csv")
+                path = self.path("predictions", f"{member.place.replace('/', '-')}-{task}.csv")
                 scores = stages.score(member.artifact, pairs, member.place, task) / "scores.npy"
                 write_pairs(path, pairs, gold=np.load(pairs / "gold.npy"), score=np.load(scores))
 
@@ -245,6 +245,8 @@ class Journal:
             Select.agreement: "Checkpoint and iteration were chosen by agreement with the teacher on held-out pairs.",
             Select.last: "It is the last checkpoint of the last iteration.",
         }[stages.select]
+        if member.kind == "cross" and self.cfg.distill.symmetric and not self.cfg.data.ordered:
+            chosen += " Its figures below are of the mean logit over both orders of a pair; `predict` takes one."
         return card(
             member.kind,
             public_name(starts[member.kind][member.number]),
@@ -280,7 +282,7 @@ class Journal:
         return member.artifact.facts.get("selection", -1.0)  # a start that stands in for a student has never agreed
 
     def _own(self, member: Member) -> list[Row]:
-        key = (member.iteration, member.kind, member.number)
+        key = (member.iteration, member.encoder, member.number)
         return [row for row in self.rows if (row.iteration, row.encoder, row.member) == key]
 
     def _hparams(self, selected: Sequence[Member]) -> None:
@@ -300,7 +302,7 @@ class Journal:
         return asked | {key: settings[key] for key in ("model.bi", "model.cross", "seed")}
 
     def _show(self, stages: Stages, selected: Sequence[Member], reference: Sequence[Row]) -> None:
-        marks = {(member.iteration, member.kind, member.number): "*" for member in selected}
+        marks = {(member.iteration, member.encoder, member.number): "*" for member in selected}
         lines = [table([*self.rows, *reference], list(stages.tests), marks, self.cfg.published)] if self.rows else []
         by = next(iter(stages.dev)) if stages.select is Select.dev else stages.select.name
         lines.append(f"* by {by}: " + ", ".join(f"{m.name} of iteration {m.iteration}" for m in selected))

@@ -63,7 +63,7 @@ def load(cfg: Evaluate) -> list[Any]:
 
     device, encoders = device_of(cfg.trainer.accelerator), []
     for name in listed(cfg.model.path):
-        kind, settings = recognise(name, cfg.model.pooling)
+        kind, settings = recognise(name, cfg.model)
         loaded = encoder_class(kind).load(name, max_tokens=cfg.model.max_tokens, **settings)
         encoders.append(loaded.to(device))
     return encoders

@@ -5,6 +5,7 @@ A stage is a pure step from (configuration, artifacts) to a folder (`transenc.ar
 
     tokenise  -> ids.npy, offsets.npy, and the pairs (and gold scores) again
     start     -> a model folder
+    centre    -> a bi-encoder's folder again, its vectors' mean taken to 0
     score     -> raw.npy, scores.npy: one encoder's cosines or logits for one set of pairs, and the scores they make
     label     -> labels.npy: scores averaged over the teachers, in [0, 1]
     teach     -> a model folder, and its learning curve
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("transenc")
 
+CENTRED = 10_000  # sentences at most that a mean vector is taken over
 CONSTANT = 0.003  # standard deviation of labels in [0, 1] below which there is nothing to learn
 KNOWN = (*published.PUBLISHED, *hub.HUB)  # sets of pairs that have a name
 
@@ -101,6 +103,20 @@ def start(out: Path, config: Config, watch: Watch) -> Facts:
         raise InputError(f"{config['key']}={error}") from None
     model.save(out)
     return {**_describe(out, model), "summary": config["name"].partition("#")[0]}
+
+
+@stage(version=1, ignore=("batch_tokens", "accelerator"))
+def centre(out: Path, config: Config, watch: Watch, model: Artifact, tokens: Artifact) -> Facts:
+    """A bi-encoder whose vectors have a mean of 0 over the pool's sentences."""
+    from transenc.encoders import BiEncoder
+
+    quiet()
+    encoder, pairs = BiEncoder.load(model.path).to(config["accelerator"]), TokenisedPairs.load(tokens.path)
+    some = np.unique(np.linspace(0, len(pairs.lengths) - 1, CENTRED).astype(int))
+    with watch.bar("centre", len(some), "sentence") as bar:
+        share = encoder.centre(pairs, some, config["batch_tokens"], bar.update)
+    encoder.save(out)
+    return {**_describe(out, encoder), "share": share, "summary": f"the mean was {share:.0%} of a vector's length"}
 
 
 @stage(version=2, ignore=("batch_tokens", "accelerator"))
@@ -327,6 +343,7 @@ class Member:
         number: its place in `model.bi` or `model.cross`.
         several: whether it is one of several there.
         artifact: its model folder.
+        centred: whether it is a start bi-encoder whose vectors' mean has been taken to 0.
     """
 
     kind: str
@@ -334,6 +351,12 @@ class Member:
     number: int
     several: bool
     artifact: Artifact
+    centred: bool = False
+
+    @property
+    def encoder(self) -> str:
+        """What it is called in results.csv."""
+        return f"{self.kind}-centred" if self.centred else self.kind
 
     @property
     def name(self) -> str:
@@ -342,7 +365,9 @@ class Member:
 
     @property
     def place(self) -> str:
-        return "reference" if self.iteration is None else f"{self.iteration}/{self.name}"
+        if self.iteration is None:
+            return "reference"
+        return f"{self.iteration}/{self.name}" + ("-centred" if self.centred else "")
 
 
 def _digest(path: Path) -> str:
@@ -437,11 +462,11 @@ class Scoring:
             scored = [self.score(member.artifact, pairs, member.place, task) for member in members]
             for member, artifact in zip(members, scored, strict=True):
                 values = {key: value for key, value in artifact.facts.items() if key in NAMES}
-                rows.append(Row(member.iteration, member.kind, member.number, task, len(gold), **values))
+                rows.append(Row(member.iteration, member.encoder, member.number, task, len(gold), **values))
             if len(members) > 1:
                 mean = average(np.stack([np.load(artifact / "scores.npy") for artifact in scored]), "mean")
                 values = measure(mean, gold, pairs.facts["binary"])
-                rows.append(Row(members[0].iteration, f"{members[0].kind}-ensemble", None, task, len(gold), **values))
+                rows.append(Row(members[0].iteration, f"{members[0].encoder}-ensemble", None, task, len(gold), **values))
         return rows
 
 
@@ -492,11 +517,11 @@ class Stages(Scoring):
 
         if kind == "bi":
             settings = {"pooling": each(model.pooling)}
-        elif kind in self.cfg.distill.direction.students:
-            # The first member's head is of the run's seed itself, the others' of seeds that no other run has.
-            settings = {"new_head": [self.cfg.seed + number * 1_000_003 for number in range(len(names))]}
         else:
-            settings = {"new_head": each(None)}
+            settings = {"new_head": each(None), "symmetric": each(self.cfg.distill.symmetric and not self.data.ordered)}
+            if kind in self.cfg.distill.direction.students:
+                # The first member's head is of the run's seed itself, the others' of seeds that no other run has.
+                settings["new_head"] = [self.cfg.seed + number * 1_000_003 for number in range(len(names))]
         for key in ("layers", "max_tokens"):
             settings[key] = each(getattr(model, f"{kind}_{key}"))
         members = []
@@ -527,6 +552,17 @@ class Stages(Scoring):
         """`data.limit` pairs of the pool, their start labels spread evenly."""
         config = {"count": self.data.limit, "seed": self.data.seed}
         return self.store(flatten, config, pool, labels, watch=self.watch, title="flatten")
+
+    def centre(self, members: Sequence[Member], pool: Artifact) -> list[Member]:
+        """The start bi-encoders, their vectors' mean over the pool's sentences taken to 0."""
+        centred = []
+        for member in members:
+            moved = replace(member, centred=True)
+            tokens = self.tokens(pool, member.artifact, "pool")
+            watch = self.watch.at(moved.place)
+            artifact = self.store(centre, self._batches, member.artifact, tokens, watch=watch, title=moved.place)
+            centred.append(replace(moved, artifact=artifact))
+        return centred
 
     def mine(self, corpus: Artifact, bi: Member) -> Artifact:
         """Pairs out of single sentences."""

@@ -28,12 +28,18 @@ class CrossEncoder(PairEncoder):
 
     The head is the family's own (BERT: its pooler, then a linear layer; RoBERTa: a dense layer, then one), as in the
     paper's code, and any version of transformers or sentence-transformers loads the folder.
+
+    Args:
+        backbone, tokenizer, max_tokens: as for `PairEncoder`; max_tokens is a pair's.
+        symmetric: whether a pair's logit is the mean of (a, b)'s and (b, a)'s. It is kept in config.json, which other
+            libraries read without it, as of one order.
     """
 
     kind: ClassVar[str] = "cross"
 
-    def __init__(self, backbone: nn.Module, tokenizer: Any, max_tokens: int):
+    def __init__(self, backbone: nn.Module, tokenizer: Any, max_tokens: int, symmetric: bool):
         super().__init__(backbone, tokenizer, max_tokens, first_only=True)
+        self.symmetric = symmetric
         for module in backbone.modules():
             if type(module) is nn.Linear and module.out_features == 1:
                 module.__class__ = Logit
@@ -50,19 +56,20 @@ class CrossEncoder(PairEncoder):
         return self.framing.pairs(pairs, rows, swapped)
 
     def work(self, pairs: TokenisedPairs) -> int:
-        return len(pairs)
+        return len(pairs) * (2 if self.symmetric else 1)
 
     def _similarities(self, pairs: TokenisedPairs, batch_tokens: int, progress: Progress) -> np.ndarray:
-        logits = np.empty(len(pairs), dtype=np.float32)
-        lengths = self.framing.pair_lengths(*pairs.lengths[pairs.pairs].T)
+        orders = 2 if self.symmetric else 1
+        logits = np.empty(orders * len(pairs), dtype=np.float32)  # those of pairs turned round behind the others
+        lengths = np.tile(self.framing.pair_lengths(*pairs.lengths[pairs.pairs].T), orders)
 
         def run(group: np.ndarray) -> None:
-            inputs = self.framing.pairs(pairs, group, np.zeros(len(group), dtype=bool))
+            inputs = self.framing.pairs(pairs, group % len(pairs), group >= len(pairs))
             logits[group] = self(self.to_device(inputs)).cpu().numpy()
             progress(len(group))
 
         in_batches(lengths, batch_tokens, run)
-        return logits
+        return logits.reshape(orders, -1).mean(axis=0)
 
     @classmethod
     def from_source(
@@ -73,6 +80,7 @@ class CrossEncoder(PairEncoder):
         new_head: int | None = None,
         layers: int | None = None,
         max_tokens: int | None = None,
+        symmetric: bool | None = None,
     ) -> Self:
         """
         Args:
@@ -81,6 +89,7 @@ class CrossEncoder(PairEncoder):
                 has a head keeps it.
             layers: keep only this many first layers; None keeps all.
             max_tokens: tokens a pair is cut to; None is what the folder says.
+            symmetric: see the class; None is what the folder says, else one order.
 
         Raises:
             InputError: it has no head, and none was asked for.
@@ -91,12 +100,13 @@ class CrossEncoder(PairEncoder):
         if said.cross and config.num_labels != 1:
             raise InputError(f"{source.name}: its head has {config.num_labels} outputs, and a score is one")
         config.num_labels = 1
+        config.transenc_symmetric = said.symmetric if symmetric is None else symmetric
         # What sentence-transformers applies to the logit when it loads the folder.
         config.sentence_transformers = {"activation_fn": "torch.nn.modules.activation.Sigmoid"}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(new_head or 0)
             backbone = load_backbone(AutoModelForSequenceClassification, source, config, new_head=not said.cross)
-        return cls(backbone, tokenizer, length).eval()
+        return cls(backbone, tokenizer, length, config.transenc_symmetric).eval()
 
     def save(self, folder: Path) -> None:
         """A transformers folder, which sentence-transformers' `CrossEncoder` reads as it is."""
