@@ -10,7 +10,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from transenc.data.tokens import number_sentences, tokenise
 from transenc.encoders import BiEncoder, CrossEncoder, Learning
-from transenc.encoders.base import in_batches
+from transenc.encoders.base import cosent, in_batches
 from transenc.errors import InputError
 
 CLASSES = {"bi": BiEncoder, "cross": CrossEncoder}
@@ -223,6 +223,16 @@ def test_losses_are_the_published_ones(bert, kind, loss):
         else ((score - labels) ** 2).mean()
     )
     assert encoder.loss(raw, labels).item() == pytest.approx(expected.item(), abs=1e-6)
+
+
+def test_cosent_is_that_of_sentence_transformers_and_a_batch_of_one_asks_nothing():
+    losses = pytest.importorskip("sentence_transformers.sentence_transformer.losses")
+    first, second = torch.randn(2, 9, 5, generator=torch.manual_seed(0))
+    labels = torch.tensor([0.1, 0.5, 0.5, 0.9, 0.2, 0.0, 1.0, 0.3, 0.3])
+    theirs = losses.CoSENTLoss(None).compute_loss_from_embeddings([first, second], labels)
+    scores = torch.cosine_similarity(first, second).requires_grad_()
+    torch.testing.assert_close(cosent(scores, labels), theirs)
+    assert cosent(scores[:1], labels[:1]).item() == 0
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -325,6 +325,21 @@ def test_a_symmetric_cross_encoder_is_scored_in_both_orders_and_its_folder_and_c
         assert np.allclose(said.score, turned, atol=1e-5) is symmetric
 
 
+def test_both_kinds_teach_together_as_soon_as_they_are_trained(setting, monkeypatch):
+    asked, score = [], transenc.stages.Stages.score
+
+    def watched(self, model, pairs, place, title, *precision):
+        asked.extend([place] if title == "pool" else [])
+        return score(self, model, pairs, place, title, *precision)
+
+    monkeypatch.setattr(transenc.stages.Stages, "score", watched)
+    setting.run("distill.teachers=both", "distill.iterations=2")
+    assert asked == ["0/bi", "0/bi", "1/cross", "1/bi", "1/cross", "1/bi", "2/cross"]
+    asked.clear()
+    setting.run("distill.iterations=2")
+    assert asked == ["0/bi", "1/cross", "1/bi", "2/cross"]
+
+
 def test_previous_starts_a_student_from_its_own_last_weights(setting):
     setting.run("distill.iterations=2", "distill.start=previous")
     records = [json.loads(p.read_text()) for p in (setting.root / "artifacts").glob("teach-*/artifact.json")]

@@ -49,6 +49,13 @@ class Direction(Enum):
         return [kind for kind in ("bi", "cross") if any(kind == student for _, student in self.turns)]
 
 
+class Teachers(Enum):
+    """Who labels the pairs for a student."""
+
+    other = "the newest encoders of the other kind (the paper)"
+    both = "the newest encoders of both kinds, as far as they are trained"
+
+
 class Average(Enum):
     """How the scores of several teachers make one label."""
 
@@ -93,6 +100,7 @@ class Loss(Enum):
 
     bce = "binary cross-entropy, the raw output (logit or cosine) taken as a logit"
     mse = "squared error of the score (the logit's sigmoid, or the cosine)"
+    cosent = "every two pairs of a batch whose scores are not in the order of their labels; the scale is free"
 
 
 class Accelerator(Enum):
@@ -220,6 +228,7 @@ class Teaching:
 class Distill:
     direction: Direction
     iterations: int  # times the bi-encoder teaches the cross-encoder and is taught back, at least 1
+    teachers: Teachers
     average: Average  # of several teachers' scores
     start: Start
     centre: bool  # the start bi-encoders' vectors are moved so that their mean over the pool's sentences is 0
@@ -267,7 +276,9 @@ class Scored:
     path: Any  # bi- or cross-encoder(s): a hub name, a folder, package://..., or a list, which is an ensemble too
     pooling: Pooling  # bi-encoders only
     max_tokens: int | None  # null: what the model folder says
-    symmetric: bool | None  # of a cross-encoder: its logit is the mean over both orders; null: what the model folder says
+    symmetric: (
+        bool | None
+    )  # of a cross-encoder: its logit is the mean over both orders; null: what the model folder says
 
 
 @dataclass

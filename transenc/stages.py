@@ -38,6 +38,7 @@ from transenc.config import (
     Select,
     Start,
     Strategy,
+    Teachers,
     Train,
     Trainer,
     listed,
@@ -466,7 +467,9 @@ class Scoring:
             if len(members) > 1:
                 mean = average(np.stack([np.load(artifact / "scores.npy") for artifact in scored]), "mean")
                 values = measure(mean, gold, pairs.facts["binary"])
-                rows.append(Row(members[0].iteration, f"{members[0].encoder}-ensemble", None, task, len(gold), **values))
+                rows.append(
+                    Row(members[0].iteration, f"{members[0].encoder}-ensemble", None, task, len(gold), **values)
+                )
         return rows
 
 
@@ -530,9 +533,10 @@ class Stages(Scoring):
             members.append(Member(kind, 0, number, len(names) > 1, self.start(kind, name, f"model.{kind}", **own)))
         return members
 
-    def trained(self, starts: Mapping[str, Sequence[Member]]) -> list[str]:
-        """The kinds whose start models can score already: bi-encoders, and a cross-encoder that is not to be taught."""
-        return [kind for kind in starts if kind == "bi" or kind not in self.cfg.distill.direction.students]
+    def trained(self, encoders: Mapping[str, Sequence[Member]]) -> list[str]:
+        """The kinds that can score: all but a start cross-encoder that is to be taught first."""
+        students = self.cfg.distill.direction.students
+        return [kind for kind in encoders if kind == "bi" or kind not in students or encoders[kind][0].iteration]
 
     def gather(self, starts: Mapping[str, Sequence[Member]]) -> Artifact:
         """The pairs to learn from. The first start bi-encoder finds the neighbours among single sentences."""
@@ -583,7 +587,9 @@ class Stages(Scoring):
         """Labels for the pool: the teachers' average, or the human scores that came with it."""
         if teacher == "gold":
             return pool
-        scored = [self.score(m.artifact, pool, m.place, "pool", self.precision) for m in encoders[teacher]]
+        kinds = [teacher] if self.cfg.distill.teachers is Teachers.other else self.trained(encoders)
+        members = [member for kind in kinds for member in encoders[kind]]
+        scored = [self.score(m.artifact, pool, m.place, "pool", self.precision) for m in members]
         config = {"average": self.cfg.distill.average.name}
         title = f"{iteration}/{teacher} label"
         labels = self.store(label, config, *scored, watch=self.watch, title=title)

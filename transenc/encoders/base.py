@@ -30,6 +30,7 @@ from transenc.folder import Description, Source, describe, find
 log = logging.getLogger("transenc")
 
 Progress = Callable[[int], Any]
+SHARPNESS = 20.0  # of CoSENT
 LAYERS = 1000  # at most; what config.json asks for is built before its weights are looked at
 
 
@@ -38,7 +39,8 @@ class Learning:
     """How a student learns.
 
     Attributes:
-        loss: "bce", cross-entropy with the output as a logit, or "mse", squared error of the score.
+        loss: "bce", cross-entropy with the output as a logit; "mse", squared error of the score; or "cosent", see
+            `cosent`, of the score.
         learning_rate: AdamW's, at its highest.
         warmup: share of the steps in which it rises from 0; afterwards it falls linearly to 0.
         weight_decay: on matrices; biases and normalisation weights have none.
@@ -111,7 +113,8 @@ class PairEncoder(pl.LightningModule, ABC):
         assert self.learning is not None, "a student needs its learning settings"
         if self.learning.loss == "bce":
             return F.binary_cross_entropy_with_logits(raw, labels)
-        return F.mse_loss(self.to_score(raw), labels)
+        score = self.to_score(raw)
+        return F.mse_loss(score, labels) if self.learning.loss == "mse" else cosent(score, labels)
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW with a linear warm-up and a linear fall to 0 over `steps`."""
@@ -245,6 +248,20 @@ class PairEncoder(pl.LightningModule, ABC):
         for key in ("is_local", "local_files_only", "name_or_path", "auto_map"):
             config.pop(key, None)
         path.write_text(json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False), encoding="utf-8")
+
+
+def cosent(scores: Tensor, labels: Tensor) -> Tensor:
+    """log(1 + sum of exp(20 (s_j - s_i)) over all i, j with label i above label j).
+
+    Jianlin Su's CoSENT (2022, kexue.fm/archives/8847), at its temperature of 1/20: what sentence-transformers has as
+    `CoSENTLoss`. It asks for the labels' order, not for their values, which is what Spearman measures.
+
+    Args:
+        scores, labels: [B].
+    """
+    gaps = SHARPNESS * (scores[None, :] - scores[:, None])
+    wrong = gaps[labels[:, None] > labels[None, :]]
+    return torch.logsumexp(torch.cat([wrong.new_zeros(1), wrong]), dim=0)
 
 
 def load_parts(source: Source, max_tokens: int | None, layers: int | None = None) -> tuple[Any, Any, int]:

@@ -1,0 +1,92 @@
+"""What each idea beyond the paper brings, one at a time: the tables of docs/ablations.md.
+
+    python benchmarks/ablations.py                       # development scores, every start, variant and seed
+    python benchmarks/ablations.py starts=weak seeds=0 variants=paper,best
+    python benchmarks/ablations.py test=true variants=paper,best     # test scores, once all is chosen
+
+Each run is a `train.py` command in a folder of its own under outputs/ablations/; one whose run.json is there is not run
+again, and runs share artifacts, so the whole can be stopped and started at will. Further KEY=VALUE are train.py's.
+"""
+
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas
+
+ROOT = Path(__file__).parents[1]
+STARTS = {
+    "weak": ["model.pooling=cls"],
+    "strong": ["model.pooling=mean"],
+    "three layers": ["model.pooling=mean", "model.bi_layers=3"],
+}
+DATA = {"stsb": ["data=stsb"], "sickr": ["data=sickr"], "seven": ["data=sts_sickr", "data.limit=6000"]}
+# What a backbone of 22M parameters wants on two cores (experiment=minilm_stsb); otherwise the paper's.
+SMALL = [
+    "distill.iterations=1",
+    "distill.cross.learning_rate=1e-4",
+    "distill.cross.eval_steps=0",
+    "distill.bi.epochs=1",
+    "distill.bi.batch_size=32",
+    "distill.bi.eval_steps=0",
+    "distill.select=last",
+]
+VARIANTS = {
+    "paper": [],
+    "symmetric": ["distill.symmetric=true"],
+    "centre": ["distill.centre=true"],
+    "cosent": ["distill.bi.loss=cosent"],
+    "both teachers": ["distill.teachers=both", "distill.average=z"],
+    "best": ["distill=best"],
+    "best, mse": ["distill=best", "distill.bi.loss=mse"],
+    "best, one teacher": ["distill=best", "distill.teachers=other"],
+    "best, not centred": ["distill=best", "distill.centre=false"],
+}
+
+
+def run(data: str, start: str, variant: str, seed: int, more: list[str]) -> Path:
+    """One run's folder, run now if it is not there whole."""
+    folder = ROOT / "outputs" / "ablations" / data / start.replace(" ", "-") / variant.replace(" ", "-") / str(seed)
+    if not (folder / "run.json").exists():
+        settings = [*DATA[data], "model=minilm", *STARTS[start], *VARIANTS[variant], *SMALL, f"seed={seed}", *more]
+        command = [sys.executable, "train.py", *settings, f"hydra.run.dir={folder}", "verbosity=quiet"]
+        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    return folder
+
+
+def scores(folder: Path, test: bool) -> pandas.Series:
+    """Spearman x100 by iteration, encoder and task; of several test sets, their average too."""
+    results = pandas.read_csv(folder / "results.csv")
+    results = results[results.task.str.endswith("-dev") != test]
+    results["place"] = results.iteration.astype(str) + " " + results.encoder
+    values = 100 * results.set_index(["place", "task"]).spearman
+    if values.index.get_level_values("task").nunique() > 1:
+        average = values.groupby("place", sort=False).mean()
+        average.index = pandas.MultiIndex.from_product([average.index, ["avg"]], names=["place", "task"])
+        values = pandas.concat([values, average])
+    return values
+
+
+def main(arguments: list[str]) -> None:
+    said = dict(argument.split("=", 1) for argument in arguments)
+    test = json.loads(said.pop("test", "false"))
+    data = said.pop("data", "stsb").split(",")
+    starts = said.pop("starts", ",".join(STARTS)).split(",")
+    variants = said.pop("variants", ",".join(VARIANTS)).split(",")
+    seeds = [int(seed) for seed in said.pop("seeds", "0,1,2").split(",")]
+    more = [f"{key}={value}" for key, value in said.items()]
+    found = {}
+    for seed, one, start, variant in itertools.product(seeds, data, starts, variants):
+        found[one, start, variant, seed] = scores(run(one, start, variant, seed, more), test)
+        table = pandas.DataFrame(found).T
+        table.index.names = ["data", "start", "variant", "seed"]
+        groups = table.groupby(["data", "start", "variant"], sort=False)
+        print(f"\nmean over seeds so far ({'test' if test else 'development'} pairs)")
+        print(groups.mean().round(2).to_string(), "\nstandard deviation")
+        print(groups.std().round(2).to_string(), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
