@@ -276,9 +276,7 @@ class Scored:
     path: Any  # bi- or cross-encoder(s): a hub name, a folder, package://..., or a list, which is an ensemble too
     pooling: Pooling  # bi-encoders only
     max_tokens: int | None  # null: what the model folder says
-    symmetric: (
-        bool | None
-    )  # of a cross-encoder: its logit is the mean over both orders; null: what the model folder says
+    symmetric: bool | None  # a cross-encoder's logit is the mean over both orders; null: what the model folder says
 
 
 @dataclass

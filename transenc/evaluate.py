@@ -56,8 +56,8 @@ def recognise(name: str, model: Scored) -> tuple[str, dict[str, Any]]:
         return "bi", {"pooling": model.pooling.name}
     if model.pooling is not Pooling.auto:
         raise InputError(
-            f"model.pooling={model.pooling.name}: {name} is a cross-encoder, which cannot be evaluated as a bi-encoder: it"
-            " has no sentence vectors to pool; leave model.pooling out"
+            f"model.pooling={model.pooling.name}: {name} is a cross-encoder, which cannot be evaluated as a bi-encoder:"
+            " it has no sentence vectors to pool; leave model.pooling out"
         )
     return "cross", {"new_head": None, "symmetric": model.symmetric}
 

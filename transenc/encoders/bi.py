@@ -106,10 +106,10 @@ class BiEncoder(PairEncoder):
     ) -> float:
         """Take the mean vector of some sentences to 0.
 
-        Vectors that all share a direction differ little by cosine, and less by meaning than they could (Mu and Viswanath
-        2018, arXiv 1702.01417, whose second step, taking out the first principal components, is not done here). What is
-        added to the bias of the last layer's normalisation is added to every vector, pooled either way, so the encoder
-        stays one of its family.
+        Vectors that all share a direction differ little by cosine, and less by meaning than they could (the first step
+        of Mu and Viswanath 2018, arXiv 1702.01417; their second takes out the first principal components). What
+        is added to the bias of the last layer's normalisation is added to every vector, pooled either way, so the
+        encoder stays one of its family.
 
         Args:
             pairs, sentences, batch_tokens, progress: as for `encode`.
