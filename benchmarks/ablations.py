@@ -33,15 +33,15 @@ SMALL = [
     "distill.bi.eval_steps=0",
     "distill.select=last",
 ]
+BOTH = ["distill.teachers=both", "distill.average=z"]
 VARIANTS = {
     "paper": [],
     "symmetric": ["distill.symmetric=true"],
     "centre": ["distill.centre=true"],
     "cosent": ["distill.bi.loss=cosent"],
-    "both teachers": ["distill.teachers=both", "distill.average=z"],
+    "both teachers": BOTH,
+    "cosent, both teachers": ["distill.bi.loss=cosent", *BOTH],
     "best": ["distill=best"],
-    "best, mse": ["distill=best", "distill.bi.loss=mse"],
-    "best, one teacher": ["distill=best", "distill.teachers=other"],
     "best, not centred": ["distill=best", "distill.centre=false"],
 }
 

@@ -1,6 +1,7 @@
 """The whole loop on tiny models: what it leaves, what it builds again and what not, what it never sees."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -145,7 +146,7 @@ def test_the_models_are_the_selected_ones_and_load_in_sentence_transformers(sett
     for kind, ours in (("bi", BiEncoder), ("cross", CrossEncoder)):
         dev = results[(results.encoder == kind) & (results.task == "dev")]
         best = dev.loc[dev.spearman.idxmax()]
-        assert selected[kind] == {"iteration": best.iteration, "score": best.spearman}
+        assert selected[kind] == {"iteration": best.iteration, "encoder": kind, "score": best.spearman}
         model = ours.load(folder / "models" / f"{kind}-encoder")
         scores = model.predict(both)
         if kind == "bi":
@@ -308,6 +309,27 @@ def test_a_centred_start_is_reported_beside_the_start_and_takes_its_place_as_tea
     assert (folder / "predictions" / "0-bi-centred-test.csv").exists()
     labels = [pandas.read_csv(run / "labels" / "1-bi.csv").label for run in (folder, setting.run(name="plain"))]
     assert labels[0].mean() < labels[1].mean()  # cosines of vectors that no longer share a direction
+
+
+def test_a_centred_start_that_is_selected_is_handed_back_and_reported_as_such(setting, monkeypatch):
+    def value(journal, member, stages):
+        return 1.0 if member.centred else 0.0
+
+    monkeypatch.setattr(Journal, "value", value)
+    folder = setting.run("distill.centre=true")
+    selected = json.loads((folder / "run.json").read_text())["selected"]
+    assert selected["bi"] == {"iteration": 0, "encoder": "bi-centred", "score": 1.0}
+    results = pandas.read_csv(folder / "results.csv").query("encoder == 'bi-centred' and task == 'test'")
+    said = pandas.read_csv(folder / "predictions" / "0-bi-centred-test.csv")
+    pairs = list(zip(said.sentence1, said.sentence2, strict=True))
+    scores = BiEncoder.load(folder / "models" / "bi-encoder").predict(pairs)
+    np.testing.assert_allclose(scores, np.clip(said.score, 0, 1), atol=1e-5)
+    assert "centred on the pool, since no iteration improved on it" in (
+        folder / "models" / "bi-encoder" / "README.md"
+    ).read_text().replace("\n", " ")
+    page = (folder / "report.html").read_text()
+    assert re.search("<tr class=chosen><td>0 bi-centred<", page)
+    assert f"<b>bi</b>: {100 * results.spearman.item():.2f} on test, " in page
 
 
 def test_a_symmetric_cross_encoder_is_scored_in_both_orders_and_its_folder_and_card_say_so(setting, files):

@@ -99,10 +99,12 @@ def card(
     scores = "\n".join(
         f"| {_cell(row.task)} | {row.n:,} | {NAMES[row.measure]} | {100 * row.value:.2f} |" for row in rows
     )
-    unchanged = bool(rows) and all(row.iteration == 0 for row in rows)
+    kept = bool(rows) and all(row.iteration == 0 for row in rows)
+    centred = kept and rows[0].encoder.endswith("-centred")
+    unchanged = kept and not centred
     first = (
-        f"{code(start)}, unchanged, since no iteration improved on it"
-        if unchanged
+        f"{code(start)}, {'centred on the pool' if centred else 'unchanged'}, since no iteration improved on it"
+        if kept
         else f"Fine-tuned from {code(start)}"
     )
     licence = "The pairs and the weights it started from have licences of their own, which may bind this model too."

@@ -205,7 +205,7 @@ class Journal:
             "selected": {
                 "by": stages.select.name,
                 "score": score,
-                **{m.name: {"iteration": m.iteration, "score": scores[m.name]} for m in selected},
+                **{m.name: {"iteration": m.iteration, "encoder": m.encoder, "score": scores[m.name]} for m in selected},
             },
             "data": {"transductive": self.cfg.data.transductive}
             | {key: pool.facts[key] for key in ("pairs", "sentences", "shared", "dropped")},

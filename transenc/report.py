@@ -94,7 +94,7 @@ class Run:
 
     def predictions(self, name: str) -> dict[str, Any]:
         """A selected encoder's test pairs by task: sentence1, sentence2, gold, score."""
-        stem = f"{self.chosen[name]['iteration']}-{name}"
+        stem = f"{self.chosen[name]['iteration']}-{name}" + self.encoder(name).removeprefix(name.partition("-")[0])
         paths = {task: self.folder / "predictions" / f"{stem}-{task}.csv" for task in self.facts["tests"]}
         return {task: _table(path) for task, path in paths.items() if path.exists()}
 
@@ -102,11 +102,15 @@ class Run:
     def curves(self) -> Any:
         return _table(self.folder / "curves.csv")
 
+    def encoder(self, name: str) -> str:
+        """What a selected encoder is called in results.csv: its kind, or `bi-centred`."""
+        return self.chosen[name].get("encoder", name.partition("-")[0])
+
     def row(self, name: str, task: str) -> float:
         """A selected encoder's result on a task."""
-        kind, _, member = name.partition("-")
+        member = name.partition("-")[2]
         r = self.results
-        r = r[(r.encoder == kind) & (r.task == task) & (r.iteration == self.chosen[name]["iteration"])]
+        r = r[(r.encoder == self.encoder(name)) & (r.task == task) & (r.iteration == self.chosen[name]["iteration"])]
         return float(r[r.member == int(member or 0)][self.facts["tests"][task]].iloc[0])
 
 
@@ -290,8 +294,9 @@ def _score_table(run: Run) -> str:
         measure = {task: tests.get(task, "auc" if some.auc.notna().any() else "spearman") for task in tasks}
         values = {row["task"]: 100 * float(row[measure[row["task"]]]) for _, row in some.iterrows()}
         several = results[results.encoder == encoder].member.nunique() > 1
-        name = f"{encoder}-{int(member)}" if several and member == member else encoder
-        if name in run.chosen and run.chosen[name]["iteration"] == iteration:
+        number = f"-{int(member)}" if several and member == member else ""
+        name, plain = encoder + number, encoder.removesuffix("-centred") + number
+        if plain in run.chosen and (run.chosen[plain]["iteration"], run.encoder(plain)) == (iteration, encoder):
             chosen.append(len(rows))
         row = [f"{iteration} {name}", *(values.get(task, float("nan")) for task in tasks)]
         rows.append(row + ([sum(values[task] for task in tests) / len(tests)] if average else []))
@@ -357,7 +362,7 @@ def _gain(run: Run, name: str) -> str:
     start = rows[(rows.iteration == 0) & (rows.encoder == kind) & (rows.member == int(member or 0))]
     where = next(iter(tests)) if len(tests) == 1 else f"{len(tests)} test sets on average"
     gain = ""
-    if len(start) and iteration:  # a cross-encoder's start is untrained, and has none
+    if len(start) and (iteration or run.encoder(name) != kind):  # a cross-encoder's start is untrained, and has none
         began = 100 * sum(start[start.task == task][measure].iloc[0] for task, measure in tests.items()) / len(tests)
         gain = f", {value - began:+.2f} from its start's {began:.2f}"
     return f"<b>{name}</b>: {value:.2f} on {where}{gain} (iteration {iteration})."
