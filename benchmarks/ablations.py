@@ -10,6 +10,7 @@ again, and runs share artifacts, so the whole can be stopped and started at will
 
 import itertools
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -37,18 +38,20 @@ BOTH = ["distill.teachers=both", "distill.average=z"]
 VARIANTS = {
     "paper": [],
     "symmetric": ["distill.symmetric=true"],
-    "centre": ["distill.centre=true"],
+    "centre": ["distill.centre=all"],
     "cosent": ["distill.bi.loss=cosent"],
     "both teachers": BOTH,
     "cosent, both teachers": ["distill.bi.loss=cosent", *BOTH],
     "best": ["distill=best"],
-    "best, not centred": ["distill=best", "distill.centre=false"],
+    "best, centred": ["distill=best", "distill.centre=all"],
+    "best, not centred": ["distill=best", "distill.centre=none"],
 }
 
 
 def run(data: str, start: str, variant: str, seed: int, more: list[str]) -> Path:
     """One run's folder, run now if it is not there whole."""
-    folder = ROOT / "outputs" / "ablations" / data / start.replace(" ", "-") / variant.replace(" ", "-") / str(seed)
+    names = (re.sub(r"\W+", "-", name) for name in (data, start, variant, str(seed)))
+    folder = ROOT.joinpath("outputs", "ablations", *names)
     if not (folder / "run.json").exists():
         settings = [*DATA[data], "model=minilm", *STARTS[start], *VARIANTS[variant], *SMALL, f"seed={seed}", *more]
         command = [sys.executable, "train.py", *settings, f"hydra.run.dir={folder}", "verbosity=quiet"]

@@ -297,7 +297,7 @@ def test_a_centred_start_is_reported_beside_the_start_and_takes_its_place_as_tea
         "teach",
         lambda self, student, *more: began.append((student.kind, student.place)) or teach(self, student, *more),
     )
-    folder = setting.run("distill.centre=true", "save_predictions=true")
+    folder = setting.run("distill.centre=all", "save_predictions=true")
     results = pandas.read_csv(folder / "results.csv")
     assert list(dict.fromkeys(zip(results.iteration, results.encoder, strict=True))) == [
         (0, "bi"),
@@ -311,12 +311,28 @@ def test_a_centred_start_is_reported_beside_the_start_and_takes_its_place_as_tea
     assert labels[0].mean() < labels[1].mean()  # cosines of vectors that no longer share a direction
 
 
+def test_a_start_read_through_cls_is_centred_and_one_read_by_the_mean_left_alone(setting):
+    two = f"[{setting.model},{setting.model}]"
+    folder = setting.run(
+        "distill.centre=cls",
+        f"model.bi={two}",
+        f"model.cross={two}",
+        "model.pooling=[mean,cls]",
+        "save_predictions=true",
+    )
+    results = pandas.read_csv(folder / "results.csv").query("iteration == 0 and task == 'test'")
+    starts = [("bi", 0), ("bi", 1), ("bi-ensemble", -1), ("bi-centred", 1)]
+    assert list(zip(results.encoder, results.member.fillna(-1), strict=True)) == starts
+    assert [place for stage, place in setting.built if stage == "centre"] == ["0/bi-1-centred"]
+    assert (folder / "predictions" / "0-bi-1-centred-test.csv").exists()
+
+
 def test_a_centred_start_that_is_selected_is_handed_back_and_reported_as_such(setting, monkeypatch):
     def value(journal, member, stages):
         return 1.0 if member.centred else 0.0
 
     monkeypatch.setattr(Journal, "value", value)
-    folder = setting.run("distill.centre=true")
+    folder = setting.run("distill.centre=all")
     selected = json.loads((folder / "run.json").read_text())["selected"]
     assert selected["bi"] == {"iteration": 0, "encoder": "bi-centred", "score": 1.0}
     results = pandas.read_csv(folder / "results.csv").query("encoder == 'bi-centred' and task == 'test'")

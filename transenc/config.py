@@ -56,6 +56,14 @@ class Teachers(Enum):
     both = "the newest encoders of both kinds, as far as they are trained"
 
 
+class Centre(Enum):
+    """Which start bi-encoders' vectors are moved so that their mean over the pool's sentences is 0."""
+
+    none = "none (the paper)"
+    cls = "those read through [CLS], which gain by it as a rule"
+    all = "all; those read by the mean may lose by it"
+
+
 class Average(Enum):
     """How the scores of several teachers make one label."""
 
@@ -231,7 +239,7 @@ class Distill:
     teachers: Teachers
     average: Average  # of several teachers' scores
     start: Start
-    centre: bool  # the start bi-encoders' vectors are moved so that their mean over the pool's sentences is 0
+    centre: Centre
     symmetric: bool  # a cross-encoder's logit of a pair is the mean over both orders, unless data.ordered
     select: Select
     holdout: float  # share of the unlabelled pairs kept from training when selection is by agreement
@@ -405,7 +413,7 @@ def check(cfg: Train) -> None:
     if cfg.distill.select is Select.dev and data.dev is None:
         raise InputError("distill.select=dev: there is no development set; give data.dev=FILE, or select by agreement")
     if direction.supervised:
-        if data.flatten or data.extra is not None or cfg.distill.centre:
+        if data.flatten or data.extra is not None or cfg.distill.centre is not Centre.none:
             told = "takes no data.flatten, no data.extra and no distill.centre"
             raise InputError(f"distill.direction={direction.name}: {told}")
         if not data.gold:

@@ -30,9 +30,9 @@ def distill(cfg: Train, folder: Path) -> float | None:
             labels = stages.label(starts, "bi", pool, 0)
             journal.labels(0, "bi", labels, pool)
             pool = stages.flatten(pool, labels)
-        if cfg.distill.centre:
-            starts["bi"] = stages.centre(starts["bi"], pool)
-            journal.scores(starts["bi"], stages)
+        if centred := stages.centre(starts, pool):
+            starts["bi"] = [centred.get(member.number, member) for member in starts["bi"]]
+            journal.scores(list(centred.values()), stages)
 
         encoders = dict(starts)
         for iteration in range(1, cfg.distill.iterations + 1):

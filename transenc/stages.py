@@ -30,6 +30,7 @@ from transenc import ranks
 from transenc.artifact import Artifact, Store, file_digest, stage
 from transenc.config import (
     Accelerator,
+    Centre,
     Data,
     Failure,
     Paths,
@@ -47,7 +48,7 @@ from transenc.data import hub, published
 from transenc.data.tokens import TokenisedPairs
 from transenc.data.tokens import tokenise as tokenise_pairs
 from transenc.errors import InputError, nearest
-from transenc.folder import find
+from transenc.folder import describe, find
 from transenc.measures import main_measure, measure
 from transenc.pairs import Config, Facts, corpus, embed, flatten, gather, gold, mine, read, sentences_of, spread
 from transenc.results import NAMES, Row
@@ -557,15 +558,18 @@ class Stages(Scoring):
         config = {"count": self.data.limit, "seed": self.data.seed}
         return self.store(flatten, config, pool, labels, watch=self.watch, title="flatten")
 
-    def centre(self, members: Sequence[Member], pool: Artifact) -> list[Member]:
-        """The start bi-encoders, their vectors' mean over the pool's sentences taken to 0."""
-        centred = []
-        for member in members:
+    def centre(self, starts: Mapping[str, Sequence[Member]], pool: Artifact) -> dict[int, Member]:
+        """Those start bi-encoders that are to be centred, by number, their mean vector over the pool taken to 0."""
+        centred = {}
+        for member in starts.get("bi", ()):
+            asked = self.cfg.distill.centre
+            if asked is Centre.none or (asked is Centre.cls and describe(member.artifact.path).pooling != "cls"):
+                continue
             moved = replace(member, centred=True)
             tokens = self.tokens(pool, member.artifact, "pool")
             watch = self.watch.at(moved.place)
             artifact = self.store(centre, self._batches, member.artifact, tokens, watch=watch, title=moved.place)
-            centred.append(replace(moved, artifact=artifact))
+            centred[member.number] = replace(moved, artifact=artifact)
         return centred
 
     def mine(self, corpus: Artifact, bi: Member) -> Artifact:
