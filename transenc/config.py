@@ -60,8 +60,8 @@ class Centre(Enum):
     """Which start bi-encoders' vectors are moved so that their mean over the pool's sentences is 0."""
 
     none = "none (the paper)"
-    cls = "those read through [CLS], which gain by it as a rule"
-    all = "all; those read by the mean may lose by it"
+    cls = "those read through [CLS], which gained by it where it was tried"
+    all = "all; of two read by their mean one lost by it"
 
 
 class Average(Enum):
