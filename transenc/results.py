@@ -44,6 +44,7 @@ class Row:
 
 
 RESULT = logging.INFO + 5  # the level at which a table is logged: a quiet terminal shows it too
+logging.addLevelName(RESULT, "RESULT")
 NAMES = {"spearman": "Spearman", "pearson": "Pearson", "auc": "AUC", "average_precision": "average precision"}
 
 
