@@ -264,7 +264,7 @@ def test_selection_without_gold_scores_never_reads_any(setting, files, select, t
     assert runs[0] == runs[1]
     assert runs[0]["by"] == select
     if select == "last":
-        assert runs[0]["bi"] == {"iteration": 2, "score": None}
+        assert runs[0]["bi"] == {"iteration": 2, "encoder": "bi", "score": None}
         assert setting.score is None
     else:
         assert -1 <= setting.score <= 1
