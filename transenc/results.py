@@ -15,7 +15,7 @@ class Row:
 
     Attributes:
         iteration: 0 for the start models; None for a model beside the run.
-        encoder: "bi", "cross", "bi-ensemble" or "cross-ensemble".
+        encoder: "bi", "cross", "bi-ensemble" or "cross-ensemble"; in iteration 0 also "bi-centred", beside the start.
         member: place in `model.bi` or `model.cross`; None for an ensemble.
         task: name of the scored set.
         n: pairs in it.
