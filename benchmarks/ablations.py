@@ -41,10 +41,10 @@ VARIANTS = {
     "centre": ["distill.centre=all"],
     "cosent": ["distill.bi.loss=cosent"],
     "both teachers": BOTH,
-    "cosent, both teachers": ["distill.bi.loss=cosent", *BOTH],
+    "cosent + both teachers": ["distill.bi.loss=cosent", *BOTH],
     "best": ["distill=best"],
-    "best, centred": ["distill=best", "distill.centre=all"],
-    "best, not centred": ["distill=best", "distill.centre=none"],
+    "best centred": ["distill=best", "distill.centre=all"],
+    "best not centred": ["distill=best", "distill.centre=none"],
 }
 
 
@@ -80,6 +80,9 @@ def main(arguments: list[str]) -> None:
     variants = said.pop("variants", ",".join(VARIANTS)).split(",")
     seeds = [int(seed) for seed in said.pop("seeds", "0,1,2").split(",")]
     more = [f"{key}={value}" for key, value in said.items()]
+    for asked, known in ((data, DATA), (starts, STARTS), (variants, VARIANTS)):
+        if unknown := set(asked) - set(known):
+            sys.exit(f"{', '.join(sorted(unknown))}: none of {', '.join(known)}")
     found = {}
     for seed, one, start, variant in itertools.product(seeds, data, starts, variants):
         found[one, start, variant, seed] = scores(run(one, start, variant, seed, more), test)
