@@ -5,7 +5,8 @@
     python benchmarks/ablations.py test=true variants=paper,best     # test scores, once all is chosen
 
 Each run is a `train.py` command in a folder of its own under outputs/ablations/; one whose run.json is there is not run
-again, and runs share artifacts, so the whole can be stopped and started at will. Further KEY=VALUE are train.py's.
+again, and runs share artifacts, so the whole can be stopped and started at will. Further KEY=VALUE are train.py's
+and do not count for that: move the folder away before giving others.
 """
 
 import itertools

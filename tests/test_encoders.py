@@ -167,7 +167,7 @@ def test_an_encoder_that_cannot_be_centred_says_so_and_is_left_as_it_was(models)
     encoder = BiEncoder.load(models["modernbert"])  # its normalisations have no bias
     tokens = tokens_of(encoder)
     before = encoder.score(tokens)
-    with pytest.raises(InputError, match=r"a modernbert cannot be centred: .*; set distill.centre=false"):
+    with pytest.raises(InputError, match=r"a modernbert cannot be centred: .*; set distill.centre=none"):
         encoder.centre(tokens, np.arange(4), 4096)
     np.testing.assert_array_equal(encoder.score(tokens), before)
 

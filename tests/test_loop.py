@@ -1,7 +1,6 @@
 """The whole loop on tiny models: what it leaves, what it builds again and what not, what it never sees."""
 
 import json
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -327,6 +326,14 @@ def test_a_start_read_through_cls_is_centred_and_one_read_by_the_mean_left_alone
     assert (folder / "predictions" / "0-bi-1-centred-test.csv").exists()
 
 
+def test_a_start_that_cannot_be_centred_is_named_and_so_is_the_way_on(setting, models):
+    says = f"model.bi={models['modernbert']}: a modernbert cannot be centred: .*; set distill.centre=none"
+    with pytest.raises(InputError, match=says):
+        setting.run("distill.centre=cls", f"model.bi={models['modernbert']}")
+    assert setting.taught() == []
+    setting.run("distill.centre=none", f"model.bi={models['modernbert']}", name="on")
+
+
 def test_a_centred_start_that_is_selected_is_handed_back_and_reported_as_such(setting, monkeypatch):
     def value(journal, member, stages):
         return 1.0 if member.centred else 0.0
@@ -344,7 +351,7 @@ def test_a_centred_start_that_is_selected_is_handed_back_and_reported_as_such(se
         folder / "models" / "bi-encoder" / "README.md"
     ).read_text().replace("\n", " ")
     page = (folder / "report.html").read_text()
-    assert re.search("<tr class=chosen><td>0 bi-centred<", page)
+    assert "<tr class=chosen><td>0 bi-centred<" in page
     assert f"<b>bi</b>: {100 * results.spearman.item():.2f} on test, " in page
 
 

@@ -311,7 +311,7 @@ class Journal:
             lines.append(f"{failure['place']} failed ({'; '.join(failure['reasons'])}): {kept}.")
         for member in selected:
             if member.iteration == 0:
-                lines.append(f"No iteration improved on the start of {member.name} by that: the start is handed back.")
+                lines.append(f"No iteration improved on {member.name}'s start by that: {member.place} is handed back.")
         log.log(RESULT, "\n%s\n", "\n".join(lines))
         for name in ("report.html", "models", "labels", "predictions", "results.csv", "tensorboard"):
             log.info("%-12s %s", name, self.folder / name)

@@ -568,7 +568,10 @@ class Stages(Scoring):
             moved = replace(member, centred=True)
             tokens = self.tokens(pool, member.artifact, "pool")
             watch = self.watch.at(moved.place)
-            artifact = self.store(centre, self._batches, member.artifact, tokens, watch=watch, title=moved.place)
+            try:
+                artifact = self.store(centre, self._batches, member.artifact, tokens, watch=watch, title=moved.place)
+            except InputError as error:
+                raise InputError(f"model.bi={listed(self.cfg.model.bi)[member.number]}: {error}") from None
             centred[member.number] = replace(moved, artifact=artifact)
         return centred
 

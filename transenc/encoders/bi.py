@@ -134,7 +134,7 @@ class BiEncoder(PairEncoder):
                 bias += mean
         raise InputError(
             f"a {self.backbone.config.model_type} cannot be centred: its last layer does not end with a normalisation"
-            " that has a bias; set distill.centre=false"
+            " that has a bias; set distill.centre=none"
         )
 
     def _similarities(self, pairs: TokenisedPairs, batch_tokens: int, progress: Progress) -> np.ndarray:
