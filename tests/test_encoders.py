@@ -157,7 +157,7 @@ def test_a_centred_encoders_vectors_have_a_mean_of_nothing_also_once_saved(model
         return found
 
     before = vectors(encoder)
-    share = encoder.centre(tokens, some, 4096)
+    share = encoder.centre(tokens, 4096)
     assert share == pytest.approx(np.linalg.norm(before.mean(0)) / np.linalg.norm(before, axis=1).mean(), rel=1e-4)
     encoder.save(tmp_path)
     np.testing.assert_allclose(vectors(BiEncoder.load(tmp_path)), before - before.mean(0), atol=1e-5)
@@ -167,8 +167,8 @@ def test_an_encoder_that_cannot_be_centred_says_so_and_is_left_as_it_was(models)
     encoder = BiEncoder.load(models["modernbert"])  # its normalisations have no bias
     tokens = tokens_of(encoder)
     before = encoder.score(tokens)
-    with pytest.raises(InputError, match=r"a modernbert cannot be centred: .*; set distill.centre=none"):
-        encoder.centre(tokens, np.arange(4), 4096)
+    with pytest.raises(InputError, match="a modernbert cannot be centred"):
+        encoder.centre(tokens, 4096)
     np.testing.assert_array_equal(encoder.score(tokens), before)
 
 

@@ -1,6 +1,7 @@
 """The whole loop on tiny models: what it leaves, what it builds again and what not, what it never sees."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,11 +15,13 @@ import transenc.stages
 import transenc.teaching
 from transenc.artifact import Artifact, file_digest
 from transenc.cli import compose
+from transenc.data.tokens import number_sentences, tokenise
 from transenc.encoders import BiEncoder, CrossEncoder
 from transenc.errors import InputError
 from transenc.export import card
 from transenc.journal import Journal
 from transenc.loop import distill
+from transenc.measures import spearman
 from transenc.results import Row
 from transenc.teaching import Failed
 
@@ -326,12 +329,27 @@ def test_a_start_read_through_cls_is_centred_and_one_read_by_the_mean_left_alone
     assert (folder / "predictions" / "0-bi-1-centred-test.csv").exists()
 
 
-def test_a_start_that_cannot_be_centred_is_named_and_so_is_the_way_on(setting, models):
-    says = f"model.bi={models['modernbert']}: a modernbert cannot be centred: .*; set distill.centre=none"
-    with pytest.raises(InputError, match=says):
-        setting.run("distill.centre=cls", f"model.bi={models['modernbert']}")
+@pytest.mark.parametrize("asked", ["distill.centre=cls", "distill.centre_students=true"])
+def test_what_cannot_be_centred_is_named_before_anything_is_taught_and_so_is_the_way_on(setting, models, asked):
+    says = f"model.bi={models['modernbert']}: cannot be centred, .*; set (.*)"
+    with pytest.raises(InputError, match=says) as error:
+        setting.run(asked, f"model.bi={models['modernbert']}")
     assert setting.taught() == []
-    setting.run("distill.centre=none", f"model.bi={models['modernbert']}", name="on")
+    way_on = re.search(says, str(error.value))[1].split()
+    setting.run(asked, *way_on, f"model.bi={models['modernbert']}", name="on")
+
+
+def test_a_student_is_centred_on_the_pools_sentences_and_compared_by_what_it_is_then(setting):
+    folder = setting.run("distill.select=agreement", "distill.holdout=0.5", "distill.centre_students=true")
+    taught = pandas.read_csv(folder / "labels" / "1-cross.csv")
+    model = BiEncoder.load(folder / "models" / "bi-encoder")
+    sentences, numbers = number_sentences(list(zip(taught.sentence1, taught.sentence2, strict=True)))
+    tokens = tokenise(sentences, numbers, model.tokenizer)
+    held = np.random.default_rng(setting.config().seed).permutation(len(taught))[: len(taught) // 2]
+    agreement = spearman(model.score(tokens)[held], taught.label.to_numpy()[held])
+    assert json.loads((folder / "run.json").read_text())["selected"]["bi"]["score"] == pytest.approx(agreement)
+    assert model.centre(tokens, 4096) < 1e-4
+    assert BiEncoder.load(setting.run(name="plain") / "models" / "bi-encoder").centre(tokens, 4096) > 0.1
 
 
 def test_a_centred_start_that_is_selected_is_handed_back_and_reported_as_such(setting, monkeypatch):

@@ -240,6 +240,7 @@ class Distill:
     average: Average  # of several teachers' scores
     start: Start
     centre: Centre
+    centre_students: bool  # likewise each bi-encoder once it has been taught
     symmetric: bool  # a cross-encoder's logit of a pair is the mean over both orders, unless data.ordered
     select: Select
     holdout: float  # share of the unlabelled pairs kept from training when selection is by agreement

@@ -59,7 +59,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("transenc")
 
-CENTRED = 10_000  # sentences at most that a mean vector is taken over
 CONSTANT = 0.003  # standard deviation of labels in [0, 1] below which there is nothing to learn
 KNOWN = (*published.PUBLISHED, *hub.HUB)  # sets of pairs that have a name
 
@@ -96,7 +95,7 @@ def tokenise(out: Path, config: Config, watch: Watch, pairs: Artifact) -> Facts:
     return {**facts, "tokens": len(tokens.ids), "summary": f"{len(tokens.ids):,} tokens"}
 
 
-@stage(version=1, ignore=("name", "key"))
+@stage(version=2, ignore=("name", "key"))
 def start(out: Path, config: Config, watch: Watch) -> Facts:
     """The model a person named, as the kind of encoder it is to be, in our own folder layout."""
     try:
@@ -104,19 +103,19 @@ def start(out: Path, config: Config, watch: Watch) -> Facts:
     except InputError as error:
         raise InputError(f"{config['key']}={error}") from None
     model.save(out)
-    return {**_describe(out, model), "summary": config["name"].partition("#")[0]}
+    facts = {"centrable": model.shift() is not None} if config["kind"] == "bi" else {}
+    return {**_describe(out, model), **facts, "summary": config["name"].partition("#")[0]}
 
 
 @stage(version=1, ignore=("batch_tokens", "accelerator"))
 def centre(out: Path, config: Config, watch: Watch, model: Artifact, tokens: Artifact) -> Facts:
     """A bi-encoder whose vectors have a mean of 0 over the pool's sentences."""
-    from transenc.encoders import BiEncoder
+    from transenc.encoders.bi import CENTRED, BiEncoder
 
     quiet()
     encoder, pairs = BiEncoder.load(model.path).to(config["accelerator"]), TokenisedPairs.load(tokens.path)
-    some = np.unique(np.linspace(0, len(pairs.lengths) - 1, CENTRED).astype(int))
-    with watch.bar("centre", len(some), "sentence") as bar:
-        share = encoder.centre(pairs, some, config["batch_tokens"], bar.update)
+    with watch.bar("centre", min(CENTRED, len(pairs.lengths)), "sentence") as bar:
+        share = encoder.centre(pairs, config["batch_tokens"], bar.update)
     encoder.save(out)
     return {**_describe(out, encoder), "share": share, "summary": f"the mean was {share:.0%} of a vector's length"}
 
@@ -269,9 +268,13 @@ def teach(
                 record=record,
                 progress=bar.update,
             )
+            encoder.to(config["accelerator"])
+            if config.get("centre"):
+                encoder.centre(pairs, config["batch_tokens"])
+                if taught.best is not None:
+                    taught.best = selection(encoder)  # iterations are compared as they are handed on
             if config["examine"]:
                 some = np.unique(np.linspace(0, len(pairs) - 1, SAMPLE).astype(int))
-                encoder.to(config["accelerator"])
                 raw = _score(encoder, pairs.select(some), config)
                 examine(encoder.to_score(torch.from_numpy(raw)).numpy(), targets[some])
         except Failed as failed:
@@ -532,7 +535,19 @@ class Stages(Scoring):
         for number, name in enumerate(names):
             own = {key: values[number] for key, values in settings.items()}
             members.append(Member(kind, 0, number, len(names) > 1, self.start(kind, name, f"model.{kind}", **own)))
+        if kind == "bi":
+            for member in members:
+                moved = self.cfg.distill.centre_students or self._to_centre(member)
+                if moved and not member.artifact.facts["centrable"]:
+                    raise InputError(
+                        f"model.bi={names[member.number]}: cannot be centred, its last layer does not end with a"
+                        " normalisation that has a bias; set distill.centre=none distill.centre_students=false"
+                    )
         return members
+
+    def _to_centre(self, start: Member) -> bool:
+        asked = self.cfg.distill.centre
+        return asked is Centre.all or (asked is Centre.cls and describe(start.artifact.path).pooling == "cls")
 
     def trained(self, encoders: Mapping[str, Sequence[Member]]) -> list[str]:
         """The kinds that can score: all but a start cross-encoder that is to be taught first."""
@@ -562,16 +577,12 @@ class Stages(Scoring):
         """Those start bi-encoders that are to be centred, by number, their mean vector over the pool taken to 0."""
         centred = {}
         for member in starts.get("bi", ()):
-            asked = self.cfg.distill.centre
-            if asked is Centre.none or (asked is Centre.cls and describe(member.artifact.path).pooling != "cls"):
+            if not self._to_centre(member):
                 continue
             moved = replace(member, centred=True)
             tokens = self.tokens(pool, member.artifact, "pool")
             watch = self.watch.at(moved.place)
-            try:
-                artifact = self.store(centre, self._batches, member.artifact, tokens, watch=watch, title=moved.place)
-            except InputError as error:
-                raise InputError(f"model.bi={listed(self.cfg.model.bi)[member.number]}: {error}") from None
+            artifact = self.store(centre, self._batches, member.artifact, tokens, watch=watch, title=moved.place)
             centred[member.number] = replace(moved, artifact=artifact)
         return centred
 
@@ -628,6 +639,8 @@ class Stages(Scoring):
             "batch_tokens": self.score_tokens,
             "examine": self.cfg.distill.failure is not Failure.ignore,
         }
+        if student.kind == "bi" and self.cfg.distill.centre_students:
+            config["centre"] = True
         if ranks.size() > 1:  # each draws a dropout of its own
             config["processes"] = ranks.size()
         tokens = self.tokens(pool, student.artifact, "pool")

@@ -11,11 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import MODEL_MAPPING, AutoModel
 
-from transenc.data.tokens import TokenisedPairs
+from transenc.data.tokens import TokenisedPairs, tokenise
 from transenc.encoders.base import PairEncoder, Progress, in_batches, load_backbone, load_parts
 from transenc.errors import InputError
 from transenc.folder import Description, Source
 
+CENTRED = 10_000  # sentences at most that a mean vector is taken over
 BLOCK = 1 << 16  # pairs whose vectors are held at once: twice 0.4 GB where all sentences differ and D is 768
 
 
@@ -97,45 +98,49 @@ class BiEncoder(PairEncoder):
         in_batches(lengths, batch_tokens, run)
 
     @torch.no_grad()
-    def centre(
-        self,
-        pairs: TokenisedPairs,
-        sentences: np.ndarray,
-        batch_tokens: int,
-        progress: Progress = lambda count: None,
-    ) -> float:
-        """Take the mean vector of some sentences to 0.
+    def centre(self, pairs: TokenisedPairs, batch_tokens: int, progress: Progress = lambda count: None) -> float:
+        """Take the mean vector of the sentences, or of `CENTRED` of them spread evenly, to 0.
 
         Vectors that all share a direction differ little by cosine, and less by meaning than they could (the first step
-        of Mu and Viswanath 2018, arXiv 1702.01417; their second takes out the first principal components). What
-        is added to the bias of the last layer's normalisation is added to every vector, pooled either way, so the
-        encoder stays one of its family.
+        of Mu and Viswanath 2018, arXiv 1702.01417; their second takes out the first principal components).
 
         Args:
-            pairs, sentences, batch_tokens, progress: as for `encode`.
+            pairs, batch_tokens, progress: as for `encode`.
 
         Returns:
             The length of the mean over the mean length: 0 where there was nothing to take out, 1 where all were one.
 
         Raises:
-            InputError: the last layer does not end with such a bias.
+            InputError: there is no `shift`.
         """
+        if (shift := self.shift()) is None:
+            raise InputError(f"a {self.backbone.config.model_type} cannot be centred")
+        sentences = np.unique(np.linspace(0, len(pairs.lengths) - 1, CENTRED).astype(int))
         vectors = np.empty((len(sentences), self.width), dtype=np.float32)
         self.encode(pairs, sentences, vectors, batch_tokens, progress, unit=False)
-        length, mean = np.linalg.norm(vectors, axis=1).mean(), torch.from_numpy(vectors.mean(axis=0)).to(self.device)
-        probe = self.to_device(self.framing.singles(pairs, sentences[:2]))
-        wanted = self.pool(probe) - mean
+        mean = vectors.mean(axis=0)
+        shift -= torch.from_numpy(mean).to(shift.device)
+        return float(np.linalg.norm(mean) / np.linalg.norm(vectors, axis=1).mean())
+
+    @torch.no_grad()
+    def shift(self) -> torch.nn.Parameter | None:
+        """[D], what is added to every vector, pooled either way: the bias of the last layer's normalisation.
+
+        Moving it leaves the encoder one of its family. None where the last layer does not end with such a bias.
+        """
+        some = tokenise(["a", "b"], np.array([[0, 1]]), self.tokenizer)
+        probe = self.to_device(self.framing.singles(some, np.arange(2)))
+        before = self.pool(probe)
         for module in reversed(list(self.backbone.modules())):  # in some families it is not the last to be registered
             bias = getattr(module, "bias", None) if isinstance(module, torch.nn.LayerNorm) else None
-            if bias is not None and bias.shape == mean.shape:
-                bias -= mean
-                if torch.allclose(self.pool(probe), wanted, atol=1e-4 * float(length)):
-                    return float(mean.norm() / length)
-                bias += mean
-        raise InputError(
-            f"a {self.backbone.config.model_type} cannot be centred: its last layer does not end with a normalisation"
-            " that has a bias; set distill.centre=none"
-        )
+            if bias is not None and bias.shape == before.shape[1:]:
+                kept = bias.clone()
+                bias += 1
+                moved = self.pool(probe) - before
+                bias.copy_(kept)
+                if torch.allclose(moved, torch.ones_like(moved), atol=1e-3):
+                    return bias
+        return None
 
     def _similarities(self, pairs: TokenisedPairs, batch_tokens: int, progress: Progress) -> np.ndarray:
         cosines = np.empty(len(pairs), dtype=np.float32)
