@@ -39,13 +39,15 @@ BOTH = ["distill.teachers=both", "distill.average=z"]
 VARIANTS = {
     "paper": [],
     "symmetric": ["distill.symmetric=true"],
-    "centre": ["distill.centre=all"],
+    "starts centred": ["distill.centre=starts"],
+    "students centred": ["distill.centre=students"],
     "cosent": ["distill.bi.loss=cosent"],
     "both teachers": BOTH,
     "cosent + both teachers": ["distill.bi.loss=cosent", *BOTH],
     "best": ["distill=best"],
-    "best centred": ["distill=best", "distill.centre=all"],
     "best not centred": ["distill=best", "distill.centre=none"],
+    "best starts centred": ["distill=best", "distill.centre=starts"],
+    "best students centred": ["distill=best", "distill.centre=students"],
 }
 
 

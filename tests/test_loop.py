@@ -299,7 +299,7 @@ def test_a_centred_start_is_reported_beside_the_start_and_takes_its_place_as_tea
         "teach",
         lambda self, student, *more: began.append((student.kind, student.place)) or teach(self, student, *more),
     )
-    folder = setting.run("distill.centre=all", "save_predictions=true")
+    folder = setting.run("distill.centre=starts", "save_predictions=true")
     results = pandas.read_csv(folder / "results.csv")
     assert list(dict.fromkeys(zip(results.iteration, results.encoder, strict=True))) == [
         (0, "bi"),
@@ -313,10 +313,18 @@ def test_a_centred_start_is_reported_beside_the_start_and_takes_its_place_as_tea
     assert labels[0].mean() < labels[1].mean()  # cosines of vectors that no longer share a direction
 
 
-def test_a_start_read_through_cls_is_centred_and_one_read_by_the_mean_left_alone(setting):
+def pool_of(folder, model):
+    """What a run's students learnt, and its sentences' tokens."""
+    taught = pandas.read_csv(folder / "labels" / "1-cross.csv")
+    sentences, numbers = number_sentences(list(zip(taught.sentence1, taught.sentence2, strict=True)))
+    return taught.label.to_numpy(), tokenise(sentences, numbers, model.tokenizer)
+
+
+def test_by_itself_a_start_read_through_cls_is_centred_and_of_one_read_by_the_mean_the_student(setting):
     two = f"[{setting.model},{setting.model}]"
     folder = setting.run(
-        "distill.centre=cls",
+        "distill.centre=auto",
+        "distill.select=last",
         f"model.bi={two}",
         f"model.cross={two}",
         "model.pooling=[mean,cls]",
@@ -327,9 +335,12 @@ def test_a_start_read_through_cls_is_centred_and_one_read_by_the_mean_left_alone
     assert list(zip(results.encoder, results.member.fillna(-1), strict=True)) == starts
     assert [place for stage, place in setting.built if stage == "centre"] == ["0/bi-1-centred"]
     assert (folder / "predictions" / "0-bi-1-centred-test.csv").exists()
+    students = [BiEncoder.load(folder / "models" / f"bi-encoder-{number}") for number in (0, 1)]
+    shares = [student.centre(pool_of(folder, student)[1], 4096) for student in students]
+    assert shares[0] < 1e-4 < 0.01 < shares[1]
 
 
-@pytest.mark.parametrize("asked", ["distill.centre=cls", "distill.centre_students=true"])
+@pytest.mark.parametrize("asked", ["distill.centre=starts", "distill.centre=auto"])
 def test_what_cannot_be_centred_is_named_before_anything_is_taught_and_so_is_the_way_on(setting, models, asked):
     says = f"model.bi={models['modernbert']}: cannot be centred, .*; set (.*)"
     with pytest.raises(InputError, match=says) as error:
@@ -340,13 +351,11 @@ def test_what_cannot_be_centred_is_named_before_anything_is_taught_and_so_is_the
 
 
 def test_a_student_is_centred_on_the_pools_sentences_and_compared_by_what_it_is_then(setting):
-    folder = setting.run("distill.select=agreement", "distill.holdout=0.5", "distill.centre_students=true")
-    taught = pandas.read_csv(folder / "labels" / "1-cross.csv")
+    folder = setting.run("distill.select=agreement", "distill.holdout=0.5", "distill.centre=students")
     model = BiEncoder.load(folder / "models" / "bi-encoder")
-    sentences, numbers = number_sentences(list(zip(taught.sentence1, taught.sentence2, strict=True)))
-    tokens = tokenise(sentences, numbers, model.tokenizer)
-    held = np.random.default_rng(setting.config().seed).permutation(len(taught))[: len(taught) // 2]
-    agreement = spearman(model.score(tokens)[held], taught.label.to_numpy()[held])
+    labels, tokens = pool_of(folder, model)
+    held = np.random.default_rng(setting.config().seed).permutation(len(labels))[: len(labels) // 2]
+    agreement = spearman(model.score(tokens)[held], labels[held])
     assert json.loads((folder / "run.json").read_text())["selected"]["bi"]["score"] == pytest.approx(agreement)
     assert model.centre(tokens, 4096) < 1e-4
     assert BiEncoder.load(setting.run(name="plain") / "models" / "bi-encoder").centre(tokens, 4096) > 0.1
@@ -357,7 +366,7 @@ def test_a_centred_start_that_is_selected_is_handed_back_and_reported_as_such(se
         return 1.0 if member.centred else 0.0
 
     monkeypatch.setattr(Journal, "value", value)
-    folder = setting.run("distill.centre=all")
+    folder = setting.run("distill.centre=starts")
     selected = json.loads((folder / "run.json").read_text())["selected"]
     assert selected["bi"] == {"iteration": 0, "encoder": "bi-centred", "score": 1.0}
     results = pandas.read_csv(folder / "results.csv").query("encoder == 'bi-centred' and task == 'test'")

@@ -57,11 +57,12 @@ class Teachers(Enum):
 
 
 class Centre(Enum):
-    """Which start bi-encoders' vectors are moved so that their mean over the pool's sentences is 0."""
+    """Which bi-encoders' vectors are moved so that their mean over the pool's sentences is 0."""
 
     none = "none (the paper)"
-    cls = "those read through [CLS], which gained by it where it was tried"
-    all = "all; of two read by their mean one lost by it"
+    starts = "the start models'"
+    students = "each one's that has been taught"
+    auto = "the start's where it is read through [CLS], else the student's (docs/ablations.md says why)"
 
 
 class Average(Enum):
@@ -240,7 +241,6 @@ class Distill:
     average: Average  # of several teachers' scores
     start: Start
     centre: Centre
-    centre_students: bool  # likewise each bi-encoder once it has been taught
     symmetric: bool  # a cross-encoder's logit of a pair is the mean over both orders, unless data.ordered
     select: Select
     holdout: float  # share of the unlabelled pairs kept from training when selection is by agreement

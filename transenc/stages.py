@@ -537,17 +537,19 @@ class Stages(Scoring):
             members.append(Member(kind, 0, number, len(names) > 1, self.start(kind, name, f"model.{kind}", **own)))
         if kind == "bi":
             for member in members:
-                moved = self.cfg.distill.centre_students or self._to_centre(member)
-                if moved and not member.artifact.facts["centrable"]:
+                if self.cfg.distill.centre is not Centre.none and not member.artifact.facts["centrable"]:
                     raise InputError(
                         f"model.bi={names[member.number]}: cannot be centred, its last layer does not end with a"
-                        " normalisation that has a bias; set distill.centre=none distill.centre_students=false"
+                        " normalisation that has a bias; set distill.centre=none"
                     )
         return members
 
-    def _to_centre(self, start: Member) -> bool:
+    def _centred(self, member: Member) -> Centre:
+        """Whether a bi-encoder is centred as the start it is, or once it has been taught."""
         asked = self.cfg.distill.centre
-        return asked is Centre.all or (asked is Centre.cls and describe(start.artifact.path).pooling == "cls")
+        if asked is not Centre.auto:
+            return asked
+        return Centre.starts if describe(member.artifact.path).pooling == "cls" else Centre.students
 
     def trained(self, encoders: Mapping[str, Sequence[Member]]) -> list[str]:
         """The kinds that can score: all but a start cross-encoder that is to be taught first."""
@@ -577,7 +579,7 @@ class Stages(Scoring):
         """Those start bi-encoders that are to be centred, by number, their mean vector over the pool taken to 0."""
         centred = {}
         for member in starts.get("bi", ()):
-            if not self._to_centre(member):
+            if self._centred(member) is not Centre.starts:
                 continue
             moved = replace(member, centred=True)
             tokens = self.tokens(pool, member.artifact, "pool")
@@ -639,7 +641,7 @@ class Stages(Scoring):
             "batch_tokens": self.score_tokens,
             "examine": self.cfg.distill.failure is not Failure.ignore,
         }
-        if student.kind == "bi" and self.cfg.distill.centre_students:
+        if student.kind == "bi" and self._centred(student) is Centre.students:
             config["centre"] = True
         if ranks.size() > 1:  # each draws a dropout of its own
             config["processes"] = ranks.size()
