@@ -1,7 +1,8 @@
 #!/bin/sh
 # What a GPU does with this project, in one go, resumable: the seed's table in the shape of roberta-base (random weights:
 # only the seconds mean something), the same iteration beside sentence-transformers on STS-B and on the paper's pool,
-# and the README's STS-B table. Needs dataset/ (download_dataset.sh), accelerate and sentence-transformers.
+# the README's STS-B table, and distill=paper beside distill=best on STS-B and the seven tasks (docs/ablations.md). Needs
+# dataset/ (download_dataset.sh all), accelerate and sentence-transformers.
 #
 #   sh benchmarks/gpu.sh [DEVICE] [PAIRS] [POOL]     gpu 5749 37000; "cpu 64 96" is a dry run
 set -eu
@@ -20,4 +21,7 @@ for count in "$pairs" "$pool"; do
         --rounds $rounds --sides ours,st-bf16 --json "$out/loop-$count.json"
 done
 
-if [ "$device" = gpu ]; then sh benchmarks/stsb_minilm.sh trainer=gpu; fi
+if [ "$device" = gpu ]; then
+    sh benchmarks/stsb_minilm.sh trainer=gpu
+    python benchmarks/ablations.py trainer=gpu data=stsb,seven variants=paper,best
+fi
