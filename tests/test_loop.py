@@ -358,7 +358,10 @@ def test_a_student_is_centred_on_the_pools_sentences_and_compared_by_what_it_is_
     agreement = spearman(model.score(tokens)[held], labels[held])
     assert json.loads((folder / "run.json").read_text())["selected"]["bi"]["score"] == pytest.approx(agreement)
     assert model.centre(tokens, 4096) < 1e-4
-    assert BiEncoder.load(setting.run(name="plain") / "models" / "bi-encoder").centre(tokens, 4096) > 0.1
+    plain = setting.run(name="plain")
+    assert BiEncoder.load(plain / "models" / "bi-encoder").centre(tokens, 4096) > 0.1
+    says = ["was taken to 0" in (run / "models" / "bi-encoder" / "README.md").read_text() for run in (folder, plain)]
+    assert says == [True, False]
 
 
 def test_a_centred_start_that_is_selected_is_handed_back_and_reported_as_such(setting, monkeypatch):

@@ -247,6 +247,8 @@ class Journal:
         }[stages.select]
         if member.kind == "cross" and self.cfg.distill.symmetric and not self.cfg.data.ordered:
             chosen += " Its figures below are of the mean logit over both orders of a pair; `predict` takes one."
+        if member.artifact.facts.get("centred"):
+            chosen += " Then the mean of its vectors over the pool's sentences was taken to 0."
         return card(
             member.kind,
             public_name(starts[member.kind][member.number]),

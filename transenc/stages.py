@@ -269,7 +269,7 @@ def teach(
                 progress=bar.update,
             )
             encoder.to(config["accelerator"])
-            if config.get("centre"):
+            if "centre" in config:
                 encoder.centre(pairs, config["batch_tokens"])
                 if taught.best is not None:
                     taught.best = selection(encoder)  # iterations are compared as they are handed on
@@ -287,6 +287,7 @@ def teach(
     if taught.best is not None:
         summary += f", {config['select']} {100 * taught.best:.2f} at {taught.step:,}"
     facts = {"select": config["select"], "selection": taught.best, "step": taught.step, "summary": summary}
+    facts["centred"] = "centre" in config
     return written({**_describe(out, encoder), **facts})
 
 
@@ -544,7 +545,7 @@ class Stages(Scoring):
                     )
         return members
 
-    def _centred(self, member: Member) -> Centre:
+    def _centring(self, member: Member) -> Centre:
         """Whether a bi-encoder is centred as the start it is, or once it has been taught."""
         asked = self.cfg.distill.centre
         if asked is not Centre.auto:
@@ -579,7 +580,7 @@ class Stages(Scoring):
         """Those start bi-encoders that are to be centred, by number, their mean vector over the pool taken to 0."""
         centred = {}
         for member in starts.get("bi", ()):
-            if self._centred(member) is not Centre.starts:
+            if self._centring(member) is not Centre.starts:
                 continue
             moved = replace(member, centred=True)
             tokens = self.tokens(pool, member.artifact, "pool")
@@ -641,7 +642,7 @@ class Stages(Scoring):
             "batch_tokens": self.score_tokens,
             "examine": self.cfg.distill.failure is not Failure.ignore,
         }
-        if student.kind == "bi" and self._centred(student) is Centre.students:
+        if student.kind == "bi" and self._centring(student) is Centre.students:
             config["centre"] = True
         if ranks.size() > 1:  # each draws a dropout of its own
             config["processes"] = ranks.size()
