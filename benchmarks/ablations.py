@@ -20,11 +20,22 @@ import pandas
 
 ROOT = Path(__file__).parents[1]
 STARTS = {
-    "weak": ["model.pooling=cls"],
-    "strong": ["model.pooling=mean"],
-    "three layers": ["model.pooling=mean", "model.bi_layers=3"],
+    "weak": ["model=minilm", "model.pooling=cls"],
+    "strong": ["model=minilm", "model.pooling=mean"],
+    "three layers": ["model=minilm", "model.pooling=mean", "model.bi_layers=3"],
+    "three and four layers": ["model=minilm_mutual", "model.bi_layers=[3,4]"],
 }
-DATA = {"stsb": ["data=stsb"], "sickr": ["data=sickr"], "seven": ["data=sts_sickr", "data.limit=6000"]}
+DATA = {
+    "stsb": ["data=stsb"],
+    "stsb+sick": ["data=stsb", "data.pool=[stsb-train,sickr-train]"],
+    "sickr": ["data=sickr"],
+    "seven": ["data=sts_sickr", "data.limit=6000"],  # all of SICK is a test set: none of it is in the pool
+    "seven+sick": [
+        "data=sts_sickr",
+        "data.test=[sts12,sts13,sts14,sts15,sts16,stsb-test,sickr-test]",
+        "data.limit=10000",
+    ],
+}
 # What a backbone of 22M parameters wants on two cores (experiment=minilm_stsb); otherwise the paper's.
 SMALL = [
     "distill.iterations=1",
@@ -56,17 +67,19 @@ def run(data: str, start: str, variant: str, seed: int, more: list[str]) -> Path
     names = (re.sub(r"\W+", "-", name) for name in (data, start, variant, str(seed)))
     folder = ROOT.joinpath("outputs", "ablations", *names)
     if not (folder / "run.json").exists():
-        settings = [*DATA[data], "model=minilm", *STARTS[start], *VARIANTS[variant], *SMALL, f"seed={seed}", *more]
+        settings = [*DATA[data], *STARTS[start], *VARIANTS[variant], *SMALL, f"seed={seed}", *more]
         command = [sys.executable, "train.py", *settings, f"hydra.run.dir={folder}", "verbosity=quiet"]
         subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     return folder
 
 
 def scores(folder: Path, test: bool) -> pandas.Series:
-    """Spearman x100 by iteration, encoder and task; of several test sets, their average too."""
-    results = pandas.read_csv(folder / "results.csv")
+    """Spearman x100 by iteration, encoder, member (of several) and task; of several test sets, their average too."""
+    results = pandas.read_csv(folder / "results.csv", dtype={"member": "string"})
     results = results[results.task.str.endswith("-dev") != test]
     results["place"] = results.iteration.astype(str) + " " + results.encoder
+    if results.member.nunique() > 1:
+        results["place"] += ("-" + results.member).fillna("")
     values = 100 * results.set_index(["place", "task"]).spearman
     if values.index.get_level_values("task").nunique() > 1:
         average = values.groupby("place", sort=False).mean()

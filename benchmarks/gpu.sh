@@ -23,5 +23,5 @@ done
 
 if [ "$device" = gpu ]; then
     sh benchmarks/stsb_minilm.sh trainer=gpu
-    python benchmarks/ablations.py trainer=gpu data=stsb,seven variants=paper,best
+    python benchmarks/ablations.py trainer=gpu data=stsb,seven+sick variants=paper,best
 fi
