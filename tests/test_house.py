@@ -15,7 +15,7 @@ ORDER = [  # each may import those before it, never those after
     ["report"],
     ["data.files", "data.tokens"],
     ["data.published", "data.hub", "data.mining", "data.module"],
-    ["encoders.embeddings", "encoders.framing", "encoders.layers"],
+    ["encoders.embeddings", "encoders.framing", "encoders.layers", "encoders.loading"],
     ["encoders.base"],
     ["encoders.bi", "encoders.cross"],
     ["encoders"],

@@ -12,7 +12,8 @@ from torch import Tensor
 from transformers import MODEL_MAPPING, AutoModel
 
 from transenc.data.tokens import TokenisedPairs, tokenise
-from transenc.encoders.base import PairEncoder, Progress, in_batches, load_backbone, load_parts
+from transenc.encoders.base import PairEncoder, Progress, in_batches
+from transenc.encoders.loading import load_backbone, load_parts
 from transenc.errors import InputError
 from transenc.folder import Description, Source
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
 from transenc.data.tokens import TokenisedPairs
-from transenc.encoders.base import PairEncoder, Progress, in_batches, load_backbone, load_parts
+from transenc.encoders.base import PairEncoder, Progress, in_batches
+from transenc.encoders.loading import load_backbone, load_parts
 from transenc.errors import InputError
 from transenc.folder import Description, Source
 
