@@ -12,6 +12,7 @@ import sys
 import typing
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -69,13 +70,75 @@ class Bomb:
 
 # Weights.
 
+QUERY = "encoder.layer.1.attention.self.query.weight"
 
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "weights.pkl"])
-def test_pickled_weights_alone_are_refused_with_the_way_out(folder, tmp_path, name):
+PICKLERS = {
+    "zip": lambda content, path: torch.save(content, path),
+    "legacy": lambda content, path: torch.save(content, path, _use_new_zipfile_serialization=False),
+    "plain": lambda content, path: path.write_bytes(pickle.dumps(content)),
+}
+
+
+@pytest.mark.parametrize("form", PICKLERS)
+@pytest.mark.parametrize("hidden", [False, True], ids=["alone", "among the weights"])
+def test_code_in_pickled_weights_never_runs_and_is_refused_with_the_way_out(folder, tmp_path, form, hidden):
+    weights = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
-    (folder / name).write_bytes(pickle.dumps(Bomb(tmp_path / "ran")))
-    refused(folder, "pickled weights.*can run code.*save_pretrained")
+    bomb = Bomb(tmp_path / "ran")
+    PICKLERS[form]({**weights, "x": bomb} if hidden else bomb, folder / "pytorch_model.bin")
+    refused(folder, r"pytorch_model.bin is damaged, or holds more than tensors.*copy it again, or take .* safetensors")
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("name", ["model.pt", "weights.pkl", "tf_model.h5", "other.bin", "adapter_model.safetensors"])
+def test_weights_of_other_names_are_not_taken_for_the_models(folder, name):
+    (folder / "model.safetensors").rename(folder / name)
+    refused(folder, "holds no weights that are read, model.safetensors or pytorch_model.bin")
+
+
+CONTENTS = {
+    "nested": lambda weights: {"state_dict": weights},
+    "a number": lambda weights: {**weights, "epoch": 3},
+    "a tensor": lambda weights: weights["pooler.dense.bias"],
+    "a sparse tensor": lambda weights: {**weights, QUERY: torch.zeros(32, 32).to_sparse()},
+    "a view of 4 terabytes": lambda weights: {**weights, QUERY: torch.zeros(1).expand(10**6, 10**6)},
+    "names that are none": lambda weights: dict(enumerate(weights.values())),
+}
+
+
+@pytest.mark.parametrize("content", CONTENTS)
+def test_a_pickle_that_holds_more_than_tensors_by_name_is_refused(folder, content):
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(CONTENTS[content](weights), folder / "pytorch_model.bin")
+    refused(folder, "holds more than tensors by name")
+
+
+@pytest.mark.parametrize("damage", ["cut in the middle", "empty"])
+def test_a_damaged_pickle_is_one_line(folder, damage):
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(HEADERS[damage]((folder / "pytorch_model.bin").read_bytes()))
+    refused(folder, "pytorch_model.bin is damaged")
+
+
+def test_pickled_weights_of_old_names_and_half_precision_load_and_are_checked_like_any(folder):
+    """Gamma and beta, a prefix, buffers and other heads beside the weights: as BERT's first checkpoints."""
+    expected = BiEncoder.load(folder).predict(PAIRS)
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    old = {f"bert.{name}": weight.half() for name, weight in weights.items()}
+    old = {name.replace("Norm.weight", "Norm.gamma").replace("Norm.bias", "Norm.beta"): w for name, w in old.items()}
+    old |= {"bert.embeddings.position_ids": torch.arange(64)[None], "cls.predictions.bias": torch.zeros(9)}
+    torch.save(old, folder / "pytorch_model.bin")
+    np.testing.assert_allclose(BiEncoder.load(folder).predict(PAIRS), expected, atol=0.01)
+    torch.save(old | {f"bert.{QUERY}": torch.full((32, 32), float("nan"))}, folder / "pytorch_model.bin")
+    refused(folder, "holds values that are no numbers")
+    torch.save(old | {f"bert.{QUERY}": torch.zeros(3, 3)}, folder / "pytorch_model.bin")
+    refused(folder, r"is \[3, 3\] in the weights, \[32, 32\] by config.json")
+    del old[f"bert.{QUERY}"]
+    torch.save(old, folder / "pytorch_model.bin")
+    refused(folder, f"its weights lack {QUERY}")
 
 
 def test_a_pickle_beside_the_weights_is_never_opened(folder, tmp_path):
@@ -118,9 +181,6 @@ def spoil(folder, change):
     weights = load_file(folder / "model.safetensors")
     change(weights)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-
-
-QUERY = "encoder.layer.1.attention.self.query.weight"
 
 
 @pytest.mark.parametrize("cls", [BiEncoder, CrossEncoder])
@@ -179,7 +239,7 @@ def test_code_in_a_folder_never_runs_and_nobody_is_asked(folder, tmp_path):
     change(folder / "config.json", model_type="evil")
     refused(folder)
     (folder / "modules.json").write_text(json.dumps([{"idx": 0, "name": "0", "path": "", "type": "evil.Evil"}]))
-    refused(folder, "has a module Evil")
+    refused(folder, "has a module of code of its own, evil.Evil")
     assert not (tmp_path / "ran").exists()
 
 

@@ -120,6 +120,10 @@ def show(verbosity: Verbosity) -> None:
         if not isinstance(handler, logging.FileHandler):
             handler.setLevel(RESULT if verbosity is Verbosity.quiet else logging.NOTSET)
     log.setLevel(logging.DEBUG if verbosity is Verbosity.verbose else logging.NOTSET)
+    if verbosity is Verbosity.quiet:
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # read when the hub's library is loaded, later
+    for client in ("httpx", "httpx2"):  # a line for each request to the hub
+        logging.getLogger(client).setLevel(logging.INFO if verbosity is Verbosity.verbose else logging.WARNING)
 
 
 def compose(name: str, arguments: Sequence[str]) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 from transenc.cli import main
 from transenc.config import Evaluate, Pooling, Scored, Verbosity, check_evaluation, listed
 from transenc.errors import InputError
+from transenc.folder import Source, describe
 from transenc.results import RESULT, Line, Row, grid, write_results
 
 log = logging.getLogger("transenc")
@@ -40,24 +41,22 @@ def shorthand(argument: str) -> str:
     return argument.replace("model=", "model.path=", 1) if argument.startswith("model=") else argument
 
 
-def recognise(name: str, model: Scored) -> tuple[str, dict[str, Any]]:
+def recognise(source: Source, model: Scored) -> tuple[str, dict[str, Any]]:
     """The kind of a model, and what the loader of that kind needs to know.
 
     Raises:
-        InputError: there is no such model, or it is a cross-encoder, and a pooling is asked for.
+        InputError: a file of it is wrong, or it is a cross-encoder, and a pooling is asked for.
     """
-    from transenc.folder import describe, find
-
     try:
-        cross = describe(find(name).folder).cross
+        cross = describe(source.folder).cross
     except InputError as error:
         raise InputError(f"model={error}") from None
     if not cross:
         return "bi", {"pooling": model.pooling.name}
     if model.pooling is not Pooling.auto:
         raise InputError(
-            f"model.pooling={model.pooling.name}: {name} is a cross-encoder, which cannot be evaluated as a bi-encoder:"
-            " it has no sentence vectors to pool; leave model.pooling out"
+            f"model.pooling={model.pooling.name}: {source.name} is a cross-encoder, which cannot be evaluated as a"
+            " bi-encoder: it has no sentence vectors to pool; leave model.pooling out"
         )
     return "cross", {"new_head": None, "symmetric": model.symmetric}
 
@@ -72,7 +71,7 @@ def run(cfg: Evaluate, folder: Path) -> float:
 
     from transenc.artifact import Store  # here, so that --help need not load torch
     from transenc.measures import bootstrap, measure, p_value, spearman
-    from transenc.stages import Member, Scoring, average
+    from transenc.stages import Member, Scoring, average, locate
     from transenc.watch import Watch
 
     check_evaluation(cfg)
@@ -83,8 +82,9 @@ def run(cfg: Evaluate, folder: Path) -> float:
     tasks = scoring.tasks(cfg.data.test)
     members, names = [], listed(cfg.model.path)
     for number, name in enumerate(names):
-        kind, settings = recognise(name, cfg.model)
-        model = scoring.start(kind, name, "model", **settings, layers=None, max_tokens=cfg.model.max_tokens)
+        source = locate("model", name)
+        kind, settings = recognise(source, cfg.model)
+        model = scoring.start(kind, source, "model", **settings, layers=None, max_tokens=cfg.model.max_tokens)
         members.append(Member(kind, 0, number, len(names) > 1, model))
 
     kinds = {member.kind for member in members}

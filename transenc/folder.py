@@ -2,7 +2,10 @@
 
 A model is named by a folder; by `package://PACKAGE/FOLDER`, a folder inside an installed Python package (which is
 found, never imported); or by a hub name, `OWNER/NAME` or `OWNER/NAME@REVISION`. `#sha256=HEX` after a folder or a
-package demands that digest of `model.safetensors`.
+package demands that digest of its weights.
+
+A hub model is downloaded here, file by file: transformers, given a hub name, would have a third party's service convert
+pickled weights.
 """
 
 import importlib.util
@@ -15,27 +18,35 @@ from typing import Any
 from transenc.artifact import file_digest
 from transenc.errors import InputError
 
-WEIGHTS = "model.safetensors"
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that is there; pickled only where nothing else is
 HUGE = 2**20  # no size in an encoder's config.json is above: the largest vocabulary has 900,000 tokens
-DESCRIPTION = ("*.json", "*.txt", "*.model")  # what a hub model is described and its tokenizer built by
+DESCRIPTION = ("*.json", "*.txt", "*.model", "*/config.json")  # what a model is described and its tokenizer built by
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model comes from.
+    """A model's files.
 
     Attributes:
         name: as the person wrote it.
-        folder: its configuration and tokenizer.
-        weights: what transformers loads the weights from: the folder, or a hub name.
-        revision: asked for on the hub, "main" if none was; None for a folder. It is not resolved to a commit: only for
-            "main" does transformers look for the hub's own safetensors conversion of a pickled model.
+        folder: where they lie.
+        weights: those that hold weights, all .safetensors, or all pickled (.bin).
+        commit: of a hub model, 40 hex digits; None for a folder.
     """
 
     name: str
     folder: Path
-    weights: str
-    revision: str | None = None
+    weights: tuple[Path, ...]
+    commit: str | None = None
+
+    @property
+    def pickled(self) -> bool:
+        return self.weights[0].suffix == ".bin"
+
+    @property
+    def files(self) -> list[Path]:
+        """All that decides what the model computes."""
+        return sorted({*(path for pattern in DESCRIPTION for path in self.folder.glob(pattern)), *self.weights})
 
 
 def find(name: str) -> Source:
@@ -46,25 +57,49 @@ def find(name: str) -> Source:
             neither the hub nor the cache has the name.
     """
     path, _, demanded = name.partition("#sha256=")
+    commit = None
     if path.startswith("package://"):
         folder = _in_package(path)
     elif Path(path).expanduser().is_dir():
         folder = Path(path).expanduser()
     elif re.fullmatch(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?", path) and not Path(path).is_absolute() and path[0] != ".":
-        return _on_hub(name)
+        folder = _download(path)
+        commit = folder.name
     else:
         raise InputError(f"{path}: no such folder")
     if not (folder / "config.json").is_file():
-        raise InputError(f"{path}: there is no model in this folder (no config.json)")
-    weights = sorted(folder.glob("*.safetensors"))
+        raise InputError(f"{path}: there is no model in this {'repository' if commit else 'folder'} (no config.json)")
+    weights = weights_in(folder)
+    if missing := [file.name for file in weights if not file.is_file()]:
+        raise InputError(f"{path}: lacks {', '.join(missing)}; download or copy it again")
     if not weights:
         raise InputError(
-            f"{path}: no {WEIGHTS} in this folder; pickled weights (.bin, .pt) can run code and are not read: save the"
+            f"{path}: holds no weights that are read, {' or '.join(WEIGHTS)}, whole or in parts with an index; save the"
             " model again with a current save_pretrained"
         )
-    if demanded and file_digest(folder / WEIGHTS) != demanded:
-        raise InputError(f"{path}: {WEIGHTS} has not the sha256 {demanded}; install or copy it again")
-    return Source(name, folder, str(folder))
+    if demanded and [file_digest(file) for file in weights] != [demanded]:
+        raise InputError(f"{path}: {weights[0].name} has not the sha256 {demanded}; install or copy it again")
+    return Source(name, folder, weights, commit)
+
+
+def weights_in(folder: Path) -> tuple[Path, ...]:
+    """The files that hold a model's weights, of which parts named by an index may be missing; none if there are none.
+
+    Raises:
+        InputError: an index that names files outside the folder, or of another format than its own.
+    """
+    for name in WEIGHTS:
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            parts = (_get(_json(index), "weight_map", dict, index) or {}).values()
+            inside = {_inside(folder, part, index) for part in parts}
+            for part in inside:
+                if part.suffix != Path(name).suffix:
+                    raise InputError(f"{index}: names {part.name!r:.80}, and only {Path(name).suffix} files are read")
+            return tuple(sorted(inside))
+        if (folder / name).is_file():
+            return (folder / name,)
+    return ()
 
 
 def _in_package(path: str) -> Path:
@@ -75,22 +110,65 @@ def _in_package(path: str) -> Path:
     return Path(spec.submodule_search_locations[0]) / inside
 
 
-def _on_hub(name: str) -> Source:
+def _download(name: str) -> Path:
+    """The files of a hub model that we read, in the hub's local cache: a folder named after the commit."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.utils import tqdm
+
+    class Bar(tqdm):
+        """Gone when it is done, like our own, and none where there is no terminal."""
+
+        def __init__(self, *arguments: Any, **settings: Any):
+            super().__init__(*arguments, **(settings | {"leave": False, "ncols": 79, "disable": None}))
+
+    def get(revision: str | None, *patterns: str) -> Path:
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=list(patterns), tqdm_class=Bar))
 
     repo, _, revision = name.partition("@")
+    wanted = "config.json"
     try:
-        folder = Path(snapshot_download(repo, revision=revision or None, allow_patterns=list(DESCRIPTION)))
-    except (OSError, HfHubHTTPError, HFValidationError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise InputError(
-            f"{name}: no such folder, and the Hugging Face hub cannot be reached or has no such model ({reason}); give"
-            " a local folder, or the name of a model in the local cache (~/.cache/huggingface)"
-        ) from None
-    if not (folder / "config.json").is_file():
-        raise InputError(f"{name}: the hub has this name, but no model in it (no config.json)")
-    return Source(name, folder, repo, revision or "main")
+        folder = get(revision or None, *DESCRIPTION)
+        for wanted in WEIGHTS:
+            parts = [str(part.relative_to(folder)) for part in weights_in(folder)]
+            get(folder.name, "config.json", wanted, *parts)  # the hub's library warns where nothing matches
+            if weights_in(folder):
+                break
+    except InputError:
+        raise
+    except Exception as error:  # of the hub, of its client, of the network below it
+        raise InputError(f"{name}: {_explain(error, repo, wanted)}") from None
+    return folder
+
+
+def _explain(error: Exception, repo: str, wanted: str) -> str:
+    """One line for what kept a file of a model from being downloaded: the hub's own words, and what to do."""
+    from huggingface_hub import constants, errors
+
+    if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, errors.HfHubHTTPError):
+        error = error.__cause__  # the hub did answer, and its client then looked into the cache
+    words = getattr(error, "server_message", None) or re.sub(r" ?\(Request ID:[^)]*\)", "", str(error))
+    words = " ".join(words.split()).rstrip(".") or type(error).__name__
+    if isinstance(error, errors.GatedRepoError):
+        page = f"{constants.ENDPOINT}/{repo}"
+        return f"a gated model ({words}); ask for access at {page}, then log in with 'hf auth login'"
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, errors.RepositoryNotFoundError) or status == 401:
+        return (
+            f"neither a folder here nor a model on the hub that you may read ({words}); check the name or, for a"
+            " private model, log in with 'hf auth login'"
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"the hub has the model, but not this revision ({words}); leave @... out for the newest"
+    if isinstance(error, errors.HFValidationError):
+        return f"no such folder, and no name of the hub's ({words})"
+    if isinstance(error, errors.LocalEntryNotFoundError):
+        return (
+            f"no such folder, and the Hugging Face hub cannot be reached, nor has its cache {wanted} of such a model"
+            f" ({words}); give a local folder, or try again with a network"
+        )
+    if status == 403:
+        return f"the hub refuses {wanted} ({words}); log in with 'hf auth login' and a token that may read it"
+    return f"{wanted} could not be downloaded ({words}); try again, or give a local folder"
 
 
 @dataclass(frozen=True)
@@ -99,15 +177,17 @@ class Description:
 
     Attributes:
         cross: whether it is a trained cross-encoder (one score from a classification head).
-        pooling: "cls" or "mean", as its sentence-transformers files say, or None.
+        pooling: as its sentence-transformers files say, "cls", "mean", or one that is not supported; None: they do not.
         max_tokens: length its sentence-transformers files cut to, or None.
+        lowercase: whether they have text brought to lower case, whatever the tokenizer does.
         symmetric: whether a cross-encoder's score is the mean over both orders of a pair.
-        unsupported: a module after pooling that a bi-encoder here lacks (a dense layer, say), or None.
+        unsupported: what else they ask for and is lacking here (a dense layer, a prompt, say), or None.
     """
 
     cross: bool
     pooling: str | None
     max_tokens: int | None
+    lowercase: bool
     symmetric: bool
     unsupported: str | None
 
@@ -116,8 +196,7 @@ def describe(folder: Path) -> Description:
     """Read a model folder's own files, the layout before sentence-transformers 6 or since.
 
     Raises:
-        InputError: a file is not what it should be, names a file outside the folder, or names a pooling that is none of
-            cls and mean.
+        InputError: a file is not what it should be, or names a file outside the folder.
     """
     config = _json(folder / "config.json")
     for key, value in config.items():
@@ -125,31 +204,55 @@ def describe(folder: Path) -> Description:
             raise InputError(f"{folder / 'config.json'}: {key}={value:.3g} is beyond any encoder; copy the file again")
     architectures = _get(config, "architectures", list, folder / "config.json") or [""]
     cross = str(architectures[0]).endswith("ForSequenceClassification")
-    cross |= _json(folder / "config_sentence_transformers.json").get("model_type") == "CrossEncoder"
-    index = folder / f"{WEIGHTS}.index.json"
-    for shard in (_get(_json(index), "weight_map", dict, index) or {}).values():
-        if _inside(folder, shard, index).suffix != ".safetensors":
-            raise InputError(f"{index}: names {shard!r:.80}, and only .safetensors files are read")
-    kinds = {}
-    for module in _json(folder / "modules.json", list):
-        if not (isinstance(module, dict) and isinstance(module.get("type"), str)):
-            raise InputError(f"{folder / 'modules.json'}: {module!r:.80} is no module with a type and a path")
-        kinds[module["type"].rpartition(".")[2]] = _inside(folder, module.get("path"), folder / "modules.json")
-    others = sorted(set(kinds) - {"Transformer", "Pooling", "Normalize"})  # a cosine is the same without Normalize
-    pooling = None
-    if "Pooling" in kinds:
-        settings = _json(kinds["Pooling"] / "config.json")
-        named = [key.removeprefix("pooling_mode_") for key, on in settings.items() if on is True and "_mode_" in key]
-        mode = str(settings.get("pooling_mode") or "+".join(named))
-        pooling = {"cls": "cls", "cls_token": "cls", "mean": "mean", "mean_tokens": "mean"}.get(mode)
-        if pooling is None:
-            raise InputError(f"{folder}: pooling {mode!r} is not supported; set model.pooling to cls or mean")
-    lengths = folder / "sentence_bert_config.json"
-    max_tokens = _get(_json(lengths), "max_seq_length", int, lengths)
+    general = folder / "config_sentence_transformers.json"
+    settings = _json(general)
+    cross |= settings.get("model_type") == "CrossEncoder"
+    modules, lacking = _modules(folder)
+    pooling = _pooling(modules["Pooling"]) if "Pooling" in modules else None
+    lengths = next(iter(sorted(folder.glob("sentence_*_config.json"))), folder / "sentence_bert_config.json")
+    reading = _json(lengths)
+    if prompt := _get(settings, "default_prompt_name", str, general):
+        text = (_get(settings, "prompts", dict, general) or {}).get(prompt)
+        if text != "":
+            lacking.append(f"a default prompt ({text!r:.80}; default_prompt_name in {general.name})")
+    if dimensions := settings.get("truncate_dim"):
+        lacking.append(f"truncate_dim={dimensions!r:.80} in {general.name}")
     symmetric = config.get("transenc_symmetric", False)
     if not isinstance(symmetric, bool):
         raise InputError(f"{folder / 'config.json'}: transenc_symmetric={symmetric!r:.80} must be true or false")
-    return Description(cross, pooling, max_tokens, symmetric, others[0] if others else None)
+    return Description(
+        cross,
+        pooling,
+        _get(reading, "max_seq_length", int, lengths),
+        reading.get("do_lower_case") is True,
+        symmetric,
+        lacking[0] if lacking else None,
+    )
+
+
+def _modules(folder: Path) -> tuple[dict[str, Path], list[str]]:
+    """The folder of each sentence-transformers module we have by its class's name, and what names others."""
+    modules, lacking = {}, []
+    for module in _json(folder / "modules.json", list):
+        if not (isinstance(module, dict) and isinstance(module.get("type"), str)):
+            raise InputError(f"{folder / 'modules.json'}: {module!r:.80} is no module with a type and a path")
+        package, _, name = module["type"].rpartition(".")
+        place = _inside(folder, module.get("path"), folder / "modules.json")
+        if package.partition(".")[0] != "sentence_transformers":
+            lacking.append(f"a module of code of its own, {module['type']:.80}")
+        elif name not in ("Transformer", "Pooling", "Normalize"):  # a cosine is the same without Normalize
+            lacking.append(f"a module {name:.80}")
+        else:
+            modules[name] = place
+    return modules, lacking
+
+
+def _pooling(folder: Path) -> str:
+    """A pooling module's mode: "cls", "mean", or another, in the words of its file."""
+    settings = _json(folder / "config.json")
+    named = [key.removeprefix("pooling_mode_") for key, on in settings.items() if on is True and "_mode_" in key]
+    mode = str(settings.get("pooling_mode") or "+".join(named))
+    return {"cls_token": "cls", "mean_tokens": "mean"}.get(mode, mode)
 
 
 def _json(path: Path, kind: type = dict) -> Any:

@@ -59,12 +59,13 @@ def run(cfg: Evaluate, reader: Reader, column: str, out: TextIO) -> None:
 
 def load(cfg: Evaluate) -> list[Any]:
     """The encoders, each of the kind that its folder says, on their device."""
-    from transenc.stages import device_of, encoder_class  # here, so that --help need not load torch
+    from transenc.stages import device_of, encoder_class, locate  # here, so that --help need not load torch
 
     device, encoders = device_of(cfg.trainer.accelerator), []
     for name in listed(cfg.model.path):
-        kind, settings = recognise(name, cfg.model)
-        loaded = encoder_class(kind).load(name, max_tokens=cfg.model.max_tokens, **settings)
+        source = locate("model", name)
+        kind, settings = recognise(source, cfg.model)
+        loaded = encoder_class(kind).load(source, max_tokens=cfg.model.max_tokens, **settings)
         encoders.append(loaded.to(device))
     return encoders
 

@@ -48,7 +48,7 @@ from transenc.data import hub, published
 from transenc.data.tokens import TokenisedPairs
 from transenc.data.tokens import tokenise as tokenise_pairs
 from transenc.errors import InputError, nearest
-from transenc.folder import describe, find
+from transenc.folder import Source, describe, find
 from transenc.measures import main_measure, measure
 from transenc.pairs import Config, Facts, corpus, embed, flatten, gather, gold, mine, read, sentences_of, spread
 from transenc.results import NAMES, Row
@@ -95,16 +95,21 @@ def tokenise(out: Path, config: Config, watch: Watch, pairs: Artifact) -> Facts:
     return {**facts, "tokens": len(tokens.ids), "summary": f"{len(tokens.ids):,} tokens"}
 
 
-@stage(version=2, ignore=("name", "key"))
+@stage(version=3, ignore=("source", "key"))
 def start(out: Path, config: Config, watch: Watch) -> Facts:
     """The model a person named, as the kind of encoder it is to be, in our own folder layout."""
+    source, settings = config["source"], config["settings"]
     try:
-        model = encoder_class(config["kind"]).load(config["name"], **config["settings"])
+        model = encoder_class(config["kind"]).load(source, **settings)
     except InputError as error:
         raise InputError(f"{config['key']}={error}") from None
     model.save(out)
-    facts = {"centrable": model.shift() is not None} if config["kind"] == "bi" else {}
-    return {**_describe(out, model), **facts, "summary": config["name"].partition("#")[0]}
+    summary, facts = source.name.partition("#")[0], {}
+    if config["kind"] == "bi":
+        default = settings["pooling"] == "auto" and describe(source.folder).pooling is None
+        summary += f", {model.pooling} pooling{' (the default)' if default else ''}"
+        facts = {"centrable": model.shift() is not None}
+    return {**_describe(out, model), **facts, "summary": summary}
 
 
 @stage(version=1, ignore=("batch_tokens", "accelerator"))
@@ -296,6 +301,14 @@ def _describe(folder: Path, model: "PairEncoder") -> Facts:
     return {"kind": model.kind, "tokenizer": file_digest(folder / "tokenizer.json")}
 
 
+def locate(key: str, name: str) -> Source:
+    """Find the model that the configuration names under `key`; an error says so."""
+    try:
+        return find(name)
+    except InputError as error:
+        raise InputError(f"{key}={error}") from None
+
+
 def device_of(asked: Accelerator) -> str:
     """Lightning's name of the device to use.
 
@@ -432,18 +445,10 @@ class Scoring:
                 raise InputError(f"{name} and {found[stem(name)]} would be reported under one name; rename a file")
         return {task: self.read(name, True) for task, name in found.items()}
 
-    def start(self, kind: str, name: str, key: str, **settings: Any) -> Artifact:
-        """The model that the configuration names under `key`. A folder counts by its files, a hub name by the name."""
-        try:
-            source = find(name)
-        except InputError as error:
-            raise InputError(f"{key}={error}") from None
-        identity: Any = name
-        if source.revision is None:
-            kinds = (".json", ".txt", ".model", ".safetensors")
-            files = sorted(path for path in source.folder.rglob("*") if path.suffix in kinds)
-            identity = [[str(path.relative_to(source.folder)), file_digest(path)] for path in files]
-        config = {"kind": kind, "name": name, "key": key, "identity": identity, "settings": settings}
+    def start(self, kind: str, source: Source, key: str, **settings: Any) -> Artifact:
+        """The model that the configuration names under `key`. It counts by the bytes of its files."""
+        identity = [[str(path.relative_to(source.folder)), file_digest(path)] for path in source.files]
+        config = {"kind": kind, "source": source, "key": key, "identity": identity, "settings": settings}
         return self.store(start, config, watch=self.watch, title=f"start {key.removeprefix('model.')}")
 
     def tokens(self, pairs: Artifact, model: Artifact, title: str) -> Artifact:
@@ -517,25 +522,27 @@ class Stages(Scoring):
 
     def start_models(self, kind: str) -> list[Member]:
         """The start models of one kind, as iteration 0. A student cross-encoder's head is new, and untrained."""
-        model = self.cfg.model
-        names = listed(getattr(model, kind))
+        choice = self.cfg.model
+        names = listed(getattr(choice, kind))
 
         def each(values: Any) -> list[Any]:
             return list(values) if isinstance(values, list) else [values] * len(names)
 
         if kind == "bi":
-            settings = {"pooling": each(model.pooling)}
+            settings = {"pooling": each(choice.pooling)}
         else:
             settings = {"new_head": each(None), "symmetric": each(self.cfg.distill.symmetric and not self.data.ordered)}
             if kind in self.cfg.distill.direction.students:
                 # The first member's head is of the run's seed itself, the others' of seeds that no other run has.
                 settings["new_head"] = [self.cfg.seed + number * 1_000_003 for number in range(len(names))]
         for key in ("layers", "max_tokens"):
-            settings[key] = each(getattr(model, f"{kind}_{key}"))
+            settings[key] = each(getattr(choice, f"{kind}_{key}"))
         members = []
         for number, name in enumerate(names):
             own = {key: values[number] for key, values in settings.items()}
-            members.append(Member(kind, 0, number, len(names) > 1, self.start(kind, name, f"model.{kind}", **own)))
+            key = f"model.{kind}"
+            model = self.start(kind, locate(key, name), key, **own)
+            members.append(Member(kind, 0, number, len(names) > 1, model))
         if kind == "bi":
             for member in members:
                 if self.cfg.distill.centre is not Centre.none and not member.artifact.facts["centrable"]:
@@ -687,5 +694,6 @@ class Stages(Scoring):
         name = self.cfg.model.reference
         if name is None:
             return []
-        model = self.start("bi", name, "model.reference", pooling="auto", layers=None, max_tokens=None)
+        key = "model.reference"
+        model = self.start("bi", locate(key, name), key, pooling="auto", layers=None, max_tokens=None)
         return self.evaluate([Member("bi", None, 0, False, model)])

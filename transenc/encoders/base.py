@@ -7,10 +7,11 @@ import inspect
 import json
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -207,17 +208,17 @@ class PairEncoder(pl.LightningModule, ABC):
     def from_source(cls, source: Source, said: Description, **settings: Any) -> Self: ...
 
     @classmethod
-    def load(cls, name: str | Path, **settings: Any) -> Self:
+    def load(cls, name: str | Path | Source, **settings: Any) -> Self:
         """Load from a folder, a package or the hub (`transenc.folder`), in fp32 and eval mode.
 
         Args:
-            name: of the model.
+            name: of the model, or where it has been found.
             settings: see the subclass's `from_source`.
 
         Raises:
             InputError: there is no such model, or it is of the other kind.
         """
-        source = find(str(name))
+        source = name if isinstance(name, Source) else find(str(name))
         encoder = cls.from_source(source, describe(source.folder), **settings)
         encoder._try(source.name)
         return encoder
@@ -237,9 +238,10 @@ class PairEncoder(pl.LightningModule, ABC):
     def save(self, folder: Path) -> None:
         """Write a complete, public model folder."""
 
-    def _save_backbone(self, folder: Path) -> None:
+    def _save_backbone(self, folder: Path, more: Mapping[str, Tensor] = MappingProxyType({})) -> None:
+        """The backbone's weights, and `more` by name, its configuration and tokenizer."""
         self.tokenizer.model_max_length = self.max_tokens
-        self.backbone.save_pretrained(folder)  # type: ignore[operator]
+        self.backbone.save_pretrained(folder, state_dict={**self.backbone.state_dict(), **more})  # type: ignore[operator]
         self.tokenizer.save_pretrained(folder)
         path = folder / "tokenizer_config.json"
         config = json.loads(path.read_text(encoding="utf-8"))

@@ -1,6 +1,5 @@
 """The bi-encoder: each sentence on its own into a vector; a pair's similarity is the cosine of two vectors."""
 
-import inspect
 import json
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -9,11 +8,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import MODEL_MAPPING, AutoModel
+from transformers import AutoModel
 
 from transenc.data.tokens import TokenisedPairs, tokenise
 from transenc.encoders.base import PairEncoder, Progress, in_batches
-from transenc.encoders.loading import load_backbone, load_parts
+from transenc.encoders.loading import load_backbone, load_parts, refuse
 from transenc.errors import InputError
 from transenc.folder import Description, Source
 
@@ -34,6 +33,10 @@ class BiEncoder(PairEncoder):
     def __init__(self, backbone: torch.nn.Module, tokenizer: Any, max_tokens: int, pooling: str):
         super().__init__(backbone, tokenizer, max_tokens, first_only=pooling == "cls")
         self.pooling = pooling
+        # A pooler is not used here, and unused weights stop training in several processes. It is kept aside for `save`.
+        self._pooler = [getattr(backbone, "pooler", None)]
+        if self._pooler[0] is not None:
+            backbone.pooler = None
 
     def embed(self, inputs: dict[str, Tensor]) -> Tensor:
         """[B, D] float32 sentence vectors of length 1."""
@@ -171,25 +174,30 @@ class BiEncoder(PairEncoder):
             max_tokens: tokens a sentence is cut to; None is what the folder says.
 
         Raises:
-            InputError: it is a cross-encoder, or has a module this class lacks.
+            InputError: it is a cross-encoder, or asks for something this class lacks.
         """
         if said.cross:
             raise InputError(f"{source.name}: is a cross-encoder, and a bi-encoder is needed")
-        if said.unsupported:
-            raise InputError(f"{source.name}: has a module {said.unsupported} after pooling, which is not supported")
-        config, tokenizer, length = load_parts(source, max_tokens or said.max_tokens, layers)
-        # Pooling layers that a checkpoint brings are unused here, and unused weights stop multi-GPU training.
-        accepted = inspect.signature(MODEL_MAPPING[type(config)].__init__).parameters
-        settings = {"add_pooling_layer": False} if "add_pooling_layer" in accepted else {}
-        backbone = load_backbone(AutoModel, source, config, **settings)
-        return cls(backbone, tokenizer, length, (said.pooling or "cls") if pooling == "auto" else pooling).eval()
+        refuse(source, said)
+        if pooling == "auto":
+            pooling = said.pooling or "cls"
+        if pooling not in ("cls", "mean"):
+            raise InputError(
+                f"{source.name}: its pooling, {pooling!r:.80}, is not supported; set model.pooling to mean or cls"
+            )
+        config, tokenizer, length = load_parts(source, max_tokens or said.max_tokens, layers, said.lowercase)
+        backbone = load_backbone(AutoModel, source, config)
+        return cls(backbone, tokenizer, length, pooling).eval()
 
     def save(self, folder: Path) -> None:
         """A sentence-transformers folder, in the layout that every version since 2.0 reads.
 
-        Without these files a loader would take the mean for the pooling, silently.
+        Without these files a loader would take the mean for the pooling, silently. Without the pooler's weights, which
+        nothing here uses, it would report the folder as incomplete.
         """
-        self._save_backbone(folder)
+        (pooler,) = self._pooler
+        weights = {f"pooler.{name}": weight for name, weight in pooler.state_dict().items()} if pooler else {}
+        self._save_backbone(folder, weights)
         module = "sentence_transformers.models"
         files = {
             "modules.json": [

@@ -11,7 +11,7 @@ from transformers import AutoModelForSequenceClassification
 
 from transenc.data.tokens import TokenisedPairs
 from transenc.encoders.base import PairEncoder, Progress, in_batches
-from transenc.encoders.loading import load_backbone, load_parts
+from transenc.encoders.loading import load_backbone, load_parts, refuse
 from transenc.errors import InputError
 from transenc.folder import Description, Source
 
@@ -93,20 +93,21 @@ class CrossEncoder(PairEncoder):
             symmetric: see the class; None is what the folder says, else one order.
 
         Raises:
-            InputError: it has no head, and none was asked for.
+            InputError: it has no head, and none was asked for, or it asks for something this class lacks.
         """
-        if not said.cross and new_head is None:
+        if said.cross:
+            refuse(source, said)
+        elif new_head is None:
             raise InputError(f"{source.name}: is no cross-encoder (it has no classification head)")
-        config, tokenizer, length = load_parts(source, max_tokens, layers)
+        config, tokenizer, length = load_parts(source, max_tokens, layers, said.lowercase)
         if said.cross and config.num_labels != 1:
             raise InputError(f"{source.name}: its head has {config.num_labels} outputs, and a score is one")
         config.num_labels = 1
         config.transenc_symmetric = said.symmetric if symmetric is None else symmetric
         # What sentence-transformers applies to the logit when it loads the folder.
         config.sentence_transformers = {"activation_fn": "torch.nn.modules.activation.Sigmoid"}
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(new_head or 0)
-            backbone = load_backbone(AutoModelForSequenceClassification, source, config, new_head=not said.cross)
+        head = None if said.cross else new_head
+        backbone = load_backbone(AutoModelForSequenceClassification, source, config, head)
         return cls(backbone, tokenizer, length, config.transenc_symmetric).eval()
 
     def save(self, folder: Path) -> None:

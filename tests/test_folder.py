@@ -1,0 +1,132 @@
+"""What a model folder asks for is done, or refused by name; what is saved is complete."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import FAMILIES, PAIRS
+from safetensors.torch import load_file
+from standin import change
+from transformers import AutoModel
+
+from transenc.encoders import BiEncoder, CrossEncoder
+from transenc.errors import InputError
+
+st = pytest.importorskip("sentence_transformers")
+
+
+@pytest.fixture
+def folder(models, tmp_path):
+    """A sentence-transformers folder of a model that tells capitals apart, mean-pooled."""
+    BiEncoder.load(models["roberta"], pooling="mean").save(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def cross(models, tmp_path):
+    CrossEncoder.load(models["roberta"], new_head=0).save(tmp_path / "cross")
+    return tmp_path / "cross"
+
+
+def refused(folder, says, cls=BiEncoder, **settings):
+    with pytest.raises(InputError, match=says) as error:
+        cls.load(folder, **settings)
+    assert "\n" not in str(error.value)
+
+
+def test_a_default_prompt_is_refused_by_its_text_and_an_empty_one_is_none(folder, cross):
+    for model, cls in ((folder, BiEncoder), (cross, CrossEncoder)):
+        general = model / "config_sentence_transformers.json"
+        change(general, prompts={"query": "query: ", "none": ""}, default_prompt_name="query")
+        refused(model, r"has a default prompt \('query: '; default_prompt_name in config_sent", cls)
+        change(general, default_prompt_name="lost")
+        refused(model, r"has a default prompt \(None", cls)
+        change(general, default_prompt_name="none")
+        cls.load(model)
+    change(folder / "config_sentence_transformers.json", default_prompt_name="query")
+    CrossEncoder.load(folder, new_head=0)  # a prompt is for vectors, of which a new head makes none
+
+
+def test_vectors_cut_short_are_refused_by_their_length(folder):
+    change(folder / "config_sentence_transformers.json", truncate_dim=16)
+    refused(folder, r"has truncate_dim=16 in config_sentence_transformers.json, which is not supported")
+
+
+@pytest.mark.parametrize("kind", ["custom_st.Transformer", "model.Pooling", "Transformer"])
+def test_a_module_of_code_of_its_own_is_refused_though_it_is_called_like_ours(folder, kind):
+    modules = json.loads((folder / "modules.json").read_text())
+    (folder / "modules.json").write_text(json.dumps([{**modules[0], "type": kind}, modules[1]]))
+    refused(folder, f"has a module of code of its own, {kind}, which is not supported")
+
+
+def test_a_module_that_is_lacking_is_refused_by_name(folder):
+    modules = json.loads((folder / "modules.json").read_text())
+    dense = {"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"}
+    (folder / "modules.json").write_text(json.dumps([*modules, dense]))
+    refused(folder, "has a module Dense, which is not supported")
+    CrossEncoder.load(folder, new_head=0)
+
+
+CAPITALS = [(a.title(), b.upper()) for a, b in PAIRS]
+
+
+@pytest.mark.parametrize("file", ["sentence_bert_config.json", "sentence_roberta_config.json"])
+@pytest.mark.parametrize("family", ["roberta", "bert", "deberta-v2", "mpnet"])
+def test_text_is_brought_to_lower_case_where_the_folder_says_so_and_what_is_saved_keeps_that(
+    models, tmp_path, family, file
+):
+    folder = tmp_path / "model"
+    BiEncoder.load(models[family], pooling="mean").save(folder)
+    (folder / "sentence_bert_config.json").rename(folder / file)
+    change(folder / file, do_lower_case=True)
+    encoder, cross = BiEncoder.load(folder), CrossEncoder.load(folder, new_head=0)
+    encoder.save(tmp_path / "bi")
+    cross.save(tmp_path / "cross")
+    for ours, saved in ((encoder, tmp_path / "bi"), (cross, tmp_path / "cross")):
+        expected = ours.predict([(a.lower(), b.lower()) for a, b in CAPITALS])
+        np.testing.assert_allclose(ours.predict(CAPITALS), expected, atol=1e-6)
+        np.testing.assert_allclose(type(ours).load(saved).predict(CAPITALS), expected, atol=1e-6)
+    theirs = st.SentenceTransformer(str(folder), device="cpu")
+    first, second = (theirs.encode(list(side), normalize_embeddings=True) for side in zip(*CAPITALS, strict=True))
+    np.testing.assert_allclose(encoder.predict(CAPITALS), (first * second).sum(1).clip(0, 1), atol=1e-5)
+    theirs = st.CrossEncoder(str(tmp_path / "cross"), device="cpu")
+    np.testing.assert_allclose(cross.predict(CAPITALS), theirs.predict(CAPITALS), atol=1e-5)
+
+
+def test_a_pooling_that_a_person_names_is_taken_before_the_folders_is_refused(folder, models):
+    expected = BiEncoder.load(models["roberta"], pooling="cls").predict(PAIRS)
+    for mode in ({"pooling_mode": "max"}, {"pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": True}):
+        (folder / "1_Pooling" / "config.json").write_text(json.dumps(mode))
+        refused(folder, r"its pooling, '(max|mean_tokens\+max_tokens)', is not supported; set model.pooling to")
+        np.testing.assert_array_equal(BiEncoder.load(folder, pooling="cls").predict(PAIRS), expected)
+        CrossEncoder.load(folder, new_head=0)  # which has none
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_saved_bi_encoder_is_complete_for_a_loader_that_makes_a_pooler_too(models, tmp_path, family):
+    """Else sentence-transformers reports weights as missing, and advises to train the model."""
+    BiEncoder.load(models[family]).save(tmp_path)
+    _, told = AutoModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not told["missing_keys"]
+    assert not told["unexpected_keys"]
+    before, after = (load_file(folder / "model.safetensors") for folder in (models[family], tmp_path))
+    assert set(before) == set(after)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_pooler_that_the_source_lacks_is_made_and_always_the_same(models, tmp_path):
+    source = Path(shutil.copytree(models["bert"], tmp_path / "source"))
+    weights = load_file(source / "model.safetensors")
+    from safetensors.torch import save_file
+
+    kept = {name: weight for name, weight in weights.items() if not name.startswith("pooler.")}
+    save_file(kept, source / "model.safetensors", metadata={"format": "pt"})
+    for name in ("one", "other"):
+        torch.manual_seed(len(name))
+        BiEncoder.load(source).save(tmp_path / name)
+    one, other = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "other"))
+    assert one == other
+    assert set(load_file(tmp_path / "one" / "model.safetensors")) == set(weights)
