@@ -22,7 +22,7 @@ from transenc.data import published
 from transenc.data.module import Shuffled
 from transenc.data.tokens import TokenisedPairs, number_sentences, tokenise
 from transenc.encoders import CrossEncoder, Learning, base
-from transenc.watch import quiet
+from transenc.terminal import quiet
 
 
 def main() -> None:

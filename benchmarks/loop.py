@@ -82,7 +82,8 @@ def ours(folder: Path, prepared: Path, options: argparse.Namespace, precision: s
         f"model.bi={prepared}/bi", f"model.cross={prepared}/cross",
         f"paths.dataset={options.dataset}", f"paths.artifacts={folder}/artifacts", f"trainer={options.device}",
         f"trainer.precision={precision}", f"seed={options.seed}",
-        "distill.iterations=1", f"distill.cross.learning_rate={RATES['cross']}", "distill.cross.eval_steps=0",
+        "distill=paper", "distill.iterations=1",
+        f"distill.cross.learning_rate={RATES['cross']}", "distill.cross.eval_steps=0",
         "distill.bi.epochs=1", f"distill.bi.batch_size={BATCH}", "distill.bi.eval_steps=0", "distill.select=last",
     ]  # fmt: skip
     if options.model != "minilm":  # random weights learn next to nothing, and only their seconds are asked for
@@ -237,7 +238,7 @@ def main() -> None:
     if options.side:
         side(options.side[0], Path(options.side[1]), options)
         return
-    from transenc.watch import quiet
+    from transenc.terminal import quiet
 
     quiet()
     if options.write:

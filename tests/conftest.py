@@ -15,7 +15,7 @@ from tokenizers import pre_tokenizers
 from tokenizers.models import WordPiece
 from tokenizers.processors import TemplateProcessing
 
-from transenc.watch import quiet
+from transenc.terminal import quiet
 
 quiet()
 
@@ -89,6 +89,12 @@ def build(family: str, folder: Path) -> Path:
         tokenizer = hf.XLMRobertaTokenizer(vocab=unigram)
         more = {"vocab_size": len(tokenizer), "max_position_embeddings": 66, "pad_token_id": 1}
         config = hf.XLMRobertaConfig(**(size | more), type_vocab_size=1)
+    elif family == "deberta":
+        tokenizer = hf.DebertaTokenizer(vocab=_roberta_vocab(["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]), merges=[])
+        config = hf.DebertaConfig(
+            **(size | {"vocab_size": len(tokenizer)}), relative_attention=True, pos_att_type=["p2c", "c2p"],
+            type_vocab_size=0,
+        )  # fmt: skip
     elif family == "deberta-v2":
         special = [("[PAD]", 0.0), ("[CLS]", 0.0), ("[SEP]", 0.0), ("[UNK]", 0.0)]
         tokenizer = hf.DebertaV2Tokenizer(vocab=[*special, *unigram[5:]])
@@ -121,7 +127,7 @@ def build(family: str, folder: Path) -> Path:
     return folder
 
 
-FAMILIES = ["bert", "roberta", "xlm-roberta", "mpnet", "distilbert", "electra", "deberta-v2", "modernbert"]
+FAMILIES = ["bert", "roberta", "xlm-roberta", "mpnet", "distilbert", "electra", "deberta", "deberta-v2", "modernbert"]
 
 
 @pytest.fixture(scope="session")

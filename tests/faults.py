@@ -117,8 +117,9 @@ class Bench:
             (work / f"{name}.tsv").write_text("\n".join(lines))
         self.settings = [
             "data=pairs", f"data.path={work}/pool.tsv", f"data.dev={work}/dev.tsv", f"model.bi={model}",
-            f"model.cross={model}", "trainer=cpu", "distill.iterations=2", f"distill.failure={failure}",
-            "distill.cross.epochs=3", "distill.cross.batch_size=16", "distill.cross.learning_rate=1e-3",
+            f"model.cross={model}", "trainer=cpu", "distill=paper", "distill.iterations=2",
+            f"distill.failure={failure}", "distill.cross.epochs=3", "distill.cross.batch_size=16",
+            "distill.cross.learning_rate=1e-3",
             "distill.bi.epochs=3", "distill.bi.batch_size=16", "distill.bi.learning_rate=1e-4",
         ]  # fmt: skip
         whole = Place(self, work / "whole")

@@ -107,7 +107,8 @@ def inputs(tmp_path_factory, bert):
     )
     return [
         "train.py", "data=pairs", f"data.path={root}/pool.tsv", f"data.dev={root}/pool.tsv", f"model.bi={bert}",
-        f"model.cross={bert}", "data.transductive=true", "distill.iterations=1", "distill.bi.epochs=1", "trainer=cpu",
+        f"model.cross={bert}", "data.transductive=true", "distill=paper", "distill.iterations=1", "distill.bi.epochs=1",
+        "trainer=cpu",
     ]  # fmt: skip
 
 
@@ -186,6 +187,22 @@ def test_a_job_that_fails_leaves_the_others_alone_and_is_told_at_the_end(inputs,
     assert error.strip().splitlines()[-1] == said
     assert "Traceback" not in out + error
     assert (tmp_path / "sweep" / "1" / "results.csv").exists()
+    page = (tmp_path / "sweep" / "comparison.html").read_text()
+    assert "Trans-Encoder: 1 run<" in page
+    assert "Failed, and not among them: job 0." in page
+
+
+def test_a_run_from_python_says_what_a_command_does(inputs, tmp_path):
+    settings = [setting for setting in inputs[1:] if setting != "trainer=cpu"]
+    code = f"""
+from pathlib import Path
+from transenc.cli import compose
+from transenc.loop import distill
+distill(compose("train", {[*settings, f"paths.artifacts={tmp_path}/artifacts"]!r}), Path({str(tmp_path / "run")!r}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    for line in ("start bi ", "1/cross teach ", "Spearman x100", "1  bi ", f"report.html  {tmp_path}/run/report.html"):
+        assert line in done.stdout
 
 
 @pytest.mark.parametrize(

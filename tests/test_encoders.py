@@ -80,6 +80,9 @@ def test_scores_in_bf16_are_those_in_fp32_to_its_two_digits(models, family, kind
     encoder = load(kind, models[family])
     exact, quick = (encoder.score(tokens_of(encoder), precision=p) for p in ("32-true", "bf16-mixed"))
     assert exact.dtype == quick.dtype == np.float32
+    if family == "deberta":  # which transformers cannot run in bf16
+        assert np.array_equal(exact, quick)
+        return
     assert not np.array_equal(exact, quick)
     assert not np.array_equal(
         quick, torch.from_numpy(quick).bfloat16().float().numpy()

@@ -12,6 +12,7 @@ ORDER = [  # each may import those before it, never those after
     ["errors", "artifact", "measures"],
     ["ranks"],
     ["results", "config", "folder"],
+    ["terminal"],
     ["report"],
     ["data.files", "data.tokens"],
     ["data.published", "data.hub", "data.mining", "data.module"],

@@ -1,5 +1,6 @@
 """The whole loop on tiny models: what it leaves, what it builds again and what not, what it never sees."""
 
+import html
 import json
 import re
 from dataclasses import replace
@@ -22,6 +23,7 @@ from transenc.export import card
 from transenc.journal import Journal
 from transenc.loop import distill
 from transenc.measures import spearman
+from transenc.report import write_report
 from transenc.results import Row
 from transenc.teaching import Failed
 
@@ -70,6 +72,7 @@ class Setting:
                 f"paths.artifacts={self.root}/artifacts",
                 "trainer=cpu",
                 "trainer.precision=32-true",
+                "distill=paper",  # as few steps as there are
                 "distill.iterations=1",
                 "distill.bi.epochs=2",
                 "distill.bi.batch_size=16",
@@ -92,6 +95,8 @@ class Setting:
 
 @pytest.fixture
 def setting(tmp_path, files, bert, monkeypatch):
+    # Drawing the page takes longer than such a run; test_report.py looks at it.
+    monkeypatch.setattr("transenc.journal.write_report", lambda folders, out: out.write_text(""))
     return Setting(tmp_path, files, bert, monkeypatch)
 
 
@@ -380,6 +385,7 @@ def test_a_centred_start_that_is_selected_is_handed_back_and_reported_as_such(se
     assert "centred on the pool, since no iteration improved on it" in (
         folder / "models" / "bi-encoder" / "README.md"
     ).read_text().replace("\n", " ")
+    write_report([folder], folder / "report.html")
     page = (folder / "report.html").read_text()
     assert "<tr class=chosen><td>0 bi-centred<" in page
     assert f"<b>bi</b>: {100 * results.spearman.item():.2f} on test, " in page
@@ -648,16 +654,17 @@ def test_students_learn_in_training_mode(setting, monkeypatch):
     assert all(modes)
 
 
-def failing(monkeypatch, times, after=0):
+def failing(monkeypatch, times, after=0, cause="chance"):
     """Let some students fail: after so many, so often."""
     examined = []
 
-    def examine(scores, labels):
-        examined.append(len(scores))
+    def examine(scores, labels, steps, learning_rate):
+        examined.append((len(scores), steps, learning_rate))
         if after < len(examined) <= after + times:
-            raise Failed("it collapsed: the standard deviation of its scores is 0")
+            raise Failed("it collapsed: the standard deviation of its scores is 0", cause)
 
     monkeypatch.setattr(transenc.teaching, "examine", examine)
+    return examined
 
 
 def told(run):
@@ -688,7 +695,7 @@ def test_a_student_that_failed_is_taught_again_with_another_seed_and_that_is_tol
 
 def test_a_student_that_failed_with_every_seed_stops_the_run_in_one_line(setting, monkeypatch):
     failing(monkeypatch, times=9)
-    says = r"1/cross failed with 2 seeds: it collapsed: .*; lower distill.cross.learning_rate, or raise distill.cross"
+    says = r"1/cross failed with 2 seeds: it collapsed: .*; raise distill.retries, or lower distill.cross.learning_rate"
     with pytest.raises(InputError, match=says):
         setting.run("distill.retries=1")
     with pytest.raises(InputError, match=r"1/cross failed with 2 seeds"):  # an untrained head cannot stand in
@@ -696,10 +703,91 @@ def test_a_student_that_failed_with_every_seed_stops_the_run_in_one_line(setting
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_names_step_and_learning_rate(setting):
-    with pytest.raises(InputError, match=r"1/cross failed with one seed: the loss is nan at step \d+, learning rate"):
-        setting.run(
-            "distill.cross.learning_rate=1e9", "distill.cross.clip=0", "distill.cross.epochs=3", "distill.retries=0"
-        )
+    says = (
+        r"1/cross failed with one seed: the loss is nan at step \d+, learning rate .*; lower distill.cross.learning_ra"
+    )
+    with pytest.raises(InputError, match=says):
+        setting.run("distill.cross.learning_rate=1e9", "distill.cross.clip=0", "distill.cross.epochs=3")
+    assert setting.taught() == ["1/cross"]
+
+
+@pytest.mark.parametrize(
+    ("cause", "remedy"),
+    [
+        ("few steps", "raise distill.bi.min_steps"),
+        ("low rate", "raise distill.bi.learning_rate, or distill.bi.min_steps"),
+        ("high rate", "lower distill.bi.learning_rate"),
+        ("nan", "lower distill.bi.learning_rate, or set trainer.precision=32-true"),
+    ],
+)
+def test_what_another_seed_cannot_mend_is_not_tried_again_and_has_a_remedy_of_its_own(
+    setting, monkeypatch, cause, remedy
+):
+    failing(monkeypatch, times=9, after=1, cause=cause)
+    with pytest.raises(InputError, match=f"1/bi failed with one seed: it collapsed: .*; {remedy}$"):
+        setting.run("distill.retries=2")
+    assert setting.taught() == ["1/cross", "1/bi"]
+
+
+def test_a_pool_too_small_for_its_epochs_is_passed_over_until_there_are_enough_steps(setting, monkeypatch, caplog):
+    caplog.set_level("INFO", "transenc")
+    examined = failing(monkeypatch, times=0)
+    folder = setting.run("distill.cross.min_steps=30", "distill.bi.min_steps=6", "distill.cross.learning_rate=1e-4")
+    pairs = json.loads((folder / "run.json").read_text())["data"]["pairs"]
+    passes = 29 * 16 // (2 * pairs) + 1  # two epochs are enough for the bi-encoder
+    curves = pandas.read_csv(folder / "curves.csv")
+    steps = curves[curves.loss.notna()].groupby("place").step.max()
+    assert steps["1/cross"] == -(-passes * 2 * pairs // 16) >= 30
+    assert steps["1/bi"] == 2 * -(-pairs // 16) >= 6
+    assert [tuple(one[1:]) for one in examined] == [(steps["1/cross"], 1e-4), (steps["1/bi"], 5e-5)]
+    assert (
+        f"1/cross: {pairs} pairs are few; an epoch passes over them {passes} times, so that there are 30" in caplog.text
+    )
+    assert "1/bi: " not in caplog.text
+
+
+def warnings(folder):
+    return json.loads((folder / "run.json").read_text())["warnings"]
+
+
+def test_a_model_that_scores_below_the_initial_bi_encoder_is_not_to_be_used_and_everything_says_so(
+    setting, monkeypatch, caplog
+):
+    caplog.set_level("INFO", "transenc")
+    folder = setting.run()
+    results = (
+        pandas.read_csv(folder / "results.csv").query("task == 'test'").set_index(["iteration", "encoder"]).spearman
+    )
+    chosen = json.loads((folder / "run.json").read_text())["selected"]
+    expected = {
+        kind: f"{100 * results[chosen[kind]['iteration'], kind]:.2f} on test, below the initial bi-encoder's"
+        f" {100 * results[0, 'bi']:.2f}"
+        for kind in ("bi", "cross")
+        if results[chosen[kind]["iteration"], kind] < results[0, "bi"]
+    }
+    assert "cross" in expected  # an untrained model after three steps
+    assert warnings(folder) == expected
+    for kind in ("bi", "cross"):
+        card = (folder / "models" / f"{kind}-encoder" / "README.md").read_text()
+        assert (f"**Do not use it**: {expected.get(kind)}." in card) == (kind in expected)
+        assert (f"Do not use {kind}: {expected.get(kind)}." in caplog.text) == (kind in expected)
+    write_report([folder], folder / "report.html")
+    page = (folder / "report.html").read_text()
+    assert f"<b>Do not use cross</b>: {html.escape(expected['cross'])}." in page
+
+
+def test_without_gold_scores_a_model_that_hardly_agrees_with_its_teacher_is_not_to_be_used(setting, caplog):
+    caplog.set_level("INFO", "transenc")
+    folder = setting.run("data.dev=null", "data.test=[]")
+    scores = {
+        kind: json.loads((folder / "run.json").read_text())["selected"][kind]["score"] for kind in ("bi", "cross")
+    }
+    assert set(warnings(folder)) == {kind for kind, score in scores.items() if score < 0.8} >= {"cross"}
+    assert (
+        f"Do not use cross: Spearman with its teacher's labels is {scores['cross']:.2f} on held-out pairs"
+        in caplog.text
+    )
+    assert "Whether they beat the initial bi-encoder is not known: that takes gold scores (data.test)." in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["cross", "bi"])

@@ -41,7 +41,8 @@ def settings(files, model, root, *more):
     return [
         "train.py", "data=pairs", f"data.path={files}/pool.tsv", f"data.dev={files}/dev.tsv",
         f"data.test=[{files}/test.tsv]", f"model.bi={model}", f"model.cross={model}", "trainer.precision=32-true",
-        "distill.iterations=1", "distill.bi.batch_size=16", "distill.cross.batch_size=16", "distill.cross.epochs=2",
+        "distill=paper", "distill.iterations=1",
+        "distill.bi.batch_size=16", "distill.cross.batch_size=16", "distill.cross.epochs=2",
         "distill.cross.eval_steps=3", f"paths.artifacts={root}/artifacts", f"hydra.run.dir={root}/run", *more,
     ]  # fmt: skip
 

@@ -32,7 +32,8 @@ def runs(bert, tmp_path_factory):
         settings = [
             "data=pairs", f"data.path={root}/pool.tsv", f"data.dev={root}/dev.tsv", f"data.test=[{root}/test.tsv]",
             "data.score_max=10", f"model.bi={bert}", f"model.cross={bert}", f"paths.artifacts={root}/artifacts",
-            "trainer=cpu", "data.transductive=true", "distill.iterations=2", "distill.bi.epochs=2", f"seed={seed}",
+            "trainer=cpu", "data.transductive=true", "distill=paper", "distill.iterations=2",
+            "distill.bi.epochs=2", f"seed={seed}",
         ]  # fmt: skip
         distill(compose("train", settings), folder)
     return folders
@@ -102,7 +103,8 @@ def test_a_run_without_gold_scores_has_a_page_too(runs, bert, tmp_path):
     root = runs[0].parents[1]
     settings = [
         "data=pairs", f"data.path={root}/pool.tsv", f"model.bi={bert}", f"model.cross={bert}", "trainer=cpu",
-        f"paths.artifacts={tmp_path}/artifacts", "distill=bi_to_cross", "distill.select=last",
+        f"paths.artifacts={tmp_path}/artifacts", "distill=bi_to_cross",
+        "distill.cross.min_steps=0", "distill.select=last",
     ]  # fmt: skip
     distill(compose("train", settings), tmp_path)
     page = (tmp_path / "report.html").read_text()

@@ -185,8 +185,9 @@ def test_a_damaged_bookmark_is_left_alone_and_the_lesson_begins_anew(bert, tmp_p
 
 
 def test_a_loss_that_is_no_number_fails_the_student_and_leaves_nothing_to_go_on_from(bert, tmp_path):
-    with pytest.raises(Failed, match=r"the loss is nan at step \d+, learning rate 9"):
+    with pytest.raises(Failed, match=r"the loss is nan at step \d+, learning rate 9") as failed:
         train(CrossEncoder.load(bert, new_head=0), epochs=9, bookmark=Bookmark(tmp_path), learning_rate=1e30)
+    assert failed.value.cause == "nan"
     assert not list(tmp_path.iterdir())
 
 
@@ -215,11 +216,27 @@ WANTED = np.linspace(0, 1, 200)
 )
 def test_a_student_that_came_to_nothing_is_told_by_figures(scores, says):
     with pytest.raises(Failed, match=says):
-        examine(scores, WANTED)
+        examine(scores, WANTED, 300, 2e-5)
 
 
 def test_a_student_that_learnt_something_passes_and_a_handful_of_pairs_says_nothing():
     noise = np.random.default_rng(0).normal(0, 0.5, 200)
-    examine(WANTED + noise, WANTED)
-    examine(0.4 + 0.06 * WANTED, WANTED)
-    examine(1 - WANTED[:99], WANTED[:99])
+    examine(WANTED + noise, WANTED, 300, 2e-5)
+    examine(0.4 + 0.06 * WANTED, WANTED, 300, 2e-5)
+    examine(1 - WANTED[:99], WANTED[:99], 300, 2e-5)
+
+
+@pytest.mark.parametrize(
+    ("steps", "rate", "cause", "says"),
+    [
+        (34, 2e-5, "few steps", "it had 34 steps, and takes 150 or more"),
+        (34, 1e-2, "few steps", "it had 34 steps"),
+        (300, 1e-6, "low rate", "the learning rate of 1e-06 is too low for 300 steps"),
+        (300, 1e-3, "high rate", "the learning rate of 0.001 is high for an encoder"),
+        (300, 2e-5, "chance", r"below 0.05 of its labels' 0.29$"),
+    ],
+)
+def test_a_collapse_is_told_with_its_cause(steps, rate, cause, says):
+    with pytest.raises(Failed, match=says) as failed:
+        examine(np.full(200, 0.7), WANTED, steps, rate)
+    assert failed.value.cause == cause

@@ -28,9 +28,9 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from transenc.config import Evaluate, Train, Verbosity
+from transenc.config import Evaluate, Train
 from transenc.errors import InputError, nearest
-from transenc.results import RESULT
+from transenc.terminal import show
 
 log = logging.getLogger("transenc")
 
@@ -63,7 +63,7 @@ def main(name: str, task: Callable[[Any, Path], float | None], shorthand: Callab
         try:
             with one_line_errors(name, log.error):  # here as well, so that the error stands in the run folder's log
                 settings = OmegaConf.to_object(cfg)
-                show(settings.verbosity)
+                show(settings.verbosity.name)
                 return task(settings, Path(job.runtime.output_dir))
         except SystemExit:
             if job.mode is not RunMode.MULTIRUN:
@@ -104,26 +104,19 @@ class Sweep(Callback):
 
     @classmethod
     def tell(cls) -> None:
-        if cls.folder is None or not (jobs := sorted(path.parent for path in cls.folder.glob("*/run.json"))):
+        if cls.folder is None:
+            return
+        jobs = sorted((path.parent for path in cls.folder.glob("*/.hydra")), key=lambda path: path.name.zfill(9))
+        finished = [job for job in jobs if (job / "run.json").exists()]
+        if not finished:
             return
         from transenc.report import sweep_table, write_report
 
         print(f"\n{sweep_table(cls.folder)}\n(x100: the selected encoders, averaged over the test sets)")
         if len(jobs) > 1:
-            write_report(jobs, cls.folder / "comparison.html")
+            failed = [job.name for job in jobs if job not in finished]
+            write_report(finished, cls.folder / "comparison.html", failed)
             print(cls.folder / "comparison.html")
-
-
-def show(verbosity: Verbosity) -> None:
-    """Set what of the log the terminal shows."""
-    for handler in logging.getLogger().handlers:
-        if not isinstance(handler, logging.FileHandler):
-            handler.setLevel(RESULT if verbosity is Verbosity.quiet else logging.NOTSET)
-    log.setLevel(logging.DEBUG if verbosity is Verbosity.verbose else logging.NOTSET)
-    if verbosity is Verbosity.quiet:
-        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # read when the hub's library is loaded, later
-    for client in ("httpx", "httpx2"):  # a line for each request to the hub
-        logging.getLogger(client).setLevel(logging.INFO if verbosity is Verbosity.verbose else logging.WARNING)
 
 
 def compose(name: str, arguments: Sequence[str]) -> Any:

@@ -97,7 +97,7 @@ class Select(Enum):
 
 
 class Failure(Enum):
-    """What happens when a student came to nothing with every seed."""
+    """What happens when a student's training failed, with every seed that could mend it."""
 
     stop = "the run ends with an error that says why"
     keep = "the encoder of the iteration before, or a start bi-encoder, stays in its place"
@@ -224,6 +224,7 @@ class Data:
 class Teaching:
     loss: Loss
     epochs: int  # passes over the labelled pairs
+    min_steps: int  # where those are fewer steps, each epoch holds as many passes as it takes; 0: one, always
     batch_size: int  # pairs a step
     learning_rate: float  # AdamW, at its highest
     warmup: float  # share of the steps in which the learning rate rises from 0; it falls linearly to 0 afterwards
@@ -244,7 +245,7 @@ class Distill:
     symmetric: bool  # a cross-encoder's logit of a pair is the mean over both orders, unless data.ordered
     select: Select
     holdout: float  # share of the unlabelled pairs kept from training when selection is by agreement
-    retries: int  # how often a student that came to nothing is taught again, with another seed each time
+    retries: int  # how often a training that failed for no cause that is known is repeated, with another seed each time
     failure: Failure
     cross: Teaching  # the cross-encoder, taught by the bi-encoder
     bi: Teaching  # the bi-encoder, taught by the cross-encoder
@@ -394,6 +395,7 @@ def check(cfg: Train) -> None:
             (f"distill.{kind}.{key}", getattr(teaching, key), ok, rule)
             for key, ok, rule in (
                 ("epochs", teaching.epochs >= 1, "at least 1"),
+                ("min_steps", teaching.min_steps >= 0, "at least 0"),
                 ("batch_size", teaching.batch_size >= 1, "at least 1"),
                 ("learning_rate", teaching.learning_rate > 0, "above 0"),
                 ("warmup", 0 <= teaching.warmup < 1, "at least 0 and below 1"),

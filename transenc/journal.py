@@ -32,6 +32,7 @@ from transenc.watch import Watch
 log = logging.getLogger("transenc")
 
 
+AGREES = 0.8  # Spearman with its teacher that a student has, if it is worth its name
 CURVES = ("loss", "learning_rate", "selection")
 
 
@@ -192,9 +193,11 @@ class Journal:
         reference = stages.reference()
         selected = [m for kind in self.cfg.distill.direction.students for m in self.select(kind, stages)]
         command = self._command()
+        warnings = {m.name: said for m in selected if (said := self.warning(m, stages))}
         for member in selected:
             folder = self.path("models", member.name.replace(member.kind, f"{member.kind}-encoder"))
-            copy_model(member.artifact.path, folder, self._card(member, stages, pool, command))
+            card = self._card(member, stages, pool, command, warnings.get(member.name))
+            copy_model(member.artifact.path, folder, card)
         if not self.cfg.save_predictions:  # then all are written already
             self.predictions(selected, stages)
         self._sweep()
@@ -210,6 +213,7 @@ class Journal:
             "data": {"transductive": self.cfg.data.transductive}
             | {key: pool.facts[key] for key in ("pairs", "sentences", "shared", "dropped")},
             "failures": stages.failures,
+            "warnings": warnings,
             "tests": {task: next(row.measure for row in self.rows if row.task == task) for task in stages.tests},
             "stages": stages.store.log,
             "seconds": round(time.monotonic() - self.started, 1),
@@ -222,7 +226,7 @@ class Journal:
         self._hparams(selected)
         self.curves.flush()
         write_report([self.folder], self.folder / "report.html")
-        self._show(stages, selected, reference)
+        self._show(stages, selected, reference, warnings)
         return score
 
     def _command(self) -> str:
@@ -231,7 +235,7 @@ class Journal:
         start = ["python"] if ranks.size() == 1 else ["torchrun", "--nproc-per-node", str(ranks.size())]
         return shlex.join([*start, *sys.argv])
 
-    def _card(self, member: Member, stages: Stages, pool: Artifact, command: str) -> str:
+    def _card(self, member: Member, stages: Stages, pool: Artifact, command: str, warning: str | None) -> str:
         starts = {kind: listed(getattr(self.cfg.model, kind)) for kind in self.cfg.distill.direction.kinds}
         names = {kind: " + ".join(code(public_name(name)) for name in listing) for kind, listing in starts.items()}
         made = {
@@ -249,6 +253,8 @@ class Journal:
             chosen += " Its figures below are of the mean logit over both orders of a pair; `predict` takes one."
         if member.artifact.facts.get("centred"):
             chosen += " Then the mean of its vectors over the pool's sentences was taken to 0."
+        if warning:
+            chosen += f" **Do not use it**: {warning}."
         return card(
             member.kind,
             public_name(starts[member.kind][member.number]),
@@ -287,6 +293,24 @@ class Journal:
         key = (member.iteration, member.encoder, member.number)
         return [row for row in self.rows if (row.iteration, row.encoder, row.member) == key]
 
+    def warning(self, member: Member, stages: Stages) -> str | None:
+        """Why not to use a selected encoder: it scores below the initial bi-encoder or, where there are no gold scores,
+        hardly agrees with its teacher. None where nothing speaks against it.
+        """
+        tasks = list(stages.tests or stages.dev)
+        own, initial = (
+            [row.value for row in self.rows if (row.iteration, row.encoder, row.member) == key and row.task in tasks]
+            for key in ((member.iteration, member.encoder, member.number), (0, "bi", member.number))
+        )
+        if own and initial:
+            value, began = 100 * sum(own) / len(own), 100 * sum(initial) / len(initial)
+            where = tasks[0] if len(tasks) == 1 else f"{len(tasks)} sets on average"
+            return f"{value:.2f} on {where}, below the initial bi-encoder's {began:.2f}" if value < began else None
+        agreement = member.artifact.facts.get("selection") if stages.select is Select.agreement else None
+        if agreement is not None and agreement < AGREES:
+            return f"Spearman with its teacher's labels is {agreement:.2f} on held-out pairs, below {AGREES:g}"
+        return None
+
     def _hparams(self, selected: Sequence[Member]) -> None:
         metrics = {f"selected/{m.name}/{row.task}": row.value for m in selected for row in self._own(m)}
         for summary in hparams(self._asked(), metrics):
@@ -303,7 +327,9 @@ class Journal:
                 asked[key] = value
         return asked | {key: settings[key] for key in ("model.bi", "model.cross", "seed")}
 
-    def _show(self, stages: Stages, selected: Sequence[Member], reference: Sequence[Row]) -> None:
+    def _show(
+        self, stages: Stages, selected: Sequence[Member], reference: Sequence[Row], warnings: Mapping[str, str]
+    ) -> None:
         marks = {(member.iteration, member.encoder, member.number): "*" for member in selected}
         lines = [table([*self.rows, *reference], list(stages.tests), marks, self.cfg.published)] if self.rows else []
         by = next(iter(stages.dev)) if stages.select is Select.dev else stages.select.name
@@ -314,6 +340,9 @@ class Journal:
         for member in selected:
             if member.iteration == 0:
                 lines.append(f"No iteration improved on {member.name}'s start by that: {member.place} is handed back.")
+        lines += [f"Do not use {name}: {warning}." for name, warning in warnings.items()]
+        if not self.rows:
+            lines.append("Whether they beat the initial bi-encoder is not known: that takes gold scores (data.test).")
         log.log(RESULT, "\n%s\n", "\n".join(lines))
         for name in ("report.html", "models", "labels", "predictions", "results.csv", "tensorboard"):
             log.info("%-12s %s", name, self.folder / name)

@@ -6,6 +6,7 @@ from transenc.artifact import Store
 from transenc.config import Train, check
 from transenc.journal import Journal
 from transenc.stages import Stages
+from transenc.terminal import show
 
 
 def distill(cfg: Train, folder: Path) -> float | None:
@@ -20,6 +21,7 @@ def distill(cfg: Train, folder: Path) -> float | None:
         InputError: something in the configuration, the data or the models is wrong.
     """
     check(cfg)
+    show(cfg.verbosity.name)
     with Journal(cfg, folder) as journal:
         stages = Stages(cfg, Store(Path(cfg.paths.artifacts)), journal.watch)
         starts = {kind: stages.start_models(kind) for kind in cfg.distill.direction.kinds}

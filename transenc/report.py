@@ -376,6 +376,10 @@ def _one(run: Run) -> str:
         f"<p>{html.escape(failure['place'])} failed: {html.escape('; '.join(failure['reasons']))}.</p>"
         for failure in facts["failures"]
     )
+    failures += "".join(
+        f"<p><b>Do not use {html.escape(name)}</b>: {html.escape(said)}.</p>"
+        for name, said in facts.get("warnings", {}).items()  # runs of earlier versions have none
+    )
     pictures = "".join(_pictures(run))
     disagreements, errors = _disagreements(run), _errors(run)
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
@@ -409,7 +413,7 @@ def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return items
 
 
-def _several(runs: Sequence[Run]) -> str:
+def _several(runs: Sequence[Run], failed: Sequence[str]) -> str:
     settings = [{key: str(value) for key, value in flat(run.facts["config"]).items()} for run in runs]
     keys = [key for key in settings[0] if len({one.get(key) for one in settings}) > 1 and not key.startswith("paths.")]
     names = list(dict.fromkeys(name for run in runs for name in run.chosen))
@@ -427,7 +431,9 @@ def _several(runs: Sequence[Run]) -> str:
         [run.folder.name, *(one.get(k, "") for k in keys), *values(run)]
         for run, one in zip(runs, settings, strict=True)
     ]
-    parts = [f"<h1>Trans-Encoder: {len(runs)} runs</h1>"]
+    parts = [f"<h1>Trans-Encoder: {len(runs)} run{'s' * (len(runs) != 1)}</h1>"]
+    if failed:
+        parts.append(f"<p>Failed, and not among them: job {html.escape(', '.join(failed))}.</p>")
     groups: dict[tuple[str, ...], list[list[float]]] = {}
     others = [key for key in keys if key != "seed"]
     for run, one in zip(runs, settings, strict=True):
@@ -447,18 +453,19 @@ def _several(runs: Sequence[Run]) -> str:
     return "".join(parts)
 
 
-def write_report(folders: Sequence[Path], out: Path) -> None:
+def write_report(folders: Sequence[Path], out: Path, failed: Sequence[str] | None = None) -> None:
     """One run's page, or the comparison of several.
 
     Args:
         folders: of finished runs.
         out: the file to write.
+        failed: names of a sweep's jobs that did not finish; a single one that did is compared with none, then.
 
     Raises:
         InputError: a folder holds no finished run.
     """
     runs = [Run.read(folder) for folder in folders]
-    body = _one(runs[0]) if len(runs) == 1 else _several(runs)
+    body = _one(runs[0]) if len(runs) == 1 and failed is None else _several(runs, failed or [])
     with replacing(out) as file:
         file.write(_page("Trans-Encoder", body))
 

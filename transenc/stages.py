@@ -16,6 +16,7 @@ A stage is a pure step from (configuration, artifacts) to a folder (`transenc.ar
 import hashlib
 import json
 import logging
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -52,7 +53,8 @@ from transenc.folder import Source, describe, find
 from transenc.measures import main_measure, measure
 from transenc.pairs import Config, Facts, corpus, embed, flatten, gather, gold, mine, read, sentences_of, spread
 from transenc.results import NAMES, Row
-from transenc.watch import Watch, quiet
+from transenc.terminal import quiet
+from transenc.watch import Watch
 
 if TYPE_CHECKING:
     from transenc.encoders import PairEncoder
@@ -60,6 +62,13 @@ if TYPE_CHECKING:
 log = logging.getLogger("transenc")
 
 CONSTANT = 0.003  # standard deviation of labels in [0, 1] below which there is nothing to learn
+REMEDIES = {  # by the cause of a failed training
+    "few steps": "raise distill.{kind}.min_steps",
+    "low rate": "raise distill.{kind}.learning_rate, or distill.{kind}.min_steps",
+    "high rate": "lower distill.{kind}.learning_rate",
+    "nan": "lower distill.{kind}.learning_rate, or set trainer.precision=32-true",
+    "chance": "raise distill.retries, or lower distill.{kind}.learning_rate",
+}
 KNOWN = (*published.PUBLISHED, *hub.HUB)  # sets of pairs that have a name
 
 
@@ -196,7 +205,7 @@ def average(scores: np.ndarray, how: str) -> np.ndarray:
     return np.interp(place, np.arange(1, len(mean) + 1), np.sort(mean))
 
 
-@stage(version=3, ignore=("batch_tokens",))
+@stage(version=4, ignore=("batch_tokens",))
 @ranks.together
 def teach(
     out: Path, config: Config, watch: Watch, student: Artifact, tokens: Artifact, labels: Artifact, *dev: Artifact
@@ -229,6 +238,10 @@ def teach(
     if not len(pairs):
         raise InputError("data.path: too few pairs to hold some out for selection by agreement; add pairs")
 
+    passes = passes_for(settings, len(pairs))
+    if passes > 1:
+        few = f"{len(pairs):,} pairs are few; an epoch passes over them {passes} times"
+        log.info("%s: %s, so that there are %d steps or more", watch.place, few, settings["min_steps"])
     lessons = PairDataModule(
         pairs,
         targets,
@@ -236,6 +249,7 @@ def teach(
         batch_size=settings["batch_size"],
         both_orders=settings["both_orders"],
         seed=seed,
+        passes=passes,
         part=(ranks.rank(), ranks.size()),
     )
 
@@ -281,19 +295,28 @@ def teach(
             if config["examine"]:
                 some = np.unique(np.linspace(0, len(pairs) - 1, SAMPLE).astype(int))
                 raw = _score(encoder, pairs.select(some), config)
-                examine(encoder.to_score(torch.from_numpy(raw)).numpy(), targets[some])
+                scores, steps = encoder.to_score(torch.from_numpy(raw)).numpy(), settings["epochs"] * lessons.batches
+                examine(scores, targets[some], steps, settings["learning_rate"])
         except Failed as failed:
-            return written({"failed": str(failed), "summary": f"failed: {failed}"})
+            return written({"failed": str(failed), "cause": failed.cause, "summary": f"failed: {failed}"})
     if ranks.rank():
         return {}
     encoder.save(out)
     losses = [row["loss"] for row in curve if "loss" in row]
-    summary = f"{len(losses):,} steps, loss {np.mean(losses[-20:]):.4f}"
+    repeated = f" in {settings['epochs'] * passes} passes" if passes > 1 else ""
+    summary = f"{len(losses):,} steps{repeated}, loss {np.mean(losses[-20:]):.4f}"
     if taught.best is not None:
         summary += f", {config['select']} {100 * taught.best:.2f} at {taught.step:,}"
     facts = {"select": config["select"], "selection": taught.best, "step": taught.step, "summary": summary}
     facts["centred"] = "centre" in config
     return written({**_describe(out, encoder), **facts})
+
+
+def passes_for(settings: Mapping[str, Any], pairs: int) -> int:
+    """Passes over the pairs that each epoch takes, so that all epochs together have `min_steps`."""
+    items = pairs * (2 if settings["both_orders"] else 1)
+    steps = math.ceil(settings["min_steps"] / settings["epochs"])  # that an epoch must have; its last may be smaller
+    return max(0, steps - 1) * settings["batch_size"] // items + 1
 
 
 def _describe(folder: Path, model: "PairEncoder") -> Facts:
@@ -666,6 +689,8 @@ class Stages(Scoring):
             if "failed" not in artifact.facts:
                 break
             reasons.append(artifact.facts["failed"])
+            if artifact.facts["cause"] != "chance":
+                break
         kept = "failed" in artifact.facts
         if reasons:
             self.failures.append({"place": taught.place, "reasons": reasons, "kept": previous.place if kept else None})
@@ -676,10 +701,7 @@ class Stages(Scoring):
         if self.cfg.distill.failure is Failure.keep and (previous.iteration or previous.kind == "bi"):
             log.warning("%s; %s is kept in its place", told, previous.place)
             return replace(taught, artifact=previous.artifact)
-        raise InputError(
-            f"{told}; lower distill.{student.kind}.learning_rate, or raise distill.{student.kind}.epochs,"
-            " distill.retries or, for a loss that is no number, trainer.precision=32-true"
-        )
+        raise InputError(f"{told}; {REMEDIES[artifact.facts['cause']].format(kind=student.kind)}")
 
     def students(self, bases: Sequence[Member], previous: Sequence[Member]) -> Sequence[Member]:
         """What an iteration's students begin as."""

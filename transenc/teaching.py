@@ -40,8 +40,22 @@ FLAT = 0.05  # standard deviation of its scores over that of its labels
 DISAGREES = 0.1  # Spearman with its labels
 
 
+FEW_STEPS = 150  # a new head on MiniLM learns its labels' order in 100 to 200 steps, at 2e-5, 5e-5 and 1e-4 alike
+LOW_RATE = 1e-3  # sum of a training's learning rates, about what Adam moves a weight by
+HIGH_RATE = 3e-4  # of a whole encoder
+
+
 class Failed(Exception):  # noqa: N818  # what the student has done
-    """A student came to nothing. The message says by which criterion, with figures."""
+    """Training failed. The message says by which criterion and, where that is clear, why, with figures.
+
+    Args:
+        message: one line.
+        cause: "few steps", "low rate", "high rate", "nan", or "chance", which alone another seed may mend.
+    """
+
+    def __init__(self, message: str, cause: str = "chance"):
+        super().__init__(message)
+        self.cause = cause
 
 
 @dataclass
@@ -218,7 +232,7 @@ class Lesson(pl.Callback):
         losses = ranks.mean(torch.stack([loss for _, loss, _ in self.pending])).tolist()
         for (step, _, rate), value in zip(self.pending, losses, strict=True):
             if not math.isfinite(value):
-                raise Failed(f"the loss is {value} at step {step}, learning rate {rate:.2g}")
+                raise Failed(f"the loss is {value} at step {step}, learning rate {rate:.2g}", "nan")
             self._add({"step": step, "loss": value, "learning_rate": rate})
         self.pending.clear()
 
@@ -335,23 +349,34 @@ def _processes() -> dict[str, Any]:
     }
 
 
-def examine(scores: np.ndarray, labels: np.ndarray) -> None:
-    """Tell a student that collapsed, or learnt nothing of its teacher.
+def examine(scores: np.ndarray, labels: np.ndarray, steps: int, learning_rate: float) -> None:
+    """Tell a student that collapsed, or learnt nothing of its teacher, and why.
 
     Args:
         scores, labels: [N] of pairs it was taught; where they are fewer than `FEWEST`, they need only be numbers.
+        steps: of its training.
+        learning_rate: at its highest.
 
     Raises:
         Failed: its scores are no numbers, all but constant beside their labels, or in another order altogether.
     """
     if not np.isfinite(scores).all():
-        raise Failed("its scores are no numbers")
+        raise Failed("its scores are no numbers", "nan")
     if len(scores) < FEWEST:
         return
     spread, wanted, agreement = float(scores.std()), float(labels.std()), spearman(scores, labels)
     on = f"on {len(scores)} of the pairs it was taught"
     if spread < FLAT * wanted:
         least = f"below {FLAT:g} of its labels' {wanted:.3g}"
-        raise Failed(f"it collapsed: the standard deviation of its scores is {spread:.3g} {on}, {least}")
-    if agreement < DISAGREES:
-        raise Failed(f"it learnt nothing: Spearman with its labels is {agreement:.2f} {on}, below {DISAGREES:g}")
+        found = f"it collapsed: the standard deviation of its scores is {spread:.3g} {on}, {least}"
+    elif agreement < DISAGREES:
+        found = f"it learnt nothing: Spearman with its labels is {agreement:.2f} {on}, below {DISAGREES:g}"
+    else:
+        return
+    if steps < FEW_STEPS:
+        raise Failed(f"{found}; it had {steps} steps, and takes {FEW_STEPS} or more", "few steps")
+    if learning_rate * steps / 2 < LOW_RATE:
+        raise Failed(f"{found}; the learning rate of {learning_rate:g} is too low for {steps} steps", "low rate")
+    if learning_rate > HIGH_RATE:
+        raise Failed(f"{found}; the learning rate of {learning_rate:g} is high for an encoder", "high rate")
+    raise Failed(found)

@@ -1,27 +1,12 @@
 """Where a run is watched: bars on the terminal, and curves for whoever listens. Nothing here can change a result."""
 
-import logging
 from collections.abc import Callable, Iterable, Mapping
 
 from tqdm import tqdm
 
 from transenc import ranks
 
-log = logging.getLogger("transenc")
-
 Tell = Callable[[str, Mapping[str, float]], None]
-
-
-def quiet() -> None:
-    """Keep the libraries' own remarks (devices found, tips, loading bars) off the terminal, unless it is verbose."""
-    if log.isEnabledFor(logging.DEBUG):
-        return
-    import pytorch_lightning  # noqa: F401  # sets its logger's level when imported
-    import transformers
-
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
 
 
 class Watch:

@@ -54,7 +54,8 @@ class PairDataModule(pl.LightningDataModule):
         collate: makes a model's inputs of `(pairs, rows, swapped)`, where `rows` are pair numbers and `swapped` says
             which of them to turn round; `PairEncoder.collate`.
         batch_size: pairs in a batch.
-        both_orders: an epoch holds every pair as (a, b) and as (b, a).
+        both_orders: a pass over the pairs holds each as (a, b) and as (b, a).
+        passes: over the pairs in an epoch.
         seed: of the order.
         part: (rank, ranks): take every `ranks`-th pair of a batch, from `rank` on. The mean of the ranks' losses, each
             times its batch's `weight`, is the whole batch's.
@@ -72,26 +73,31 @@ class PairDataModule(pl.LightningDataModule):
         batch_size: int,
         both_orders: bool,
         seed: int,
+        passes: int = 1,
         part: tuple[int, int] = (0, 1),
     ):
         super().__init__()
         assert pairs.gold is None, "pairs to learn from carry no gold scores"
         assert len(pairs) == len(labels), f"{len(pairs)} pairs, {len(labels)} labels"
         self.pairs, self.labels, self.make_inputs = pairs, labels, collate
-        self.batch_size, self.both_orders, self.seed, self.done = batch_size, both_orders, seed, 0
+        self.batch_size, self.seed, self.done = batch_size, seed, 0
+        self.orders, self.passes = 2 if both_orders else 1, passes
         self.rank, self.ranks = part
 
     @property
     def batches(self) -> int:
         """In an epoch."""
-        return math.ceil(len(self.pairs) * (2 if self.both_orders else 1) / self.batch_size)
+        return math.ceil(self.passes * self.orders * len(self.pairs) / self.batch_size)
 
     def collate(self, items: list[int]) -> dict[str, Any]:
-        """Items below N are pairs as they stand, items from N on the same pairs turned round."""
+        """Items below N are pairs as they stand; with both orders, items from N on are the same pairs turned round. A
+        further pass goes on from there.
+        """
         own = items[self.rank :: self.ranks]
         weight = len(own) * self.ranks / len(items)
         own = own or items[:1]  # which then weighs nothing: a rank without a pair would keep the others waiting
-        rows, swapped = np.asarray(own) % len(self.pairs), np.asarray(own) >= len(self.pairs)
+        turn, rows = np.divmod(own, len(self.pairs))
+        swapped = turn % self.orders == 1
         return {
             "inputs": self.make_inputs(self.pairs, rows, swapped),
             "labels": torch.from_numpy(self.labels[rows]),  # fancy indexing copies, so the labels themselves stay
@@ -102,7 +108,7 @@ class PairDataModule(pl.LightningDataModule):
         """The batches of the trainer's epoch, behind those that are done; Lightning asks for it in each epoch."""
         past, skip = divmod(self.done, self.batches)
         epoch = 0 if self.trainer is None else self.trainer.current_epoch
-        lengths = np.tile(self.pairs.lengths[self.pairs.pairs].sum(axis=1), 2 if self.both_orders else 1)
+        lengths = np.tile(self.pairs.lengths[self.pairs.pairs].sum(axis=1), self.passes * self.orders)
         return DataLoader(
             range(len(lengths)),  # type: ignore[arg-type]
             batch_size=self.batch_size,

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Self
@@ -32,6 +33,7 @@ log = logging.getLogger("transenc")
 
 Progress = Callable[[int], Any]
 SHARPNESS = 20.0  # of CoSENT
+FP32_ONLY = ("deberta",)  # model types that transformers cannot run in bf16: its mask's value overflows there
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,8 @@ class PairEncoder(pl.LightningModule, ABC):
     def __init__(self, backbone: torch.nn.Module, tokenizer: Any, max_tokens: int, first_only: bool):
         super().__init__()
         speed_up(backbone, first_only)
+        if backbone.config.model_type in FP32_ONLY:
+            compute_in_fp32(backbone)
         self.backbone, self.tokenizer, self.max_tokens = backbone, tokenizer, max_tokens
         accepted = inspect.signature(backbone.forward).parameters
         segments = "token_type_ids" in accepted and "token_type_ids" in tokenizer.model_input_names
@@ -249,6 +253,18 @@ class PairEncoder(pl.LightningModule, ABC):
         for key in ("is_local", "local_files_only", "name_or_path", "auto_map"):
             config.pop(key, None)
         path.write_text(json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False), encoding="utf-8")
+
+
+def compute_in_fp32(backbone: torch.nn.Module) -> None:
+    """Have a model compute in fp32, whatever the precision around it."""
+    forward = backbone.forward
+
+    @wraps(forward)  # its signature says what the model takes
+    def in_fp32(*arguments: Any, **inputs: Any) -> Any:
+        with torch.autocast(next(backbone.parameters()).device.type, enabled=False):
+            return forward(*arguments, **inputs)
+
+    backbone.forward = in_fp32  # type: ignore[method-assign]
 
 
 def cosent(scores: Tensor, labels: Tensor) -> Tensor:

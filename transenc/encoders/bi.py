@@ -136,7 +136,7 @@ class BiEncoder(PairEncoder):
         probe = self.to_device(self.framing.singles(some, np.arange(2)))
         before = self.pool(probe)
         for module in reversed(list(self.backbone.modules())):  # in some families it is not the last to be registered
-            bias = getattr(module, "bias", None) if isinstance(module, torch.nn.LayerNorm) else None
+            bias = getattr(module, "bias", None) if type(module).__name__.endswith("LayerNorm") else None
             if bias is not None and bias.shape == before.shape[1:]:
                 kept = bias.clone()
                 bias += 1
