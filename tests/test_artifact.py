@@ -171,6 +171,57 @@ def test_a_stage_that_fails_keeps_its_bookmark_and_nothing_else(tmp_path):
     assert list(tmp_path.iterdir()) == [built.path]
 
 
+@pytest.mark.parametrize("umask", [0o002, 0o022, 0o077])
+def test_files_are_readable_by_whom_the_umask_says_whatever_wrote_them(tmp_path, umask):
+    @stage(version=1)
+    def private(out, config, watch):
+        for name in ("weights", "text"):
+            (out / name).write_text(name)
+        (out / "weights").chmod(0o600)  # as safetensors has its files
+        return {}
+
+    before = os.umask(umask)
+    try:
+        built = Store(tmp_path)(private, {})
+    finally:
+        os.umask(before)
+    assert {file.stat().st_mode & 0o777 for file in built.path.iterdir()} == {0o666 & ~umask}
+
+
+@pytest.mark.parametrize("name", ["text", RECORD])
+def test_what_may_not_be_read_is_not_taken_for_damaged(tmp_path, monkeypatch, name):
+    calls = []
+    built = Store(tmp_path)(copying(calls), {"a": 1})
+    closed = built.path / name
+
+    def refuse(what, *arguments, **settings):
+        if Path(what) == closed:
+            raise PermissionError(13, "Permission denied", str(what))
+        return original(what, *arguments, **settings)
+
+    original, where = (Path.read_text, "pathlib.Path.read_text") if name == RECORD else (open, "builtins.open")
+    monkeypatch.setattr(where, refuse)
+    with pytest.raises(PermissionError):
+        Store(tmp_path)(copying(calls), {"a": 1})
+    monkeypatch.undo()
+    assert Store(tmp_path)(copying(calls), {"a": 1}).reused
+    assert len(calls) == 1
+
+
+def test_a_damaged_artifact_that_may_not_be_replaced_is_not_built_in_vain(tmp_path, monkeypatch):
+    calls = []
+    built = Store(tmp_path)(copying(calls), {"a": 1})
+    (built / "text").write_text("damaged")
+
+    def refuse(path, *_, **__):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("shutil.rmtree", refuse)
+    with pytest.raises(PermissionError):
+        Store(tmp_path)(copying(calls), {"a": 1})
+    assert len(calls) == 1
+
+
 def test_damage_to_one_artifact_builds_no_other_again(tmp_path):
     calls, store = [], Store(tmp_path)
     one = store(copying(calls), {"a": 1})

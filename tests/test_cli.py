@@ -160,6 +160,28 @@ def test_a_run_that_was_stopped_ends_in_the_same_bytes_when_started_again(inputs
         assert len(digests) == 1
 
 
+SWALLOWED = """
+import os, signal, sys
+from transenc.cli import interruptible
+
+class Destroyed:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)  # what is raised here, Python prints and forgets
+
+with interruptible():
+    Destroyed()
+    print("goes on", flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("goes on for good", flush=True)
+"""
+
+
+def test_a_second_signal_ends_what_the_first_did_not():
+    done = subprocess.run([sys.executable, "-c", SWALLOWED], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout == "goes on\n"
+    assert done.returncode in (-signal.SIGTERM, 128 + signal.SIGTERM)
+
+
 def test_a_sweep_shares_artifacts_and_gives_each_job_its_folder(inputs, tmp_path):
     sweep = ["-m", "seed=0,1", f"hydra.sweep.dir={tmp_path}/sweep", f"paths.artifacts={tmp_path}/artifacts"]
     status, out, error = python(inputs[0], *sweep, *inputs[1:])

@@ -102,6 +102,16 @@ def test_a_short_row_is_filled_up_to_the_header_and_a_long_one_is_refused(tmp_pa
         read_file(path, UNSCORED)
 
 
+@pytest.mark.parametrize("row", ["Well, he left,She left", "alone"])
+def test_a_row_of_another_width_in_a_file_without_a_header_is_refused(tmp_path, row):
+    """Its sentences would be read from where others have something else."""
+    path = write(tmp_path / "pairs.csv", f"He went,She went\n{row}\n")
+    numbered = Format(0, 1, None, 0, 5)
+    says = rf"pairs.csv:2: {len(row.split(','))} columns where the first row has 2"
+    with pytest.raises(InputError, match=says):
+        read_file(path, numbered)
+
+
 def test_a_sentence_is_one_line_and_keeps_the_blanks_around_it(tmp_path):
     path = write(tmp_path / "pairs.csv", 'sentence1,sentence2\n" a\r\nb ","\nc"\n')
     assert read_file(path, UNSCORED) == [(" a  b ", " c", None)]

@@ -70,6 +70,26 @@ def test_a_module_that_is_lacking_is_refused_by_name(folder):
     CrossEncoder.load(folder, new_head=0)
 
 
+TOKENIZER = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "deberta-v2"])
+def test_a_model_without_a_tokenizer_is_refused(models, tmp_path, family):
+    """As `save_pretrained` of the model alone leaves it; transformers would make up a tokenizer that knows no words."""
+    folder = Path(shutil.copytree(models[family], tmp_path / "model"))
+    for name in TOKENIZER:
+        (folder / name).unlink(missing_ok=True)
+    refused(folder, "there is no tokenizer in this folder .*tokenizer.save_pretrained")
+    refused(folder, "there is no tokenizer in this folder", CrossEncoder, new_head=0)
+
+
 CAPITALS = [(a.title(), b.upper()) for a, b in PAIRS]
 
 

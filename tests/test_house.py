@@ -12,7 +12,7 @@ ORDER = [  # each may import those before it, never those after
     ["errors", "artifact", "measures"],
     ["ranks"],
     ["results", "config", "folder"],
-    ["terminal"],
+    ["terminal", "run_folder"],
     ["report"],
     ["data.files", "data.tokens"],
     ["data.published", "data.hub", "data.mining", "data.module"],

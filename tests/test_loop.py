@@ -3,6 +3,7 @@
 import html
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -857,6 +858,7 @@ def test_empty_sentences_and_repeated_pairs_are_dropped_and_counted(setting, tmp
         (["data.flatten=true"], "data.flatten=true: .*data.limit=N"),
         (["data.limit=0"], "data.limit=0: must be at least 1"),
         (["data.extra=5"], "data.extra=5: must be a known set, a file, or a list"),
+        (["data.columns.sentence1=-2"], "data.columns.sentence1=-2: must be a column's name, or its number from 0"),
         (["data.columns.score=null"], "dev.tsv: has to be scored, and data.columns.score=null"),
         (["paths.artifacts=train.py"], "paths.artifacts=train.py: must be a folder, or nothing yet"),
         (
@@ -896,6 +898,32 @@ def test_a_cross_encoder_as_the_bi_encoder_is_refused(setting, tmp_path):
     CrossEncoder.load(setting.model, new_head=0).save(tmp_path / "cross")
     with pytest.raises(InputError, match=r"model.bi=.*is a cross-encoder, and a bi-encoder is needed"):
         setting.run(f"model.bi={tmp_path}/cross")
+
+
+def test_a_test_file_whose_name_is_too_long_to_report_under_is_refused_before_anything_is_built(setting, files):
+    path = setting.root / f"{'n' * 245}.tsv"
+    path.write_bytes((files / "test.tsv").read_bytes())
+    with pytest.raises(InputError, match="results are written under this name, which is too long; rename the file"):
+        setting.run(f"data.test=[{path}]")
+    assert setting.taught() == []
+
+
+def test_a_model_that_changes_while_it_is_read_is_refused_though_the_change_is_undone(setting, bert, monkeypatch):
+    folder = Path(shutil.copytree(bert, setting.root / "model"))
+    load = BiEncoder.load.__func__
+
+    def changing(cls, *arguments, **settings):
+        weights = folder / "model.safetensors"
+        weights.rename(folder / "aside")
+        shutil.copy(folder / "aside", weights)
+        loaded = load(cls, *arguments, **settings)
+        (folder / "aside").replace(weights)
+        return loaded
+
+    monkeypatch.setattr(BiEncoder, "load", classmethod(changing))
+    with pytest.raises(InputError, match=r"model.bi=.*: changed while it was read; give the command again"):
+        setting.run(f"model.bi={folder}")
+    monkeypatch.undo()
 
 
 def test_two_files_that_would_be_reported_under_one_name_are_refused(setting, files, tmp_path):

@@ -81,6 +81,18 @@ def test_a_card_holds_its_metrics_data_and_base_model_as_the_hub_reads_them(run)
     assert (result.metric_type, result.metric_value) == ("spearman", 0.812346)
 
 
+@pytest.mark.parametrize("names", [("dev", "test"), ("stsb-dev", "stsb-test"), ("sts12", "sts13", "mine")])
+def test_a_card_has_an_entry_of_its_own_for_each_data_set_as_the_hub_reads_them(tmp_path, names):
+    rows = [Row(1, "bi", 0, name, 7, 0.1 * number, 0.5) for number, name in enumerate(names, 1)]
+    (tmp_path / "README.md").write_text(card("bi", "x", "made.", ["x"], 0, rows, "x"))
+    results = huggingface_hub.ModelCard.load(tmp_path / "README.md").data.eval_results
+    assert {result.dataset_name: result.metric_value for result in results} == {
+        row.task: pytest.approx(row.spearman) for row in rows
+    }
+    index = yaml.safe_load((tmp_path / "README.md").read_text().split("---\n")[1])["model-index"][0]["results"]
+    assert [len(entry["metrics"]) for entry in index] == [1] * len(names)
+
+
 @pytest.mark.parametrize("kind", ["bi", "cross"])
 def test_the_snippet_on_a_card_runs(run, kind, capsys):
     model = run / "models" / f"{kind}-encoder"

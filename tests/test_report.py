@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas
@@ -99,6 +100,20 @@ def test_a_folder_without_a_finished_run_is_one_line(tmp_path, capsys):
     assert not list(tmp_path.glob("*.html"))
 
 
+def test_the_name_of_a_test_file_is_text_wherever_it_stands(runs, tmp_path):
+    name = "<img src=x onerror=alert(1)>\x00\x1b"
+    folder = Path(shutil.copytree(runs[0], tmp_path / "run"))
+    for path, said in ((folder / "results.csv", name), (folder / "run.json", json.dumps(name))):
+        path.write_text(re.sub('(?<=,)test(?=,)|"test"(?=:)', said.replace("\\", r"\\"), path.read_text()))
+    for file in (folder / "predictions").glob("*-test.csv"):
+        file.rename(file.with_name(file.name.replace("-test.csv", "-other.csv")))
+    write_report([folder], tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "&lt;img src=x" in page
+    assert "<img src=x" not in page
+    assert not set(page) & {"\x00", "\x1b"}
+
+
 def test_a_run_without_gold_scores_has_a_page_too(runs, bert, tmp_path):
     root = runs[0].parents[1]
     settings = [
@@ -106,10 +121,10 @@ def test_a_run_without_gold_scores_has_a_page_too(runs, bert, tmp_path):
         f"paths.artifacts={tmp_path}/artifacts", "distill=bi_to_cross",
         "distill.cross.min_steps=0", "distill.select=last",
     ]  # fmt: skip
-    distill(compose("train", settings), tmp_path)
-    page = (tmp_path / "report.html").read_text()
+    distill(compose("train", settings), folder := tmp_path / "run")
+    page = (folder / "report.html").read_text()
     assert "<b>cross</b>: iteration 1" in page
-    write_report([tmp_path, tmp_path], tmp_path / "two.html")
+    write_report([folder, folder], tmp_path / "two.html")
 
 
 def test_published_figures_stand_beside_the_scores_on_the_page_and_the_terminal(runs, tmp_path):

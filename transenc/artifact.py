@@ -18,6 +18,7 @@ import json
 import logging
 import os
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -126,6 +127,8 @@ class Store:
             with self._claim(path) as scratch:
                 record = self._find(path, fingerprint)  # another process may have built it while this one waited
                 if record is None:
+                    if path.exists():  # damaged, or left of an interrupted deletion of the store
+                        shutil.rmtree(path)  # now: where this is refused, nothing is built in vain
                     started = time.monotonic()
                     with _full_disk_told(scratch):
                         facts = dict(stage.build(scratch, config, watch, *inputs))
@@ -137,7 +140,6 @@ class Store:
                     record["files"] = {str(file.relative_to(scratch)): file_digest(file) for file in files}
                     record["sha256"] = digest(record)
                     (scratch / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
-                    shutil.rmtree(path, ignore_errors=True)  # damaged, or left of an interrupted deletion of the store
                     _publish(scratch, path)
                     self.told.add(fingerprint)
                     log.debug("%s: in %s", title, path)
@@ -159,6 +161,8 @@ class Store:
             whole &= record["fingerprint"] == fingerprint
         except FileNotFoundError:
             return None
+        except PermissionError:  # it may be whole, for others
+            raise
         except (OSError, ValueError, KeyError, TypeError):
             files, whole = {}, False
         damaged = (
@@ -173,10 +177,12 @@ class Store:
 
     def _is(self, file: Path, sha256: str) -> bool:
         try:
-            stat = file.stat()
-            state = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+            found = file.stat()
+            state = (found.st_ino, found.st_size, found.st_mtime_ns)
             if self.checked.get(file) != state and file_digest(file) != sha256:
                 return False
+        except PermissionError:
+            raise
         except OSError:
             return False
         self.checked[file] = state
@@ -238,8 +244,14 @@ def _clear(scratch: Path) -> None:
 
 
 def _publish(scratch: Path, path: Path) -> None:
-    """Rename a finished folder; neither its files nor its new name are lost if the power fails after that."""
+    """Rename a finished folder; neither its files nor its new name are lost if the power fails after that.
+
+    Its files get the mode of the record, which is the umask's: safetensors makes its own readable by their owner alone.
+    """
+    mode = stat.S_IMODE((scratch / RECORD).stat().st_mode)
     for one in (*scratch.rglob("*"), scratch):
+        if one.is_file():
+            one.chmod(mode)
         sync(one)
     scratch.rename(path)
     sync(path.parent)

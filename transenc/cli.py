@@ -30,6 +30,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from transenc.config import Evaluate, Train
 from transenc.errors import InputError, nearest
+from transenc.run_folder import recorded
 from transenc.terminal import show
 
 log = logging.getLogger("transenc")
@@ -135,7 +136,7 @@ def interruptible() -> Iterator[None]:
     """Say what stopped the command and that it goes on from there; exit with 128 and the signal's number."""
 
     def interrupt(number: int, _: Any) -> None:
-        signal.signal(number, signal.SIG_IGN)  # once is enough
+        signal.signal(number, signal.SIG_DFL)  # one that lands in a destructor is lost; the next then ends the process
         raise Interrupted(number)
 
     before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -240,6 +241,8 @@ def check_overrides(name: str, arguments: Iterable[str]) -> None:
         if key == "hydra":
             raise InputError("hydra: holds several settings; set one of them, hydra.NAME=...")
         if key.split(".")[0].split("/")[0] == "hydra":
+            if key in ("hydra.run.dir", "hydra.sweep.dir") and not override.is_sweep_override():
+                check_folder(key, override.value())
             continue
         if key in groups:
             values = override.sweep_iterator() if override.is_sweep_override() else [override.value()]
@@ -250,6 +253,18 @@ def check_overrides(name: str, arguments: Iterable[str]) -> None:
             raise InputError(f"{key}: no such key{nearest(key, [*known, *groups])}")
         elif any(one.startswith(f"{key}.") for one in known) and not isinstance(override.value(), dict):
             raise InputError(f"{key}: holds several settings; set one of them, {key}.NAME=...")
+
+
+def check_folder(key: str, folder: Any) -> None:
+    """Refuse a run folder of others before Hydra writes into it.
+
+    Raises:
+        InputError: it has no name, or is not empty and no run's.
+    """
+    if folder in (None, ""):
+        raise InputError(f"{key}: no folder is named; name one, or leave it out")
+    if key == "hydra.run.dir" and "${" not in str(folder):
+        recorded(Path(str(folder)).expanduser())
 
 
 def keys(schema: type, prefix: str = "") -> list[str]:

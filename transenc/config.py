@@ -337,7 +337,12 @@ def _common_rules(cfg: "Train | Evaluate") -> list[Rule]:
             for key, names in lists.items()
         ),
         *(
-            (f"data.columns.{key}", column, column is None or type(column) in (str, int), "a column's name or number")
+            (
+                f"data.columns.{key}",
+                column,
+                column is None or type(column) is str or (type(column) is int and column >= 0),
+                "a column's name, or its number from 0",
+            )
             for key, column in columns.items()
         ),
         ("data.score_max", cfg.data.score_max, cfg.data.score_max > cfg.data.score_min, "above data.score_min"),

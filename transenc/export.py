@@ -129,6 +129,8 @@ def card(
                 row.task,
                 row.measure,
                 round(row.value, 6),
+                # The hub merges results of one data set; without its split, a development and a test set would be one.
+                dataset_split=row.task.rpartition("-")[2] if row.task in known else row.task,
                 metric_name=NAMES[row.measure],
             )
             for row in rows

@@ -43,6 +43,11 @@ class Source:
     def pickled(self) -> bool:
         return self.weights[0].suffix == ".bin"
 
+    def state(self) -> list[tuple[int, ...]]:
+        """What differs once a file has been written to, or another has taken its place, even if that is undone."""
+        found = [path.stat() for path in self.files]
+        return [(one.st_ino, one.st_size, one.st_mtime_ns, one.st_ctime_ns) for one in found]
+
     @property
     def files(self) -> list[Path]:
         """All that decides what the model computes."""

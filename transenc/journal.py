@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import shlex
-import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ from transenc.errors import InputError
 from transenc.export import card, code, copy_model, environment, public_name, write_pairs
 from transenc.report import flat, write_report
 from transenc.results import RESULT, Row, table, write_results
+from transenc.run_folder import RunFolder
 from transenc.stages import Member, Stages
 from transenc.watch import Watch
 
@@ -84,7 +84,6 @@ class Journal:
         self.cfg, self.folder, self.started = cfg, folder, time.monotonic()
         self.rows: list[Row] = []
         self.members: list[Member] = []
-        self.written: set[Path] = set()
         self.loggers: dict[Logger, Any] = {}
 
     def __enter__(self) -> Self:
@@ -96,9 +95,8 @@ class Journal:
                 raise InputError(
                     f"{self.folder}: another run writes there; wait for it, or give another hydra.run.dir"
                 ) from None
+            self.place = RunFolder(self.folder, Path(self.cfg.paths.artifacts))
             (self.folder / "run.json").unlink(missing_ok=True)  # it says that a run is finished
-            # In the folder of a killed run everything is told again, curves of finished stages included.
-            shutil.rmtree(self.folder / "tensorboard", ignore_errors=True)
             self.writer = opened.enter_context(SummaryWriter(str(self.folder / "tensorboard")))
             self.writer.add_text("config", "```\n" + json.dumps(plain(asdict(self.cfg)), indent=2) + "\n```")
             self.curves = opened.enter_context(open(self.folder / "curves.csv", "w", encoding="utf-8", newline=""))
@@ -143,19 +141,6 @@ class Journal:
             with self._told_not_raised(kind):
                 logger.log_metrics(values, step)
 
-    def path(self, kind: str, name: str) -> Path:
-        """Where to write something of a kind: "models", "labels" or "predictions"."""
-        path = self.folder / kind / name
-        self.written.add(path)
-        return path
-
-    def _sweep(self) -> None:
-        """Remove what another run left in this folder, now that all of this one's is there."""
-        for kind in ("models", "labels", "predictions"):
-            for path in (self.folder / kind).glob("*"):
-                if path not in self.written:
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
-
     def scores(self, members: Sequence[Member], stages: Stages) -> None:
         """Results of one iteration's encoders of one kind; results.csv is whole after each."""
         rows = stages.evaluate(members)
@@ -172,7 +157,7 @@ class Journal:
         """Their score of every test pair."""
         for member in members:
             for task, pairs in stages.tests.items():
-                path = self.path("predictions", f"{member.place.replace('/', '-')}-{task}.csv")
+                path = self.place.path("predictions", f"{member.place.replace('/', '-')}-{task}.csv")
                 scores = stages.score(member.artifact, pairs, member.place, task) / "scores.npy"
                 write_pairs(path, pairs, gold=np.load(pairs / "gold.npy"), score=np.load(scores))
 
@@ -182,7 +167,7 @@ class Journal:
         self.writer.add_histogram(f"labels/{teacher}", values, iteration)
         facts = ("clamped", "mean", "std")
         self.point({f"labels/{teacher}/{fact}": labels.facts[fact] for fact in facts}, iteration)
-        write_pairs(self.path("labels", f"{iteration}-{teacher}.csv"), pairs, label=values)
+        write_pairs(self.place.path("labels", f"{iteration}-{teacher}.csv"), pairs, label=values)
 
     def finish(self, stages: Stages, pool: Artifact) -> float | None:
         """Select, copy the selected models, write run.json, print the table.
@@ -195,12 +180,12 @@ class Journal:
         command = self._command()
         warnings = {m.name: said for m in selected if (said := self.warning(m, stages))}
         for member in selected:
-            folder = self.path("models", member.name.replace(member.kind, f"{member.kind}-encoder"))
+            folder = self.place.path("models", member.name.replace(member.kind, f"{member.kind}-encoder"))
             card = self._card(member, stages, pool, command, warnings.get(member.name))
             copy_model(member.artifact.path, folder, card)
         if not self.cfg.save_predictions:  # then all are written already
             self.predictions(selected, stages)
-        self._sweep()
+        self.place.sweep()
         scores = {m.name: None if stages.select is Select.last else self.value(m, stages) for m in selected}
         score = None if None in scores.values() or not scores else sum(scores.values()) / len(scores)
         run = {

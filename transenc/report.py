@@ -343,11 +343,16 @@ def _errors(run: Run) -> str:
 # Pages.
 
 
+# Texts of others may hold codes that are no part of a page; a replacement character stands for each.
+UNPRINTABLE = {code: 0xFFFD for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n\r"}
+
+
 def _page(title: str, body: str) -> str:
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{html.escape(title)}</title><style>{CSS}</style></head><body>{body}<script>{SORT}</script></body></html>\n"
+        f"<title>{html.escape(title)}</title><style>{CSS}</style></head><body>{body.translate(UNPRINTABLE)}"
+        f"<script>{SORT}</script></body></html>\n"
     )
 
 
@@ -360,7 +365,7 @@ def _gain(run: Run, name: str) -> str:
     kind, _, member = name.partition("-")
     rows = run.results
     start = rows[(rows.iteration == 0) & (rows.encoder == kind) & (rows.member == int(member or 0))]
-    where = next(iter(tests)) if len(tests) == 1 else f"{len(tests)} test sets on average"
+    where = html.escape(next(iter(tests))) if len(tests) == 1 else f"{len(tests)} test sets on average"
     gain = ""
     if len(start) and (iteration or run.encoder(name) != kind):  # a cross-encoder's start is untrained, and has none
         began = 100 * sum(start[start.task == task][measure].iloc[0] for task, measure in tests.items()) / len(tests)

@@ -61,6 +61,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("transenc")
 
+LONGEST = 200  # bytes in a set's name; names of files may have 255, and are made of this and the encoder's
 CONSTANT = 0.003  # standard deviation of labels in [0, 1] below which there is nothing to learn
 REMEDIES = {  # by the cause of a failed training
     "few steps": "raise distill.{kind}.min_steps",
@@ -104,12 +105,14 @@ def tokenise(out: Path, config: Config, watch: Watch, pairs: Artifact) -> Facts:
     return {**facts, "tokens": len(tokens.ids), "summary": f"{len(tokens.ids):,} tokens"}
 
 
-@stage(version=3, ignore=("source", "key"))
+@stage(version=3, ignore=("source", "key", "state"))
 def start(out: Path, config: Config, watch: Watch) -> Facts:
     """The model a person named, as the kind of encoder it is to be, in our own folder layout."""
     source, settings = config["source"], config["settings"]
     try:
         model = encoder_class(config["kind"]).load(source, **settings)
+        if source.state() != config["state"]:  # the identity is of other bytes, perhaps, than were read
+            raise InputError(f"{source.name}: changed while it was read; give the command again")
     except InputError as error:
         raise InputError(f"{config['key']}={error}") from None
     model.save(out)
@@ -466,12 +469,16 @@ class Scoring:
         for name in names:
             if found.setdefault(stem(name), name) != name:
                 raise InputError(f"{name} and {found[stem(name)]} would be reported under one name; rename a file")
+            if len(stem(name).encode()) > LONGEST:
+                raise InputError(f"{name}: results are written under this name, which is too long; rename the file")
         return {task: self.read(name, True) for task, name in found.items()}
 
     def start(self, kind: str, source: Source, key: str, **settings: Any) -> Artifact:
         """The model that the configuration names under `key`. It counts by the bytes of its files."""
+        state = source.state()
         identity = [[str(path.relative_to(source.folder)), file_digest(path)] for path in source.files]
-        config = {"kind": kind, "source": source, "key": key, "identity": identity, "settings": settings}
+        config = {"kind": kind, "source": source, "key": key, "settings": settings, "state": state}
+        config["identity"] = identity
         return self.store(start, config, watch=self.watch, title=f"start {key.removeprefix('model.')}")
 
     def tokens(self, pairs: Artifact, model: Artifact, title: str) -> Artifact:

@@ -227,8 +227,15 @@ class Reader:
             _, names, self.header = next(rows)
             places = [column if isinstance(column, int) else self._find(column, names) for column in wanted]
             self.names = names
+        width = None  # of a file without a header, whose columns are where the first row has them
         for number, row, text in rows:
             where, missing = f"{self.path}:{number}", len(self.names) - len(row)
+            width = width or len(row)
+            if not self.names and len(row) != width:
+                raise InputError(
+                    f"{where}: {len(row)} columns where the first row has {width}; is there a {delimiter!r} too many,"
+                    " or a text not in quotes?"
+                )
             if len(row) <= max(places):
                 raise InputError(f"{where}: {len(row)} columns where at least {max(places) + 1} belong")
             if self.names and missing < 0:

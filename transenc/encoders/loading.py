@@ -11,6 +11,12 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 from transenc.errors import InputError
 from transenc.folder import Description, Source
 
+VOCABULARIES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "*.model",
+)  # without one, transformers makes a tokenizer up
 LAYERS = 1000  # at most; what config.json asks for is built before its weights are looked at
 
 
@@ -35,6 +41,11 @@ def load_parts(source: Source, max_tokens: int | None, layers: int | None, lower
     Raises:
         InputError: more tokens or layers than the model has, or files that transformers cannot make a model of.
     """
+    if not any(path for pattern in VOCABULARIES for path in source.folder.glob(pattern)):
+        raise InputError(
+            f"{source.name}: there is no tokenizer in this folder (none of {', '.join(VOCABULARIES)}); save it there"
+            " with tokenizer.save_pretrained"
+        )
     try:  # unless told, transformers asks on the terminal whether to run a model's own code
         config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False)

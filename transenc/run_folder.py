@@ -1,0 +1,92 @@
+"""A run folder, and a record of what runs wrote there: nothing else in it is ever deleted.
+
+Standard library only: the command line asks before Hydra writes its own files into the folder.
+"""
+
+import json
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+from transenc.artifact import replacing
+from transenc.errors import InputError
+
+RECORD = ".transenc.json"
+PARTS = ("models", "labels", "predictions", "tensorboard")  # folders that are emptied of what earlier runs wrote
+HYDRAS = (".hydra", "multirun.yaml")  # there before a run begins, as is the log
+
+
+def recorded(folder: Path) -> set[str] | None:
+    """Paths in the folder that runs wrote; None where no run has been.
+
+    Raises:
+        InputError: the folder is not empty, and no run's.
+    """
+    try:
+        return set(json.loads((folder / RECORD).read_text(encoding="utf-8"))["written"])
+    except (OSError, ValueError, TypeError, KeyError):
+        pass
+    if not folder.exists():
+        return None
+    if not folder.is_dir():
+        raise InputError(f"{folder}: is a file; give a folder for the run (hydra.run.dir)")
+    with suppress(OSError, ValueError, TypeError):
+        if {"selected", "stages", "config"} <= set(json.loads((folder / "run.json").read_text(encoding="utf-8"))):
+            return {"tensorboard"}  # of a version that kept no record
+    others = sorted(path.name for path in folder.iterdir() if path.name not in HYDRAS and path.suffix != ".log")
+    if others:
+        more = f", and {len(others) - 3} more" if len(others) > 3 else ""
+        raise InputError(
+            f"{folder}: holds {', '.join(others[:3])}{more}, and is no run's folder; give an empty or new one"
+            " (hydra.run.dir)"
+        )
+    return None
+
+
+class RunFolder:
+    """
+    Args:
+        folder: of the run, which exists.
+        store: of the artifacts.
+
+    Raises:
+        InputError: the folder is not empty, and no run's; or it and the store lie inside one another, where one would
+            be deleted with the other.
+    """
+
+    def __init__(self, folder: Path, store: Path):
+        self.folder = folder
+        inside, artifacts = folder.resolve(), store.resolve()
+        parts = [(inside / part).resolve() for part in PARTS]
+        if inside.is_relative_to(artifacts) or any(artifacts.is_relative_to(part) for part in parts):
+            raise InputError(f"paths.artifacts={store}: it and the run folder, {folder}, must not lie in one another")
+        self.earlier, self.written = recorded(folder) or set(), set[str]()
+        self.remove("tensorboard")  # in the folder of a killed run everything is told again
+        self.path("tensorboard")
+
+    def path(self, *parts: str) -> Path:
+        """Where to write something, which is recorded as this run's."""
+        name = "/".join(parts)
+        if name not in self.written:
+            self.written.add(name)
+            with replacing(self.folder / RECORD) as file:
+                json.dump({"written": sorted(self.earlier | self.written)}, file, indent=1)
+        return self.folder / name
+
+    def remove(self, name: str) -> None:
+        """Remove what an earlier run wrote."""
+        path = self.folder / name
+        if name not in self.earlier or ".." in path.parts:
+            return
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+    def sweep(self) -> None:
+        """Remove what earlier runs left, now that all of this one's is there."""
+        for name in sorted(self.earlier - self.written):
+            self.remove(name)
+        self.earlier = set()
+        with replacing(self.folder / RECORD) as file:
+            json.dump({"written": sorted(self.written)}, file, indent=1)
