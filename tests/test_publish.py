@@ -116,6 +116,17 @@ def test_a_name_that_no_repository_can_have_is_refused(run, hub, name):
         main([str(run), name])
 
 
+@pytest.mark.parametrize("content", [None, b"\xff\xfe"])
+def test_a_card_that_cannot_be_read_is_one_line(run, hub, content):
+    card = run / "models" / "bi-encoder" / "README.md"
+    card.unlink()
+    if content:
+        card.write_bytes(content)
+    with pytest.raises(InputError, match=r"README.md: there is no card that can be read .*; run again"):
+        main([str(run), "me/better", "--push"])
+    assert hub == {}
+
+
 def test_a_folder_without_a_finished_run_is_refused(tmp_path):
     with pytest.raises(InputError, match="no finished run"):
         main([str(tmp_path), "me/better"])

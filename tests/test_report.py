@@ -89,6 +89,20 @@ def test_runs_are_compared_with_mean_and_spread_over_seeds(runs, tmp_path):
     assert "2 runs" in page
 
 
+@pytest.mark.parametrize("name", ["run.json", "results.csv", "curves.csv", "labels/1-bi.csv", "predictions/*.csv"])
+@pytest.mark.parametrize("damage", ["", "{", "\x00\x01", "a,b\n1\n1,2,3\n", "[]", '{"selected": 3}'])
+def test_a_damaged_run_has_a_page_or_is_one_line(runs, tmp_path, capsys, name, damage):
+    folder = Path(shutil.copytree(runs[0], tmp_path / "run"))
+    (folder / "report.html").unlink()
+    for path in folder.glob(name):
+        path.write_text(damage)
+    if main([str(folder)]):
+        assert len(capsys.readouterr().err.splitlines()) == 1
+        assert not (folder / "report.html").exists()
+    else:
+        assert (folder / "report.html").exists()
+
+
 def test_a_folder_without_a_finished_run_is_one_line(tmp_path, capsys):
     assert main([str(tmp_path)]) == 1
     assert capsys.readouterr().err == f"{tmp_path}: no finished run (its run.json is missing or damaged)\n"

@@ -33,7 +33,11 @@ def named(model: Path, repository: str, folder: Path) -> Path:
     """A copy in `folder` whose card says what the model is called."""
     copy = Path(shutil.copytree(model, folder / model.name))
     card = copy / "README.md"
-    card.write_text(card.read_text(encoding="utf-8").replace(HERE, repository), encoding="utf-8")
+    try:
+        text = card.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{model / card.name}: there is no card that can be read ({error}); run again") from None
+    card.write_text(text.replace(HERE, repository), encoding="utf-8")
     return copy
 
 

@@ -9,6 +9,7 @@ goes to its own report.html; that of several to the file that `--out` names, or 
 import argparse
 import html
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -519,7 +520,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         write_report(folders, out)
     except (InputError, OSError) as error:
-        print(error if isinstance(error, InputError) else f"{out}: {error.strerror}", file=sys.stderr)
+        print(error if isinstance(error, InputError) else f"{error.filename or out}: {error.strerror}", file=sys.stderr)
+        return 1
+    except Exception as error:  # whatever a damaged file makes a reader stumble over
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        where = folders[0] if len(folders) == 1 else f"one of {len(folders)} runs"
+        said = " ".join(str(error).split())
+        print(
+            f"{where}: a file is damaged ({type(error).__name__}: {said:.200}); run its command again", file=sys.stderr
+        )
         return 1
     print(out)
     return 0

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from transenc.errors import InputError
 
 KINDS = ("csv", "tsv", "jsonl", "txt", "parquet")  # txt: sentence1||sentence2 lines
+COMPRESSED = ("gz", "xz", "bz2", "zst", "zip")
 STDIN = Path("-")
 SHOWN = 40  # characters of what is wrong that an error repeats
 
@@ -166,6 +167,8 @@ class Reader:
 
     def __init__(self, path: Path, form: Format, kind: str | None = None):
         suffix = path.suffix.lower().removeprefix(".")
+        if suffix in COMPRESSED:
+            raise InputError(f"{path}: is compressed; unpack it first")
         self.path, self.form = path, form
         self.kind = kind or ("tsv" if path == STDIN else suffix if suffix in KINDS else "txt")
         self.header: str | None = None
