@@ -526,10 +526,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         where = folders[0] if len(folders) == 1 else f"one of {len(folders)} runs"
-        said = " ".join(str(error).split())
-        print(
-            f"{where}: a file is damaged ({type(error).__name__}: {said:.200}); run its command again", file=sys.stderr
-        )
+        said = f"{type(error).__name__}: {' '.join(str(error).split()):.200}"
+        print(f"{where}: a file is damaged ({said}); run its command again", file=sys.stderr)
         return 1
     print(out)
     return 0

@@ -68,7 +68,7 @@ REMEDIES = {  # by the cause of a failed training
     "low rate": "raise distill.{kind}.learning_rate, or distill.{kind}.min_steps",
     "high rate": "lower distill.{kind}.learning_rate",
     "nan": "lower distill.{kind}.learning_rate, or set trainer.precision=32-true",
-    "chance": "raise distill.retries, or lower distill.{kind}.learning_rate",
+    "chance": "try another distill.{kind}.learning_rate, or raise distill.{kind}.min_steps",
 }
 KNOWN = (*published.PUBLISHED, *hub.HUB)  # sets of pairs that have a name
 
