@@ -215,7 +215,7 @@ def test_a_changed_setting_redoes_what_lies_downstream_of_it(setting, override, 
 
 @pytest.mark.parametrize("place", ["0/bi", "1/cross", "1/bi"])
 def test_an_interrupted_run_ends_in_the_same_weights_and_repeats_no_finished_stage(setting, monkeypatch, place):
-    whole = setting.run("paths.artifacts=" + str(setting.root / "whole"), name="whole")
+    whole = setting.run("paths.artifacts=" + str(setting.root / "whole-artifacts"), name="whole")
     stages = setting.built.copy()
     done = []
 
@@ -249,7 +249,7 @@ def test_training_never_sees_a_gold_score(setting, files, monkeypatch, tmp_path)
     pool = pandas.read_csv(files / "pool.tsv", sep="\t")
     pool["score"] = "gold?"
     pool.to_csv(tmp_path / "other.tsv", sep="\t", index=False)
-    second = setting.run(f"data.path={tmp_path}/other.tsv", f"paths.artifacts={tmp_path}/other", name="other")
+    second = setting.run(f"data.path={tmp_path}/other.tsv", f"paths.artifacts={tmp_path}/other-artifacts", name="other")
     assert weights(first) == weights(second)
     assert [tokens.gold for tokens in taught] == [None] * 4
     for folder in (setting.root / "artifacts").glob("read-*"):
@@ -266,7 +266,7 @@ def test_selection_without_gold_scores_never_reads_any(setting, files, select, t
     settings = [f"distill.select={select}", "distill.iterations=2"]
     first = setting.run(*settings)
     turned = [f"data.dev={tmp_path}/dev.tsv", f"data.test=[{tmp_path}/test.tsv]"]
-    second = setting.run(*settings, *turned, f"paths.artifacts={setting.root}/other", name="other")
+    second = setting.run(*settings, *turned, f"paths.artifacts={setting.root}/other-artifacts", name="other")
     assert weights(first) == weights(second)
     runs = [json.loads((folder / "run.json").read_text())["selected"] for folder in (first, second)]
     assert runs[0] == runs[1]
@@ -550,7 +550,7 @@ def test_gold_scores_teach_only_where_the_direction_says_so(setting, files, kind
 
 def test_gold_pairs_are_no_part_of_an_unsupervised_run(setting, files):
     first = setting.run()
-    second = setting.run(f"data.gold=[{files}/pool.tsv]", f"paths.artifacts={setting.root}/other", name="other")
+    second = setting.run(f"data.gold=[{files}/pool.tsv]", f"paths.artifacts={setting.root}/other-artifacts", name="other")
     assert weights(first) == weights(second)
 
 
@@ -777,13 +777,14 @@ def test_a_model_that_scores_below_the_initial_bi_encoder_is_not_to_be_used_and_
     assert f"<b>Do not use cross</b>: {html.escape(expected['cross'])}." in page
 
 
-def test_without_gold_scores_a_model_that_hardly_agrees_with_its_teacher_is_not_to_be_used(setting, caplog):
+def test_without_gold_scores_a_cross_encoder_that_hardly_agrees_with_its_teacher_is_not_to_be_used(setting, caplog):
     caplog.set_level("INFO", "transenc")
     folder = setting.run("data.dev=null", "data.test=[]")
     scores = {
         kind: json.loads((folder / "run.json").read_text())["selected"][kind]["score"] for kind in ("bi", "cross")
     }
-    assert set(warnings(folder)) == {kind for kind, score in scores.items() if score < 0.8} >= {"cross"}
+    assert set(warnings(folder)) == {"cross"}  # a bi-encoder that disagrees with a poor teacher may be right
+    assert scores["cross"] < 0.8
     assert (
         f"Do not use cross: Spearman with its teacher's labels is {scores['cross']:.2f} on held-out pairs"
         in caplog.text
