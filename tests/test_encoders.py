@@ -330,7 +330,8 @@ def test_a_hub_model_in_the_local_cache_loads_by_name_and_revision(bert, tmp_pat
 def test_a_model_that_cannot_be_used_is_refused_in_one_line(bert, tmp_path, name, says):
     for folder in ("empty", "pickled", "cross"):
         (tmp_path / folder).mkdir()
-    (tmp_path / "pickled" / "config.json").write_text((bert / "config.json").read_text())
+    for file in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "pickled" / file).write_text((bert / file).read_text())
     (tmp_path / "pickled" / "pytorch_model.bin").write_bytes(b"cos\nsystem\n")
     CrossEncoder.load(bert, new_head=0).save(tmp_path / "cross")
     places = {folder: tmp_path / folder for folder in ("empty", "pickled", "cross")}

@@ -69,7 +69,7 @@ def test_two_processes_give_the_labels_and_results_of_one(one, files, model, tmp
         np.testing.assert_allclose(found.label, expected.label, atol=1e-4)
     expected, found = (pandas.read_csv(run / "results.csv") for run in (one, tmp_path / "run"))
     assert list(found.task) == list(expected.task)
-    np.testing.assert_allclose(found.spearman, expected.spearman, atol=1e-3)
+    np.testing.assert_allclose(found.spearman, expected.spearman, atol=5e-3)  # some of 30 pairs may change places
     curves = [pandas.read_csv(run / "curves.csv") for run in (one, tmp_path / "run")]
     np.testing.assert_allclose(curves[1].loss, curves[0].loss, atol=1e-4)  # NaN where there is none, in both
     assert done.stdout.count("1/cross teach") == 1  # each stage once, told by one process
