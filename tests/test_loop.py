@@ -550,7 +550,9 @@ def test_gold_scores_teach_only_where_the_direction_says_so(setting, files, kind
 
 def test_gold_pairs_are_no_part_of_an_unsupervised_run(setting, files):
     first = setting.run()
-    second = setting.run(f"data.gold=[{files}/pool.tsv]", f"paths.artifacts={setting.root}/other-artifacts", name="other")
+    second = setting.run(
+        f"data.gold=[{files}/pool.tsv]", f"paths.artifacts={setting.root}/other-artifacts", name="other"
+    )
     assert weights(first) == weights(second)
 
 
