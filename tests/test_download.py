@@ -92,7 +92,7 @@ def test_a_model_of_pickled_weights_scores_as_the_same_model_of_safetensors(hub,
 def test_an_old_name_leads_to_the_repository_it_was_moved_to(hub, models):
     scores = [CrossEncoder.load(name, new_head=0).predict(PAIRS) for name in ("roberta-base", ROBERTA)]
     np.testing.assert_array_equal(*scores)
-    assert find("roberta-base").commit == standin.COMMIT
+    assert find("roberta-base").folder.name == standin.COMMIT
 
 
 @pytest.mark.parametrize("name", [SIMCSE, ROBERTA])
@@ -108,7 +108,7 @@ def test_weights_in_several_files_are_all_downloaded_and_the_same(hub, models, n
 def test_a_pinned_revision_loads_and_once_it_has_been_loaded_offline_too(hub, monkeypatch):
     pinned = f"{SIMCSE}@{standin.COMMIT}"
     online = find(pinned)
-    assert online.commit == standin.COMMIT
+    assert online.folder.name == standin.COMMIT
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert find(pinned) == online
     assert "HF_HUB_OFFLINE=0" in said(f"{SIMCSE}@v2")

@@ -55,6 +55,20 @@ def test_both_orders_are_taught_with_one_label(plain):
     assert sorted(drawn(module(plain, both_orders=True))) == sorted(expected)
 
 
+@pytest.mark.parametrize(
+    ("both_orders", "least", "passes"), [(True, 11, 3), (True, 10, 2), (True, 5, 1), (False, 4, 2)]
+)
+def test_an_epoch_passes_over_the_pairs_until_it_has_enough_batches(plain, both_orders, least, passes):
+    """7 pairs in batches of 3."""
+    labels = np.linspace(0, 1, len(PAIRS), dtype=np.float32).tolist()
+    once = list(zip(inputs_of(plain, PAIRS), labels, strict=True))
+    if both_orders:
+        once += zip(inputs_of(plain, [(b, a) for a, b in PAIRS]), labels, strict=True)
+    lessons = module(plain, both_orders=both_orders, min_batches=least)
+    assert sorted(drawn(lessons)) == sorted(passes * once)
+    assert lessons.batches == -(-passes * len(once) // 3) >= least
+
+
 def test_one_order_is_the_pairs_as_they_stand(plain):
     labels = np.linspace(0, 1, len(PAIRS), dtype=np.float32).tolist()
     assert sorted(drawn(module(plain))) == sorted(zip(inputs_of(plain, PAIRS), labels, strict=True))

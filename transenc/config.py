@@ -224,7 +224,7 @@ class Data:
 class Teaching:
     loss: Loss
     epochs: int  # passes over the labelled pairs
-    min_steps: int  # where those are fewer steps, each epoch holds as many passes as it takes; 0: one, always
+    min_steps: int  # steps at least: an epoch makes several passes where one has too few; 0: always one
     batch_size: int  # pairs a step
     learning_rate: float  # AdamW, at its highest
     warmup: float  # share of the steps in which the learning rate rises from 0; it falls linearly to 0 afterwards

@@ -31,13 +31,11 @@ class Source:
         name: as the person wrote it.
         folder: where they lie.
         weights: those that hold weights, all .safetensors, or all pickled (.bin).
-        commit: of a hub model, 40 hex digits; None for a folder.
     """
 
     name: str
     folder: Path
     weights: tuple[Path, ...]
-    commit: str | None = None
 
     @property
     def pickled(self) -> bool:
@@ -62,18 +60,16 @@ def find(name: str) -> Source:
             neither the hub nor the cache has the name.
     """
     path, _, demanded = name.partition("#sha256=")
-    commit = None
     if path.startswith("package://"):
         folder = _in_package(path)
     elif Path(path).expanduser().is_dir():
         folder = Path(path).expanduser()
     elif re.fullmatch(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?", path) and not Path(path).is_absolute() and path[0] != ".":
         folder = _download(path)
-        commit = folder.name
     else:
         raise InputError(f"{path}: no such folder")
     if not (folder / "config.json").is_file():
-        raise InputError(f"{path}: there is no model in this {'repository' if commit else 'folder'} (no config.json)")
+        raise InputError(f"{path}: there is no model there (no config.json)")
     weights = weights_in(folder)
     if missing := [file.name for file in weights if not file.is_file()]:
         raise InputError(f"{path}: lacks {', '.join(missing)}; download or copy it again")
@@ -84,7 +80,7 @@ def find(name: str) -> Source:
         )
     if demanded and [file_digest(file) for file in weights] != [demanded]:
         raise InputError(f"{path}: {weights[0].name} has not the sha256 {demanded}; install or copy it again")
-    return Source(name, folder, weights, commit)
+    return Source(name, folder, weights)
 
 
 def weights_in(folder: Path) -> tuple[Path, ...]:

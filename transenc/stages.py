@@ -241,10 +241,6 @@ def teach(
     if not len(pairs):
         raise InputError("data.path: too few pairs to hold some out for selection by agreement; add pairs")
 
-    passes = passes_for(settings, len(pairs))
-    if passes > 1:
-        few = f"{len(pairs):,} pairs are few; an epoch passes over them {passes} times"
-        log.info("%s: %s, so that there are %d steps or more", watch.place, few, settings["min_steps"])
     lessons = PairDataModule(
         pairs,
         targets,
@@ -252,9 +248,12 @@ def teach(
         batch_size=settings["batch_size"],
         both_orders=settings["both_orders"],
         seed=seed,
-        passes=passes,
+        min_batches=math.ceil(settings["min_steps"] / settings["epochs"]),
         part=(ranks.rank(), ranks.size()),
     )
+    if lessons.passes > 1:
+        few = f"{len(pairs):,} pairs are few; an epoch passes over them {lessons.passes} times"
+        log.info("%s: %s, so that there are %d steps or more", watch.place, few, settings["min_steps"])
 
     def selection(model: "PairEncoder") -> float:
         assert judged is not None
@@ -306,20 +305,13 @@ def teach(
         return {}
     encoder.save(out)
     losses = [row["loss"] for row in curve if "loss" in row]
-    repeated = f" in {settings['epochs'] * passes} passes" if passes > 1 else ""
+    repeated = f" in {settings['epochs'] * lessons.passes} passes" if lessons.passes > 1 else ""
     summary = f"{len(losses):,} steps{repeated}, loss {np.mean(losses[-20:]):.4f}"
     if taught.best is not None:
         summary += f", {config['select']} {100 * taught.best:.2f} at {taught.step:,}"
     facts = {"select": config["select"], "selection": taught.best, "step": taught.step, "summary": summary}
     facts["centred"] = "centre" in config
     return written({**_describe(out, encoder), **facts})
-
-
-def passes_for(settings: Mapping[str, Any], pairs: int) -> int:
-    """Passes over the pairs that each epoch takes, so that all epochs together have `min_steps`."""
-    items = pairs * (2 if settings["both_orders"] else 1)
-    steps = math.ceil(settings["min_steps"] / settings["epochs"])  # that an epoch must have; its last may be smaller
-    return max(0, steps - 1) * settings["batch_size"] // items + 1
 
 
 def _describe(folder: Path, model: "PairEncoder") -> Facts:

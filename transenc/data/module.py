@@ -55,7 +55,7 @@ class PairDataModule(pl.LightningDataModule):
             which of them to turn round; `PairEncoder.collate`.
         batch_size: pairs in a batch.
         both_orders: a pass over the pairs holds each as (a, b) and as (b, a).
-        passes: over the pairs in an epoch.
+        min_batches: that an epoch has; where one pass over the pairs has fewer, it passes over them several times.
         seed: of the order.
         part: (rank, ranks): take every `ranks`-th pair of a batch, from `rank` on. The mean of the ranks' losses, each
             times its batch's `weight`, is the whole batch's.
@@ -73,7 +73,7 @@ class PairDataModule(pl.LightningDataModule):
         batch_size: int,
         both_orders: bool,
         seed: int,
-        passes: int = 1,
+        min_batches: int = 1,
         part: tuple[int, int] = (0, 1),
     ):
         super().__init__()
@@ -81,7 +81,8 @@ class PairDataModule(pl.LightningDataModule):
         assert len(pairs) == len(labels), f"{len(pairs)} pairs, {len(labels)} labels"
         self.pairs, self.labels, self.make_inputs = pairs, labels, collate
         self.batch_size, self.seed, self.done = batch_size, seed, 0
-        self.orders, self.passes = 2 if both_orders else 1, passes
+        self.orders = 2 if both_orders else 1
+        self.passes = max(0, min_batches - 1) * batch_size // (self.orders * len(pairs)) + 1
         self.rank, self.ranks = part
 
     @property
@@ -90,9 +91,7 @@ class PairDataModule(pl.LightningDataModule):
         return math.ceil(self.passes * self.orders * len(self.pairs) / self.batch_size)
 
     def collate(self, items: list[int]) -> dict[str, Any]:
-        """Items below N are pairs as they stand; with both orders, items from N on are the same pairs turned round. A
-        further pass goes on from there.
-        """
+        """The first N items are pairs as they stand; with both orders, the next N are the same pairs swapped."""
         own = items[self.rank :: self.ranks]
         weight = len(own) * self.ranks / len(items)
         own = own or items[:1]  # which then weighs nothing: a rank without a pair would keep the others waiting
