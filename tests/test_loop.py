@@ -22,83 +22,10 @@ from transenc.encoders import BiEncoder, CrossEncoder
 from transenc.errors import InputError
 from transenc.export import card
 from transenc.journal import Journal
-from transenc.loop import distill
 from transenc.measures import spearman
 from transenc.report import write_report
 from transenc.results import Row
 from transenc.teaching import Failed
-
-
-class Setting:
-    """A place to run the loop in, and what happened there."""
-
-    def __init__(self, root, files, model, monkeypatch):
-        self.root, self.files, self.model = root, files, model
-        self.built: list[tuple[str, str]] = []
-        for name in (
-            "read",
-            "corpus",
-            "embed",
-            "mine",
-            "gather",
-            "flatten",
-            "gold",
-            "tokenise",
-            "start",
-            "centre",
-            "score",
-            "label",
-            "teach",
-        ):
-            stage = getattr(transenc.stages, name)
-            monkeypatch.setattr(transenc.stages, name, self.watched(stage))
-
-    def watched(self, stage):
-        def build(out, config, watch, *inputs):
-            self.built.append((stage.name, watch.place if watch else ""))
-            return stage.build(out, config, watch, *inputs)
-
-        return replace(stage, build=build)
-
-    def config(self, *overrides):
-        return compose(
-            "train",
-            [
-                "data=pairs",
-                f"data.path={self.files}/pool.tsv",
-                f"data.dev={self.files}/dev.tsv",
-                f"data.test=[{self.files}/test.tsv]",
-                f"model.bi={self.model}",
-                f"model.cross={self.model}",
-                f"paths.artifacts={self.root}/artifacts",
-                "trainer=cpu",
-                "trainer.precision=32-true",
-                "distill=paper",  # as few steps as there are
-                "distill.iterations=1",
-                "distill.bi.epochs=2",
-                "distill.bi.batch_size=16",
-                "distill.cross.batch_size=16",
-                "distill.cross.eval_steps=3",
-                *overrides,
-            ],
-        )
-
-    def run(self, *overrides, name="run"):
-        folder = self.root / name
-        folder.mkdir(exist_ok=True)
-        self.built.clear()
-        self.score = distill(self.config(*overrides), folder)
-        return folder
-
-    def taught(self):
-        return [place for stage, place in self.built if stage == "teach"]
-
-
-@pytest.fixture
-def setting(tmp_path, files, bert, monkeypatch):
-    # Drawing the page takes longer than such a run; test_report.py looks at it.
-    monkeypatch.setattr("transenc.journal.write_report", lambda folders, out: out.write_text(""))
-    return Setting(tmp_path, files, bert, monkeypatch)
 
 
 def weights(folder):
