@@ -16,10 +16,15 @@ def test_average_precision_is_the_mean_precision_at_each_one():
     assert average_precision(np.array([0.9, 0.8, 0.7, 0.6]), np.array([1, 0, 1, 0])) == pytest.approx((1 + 2 / 3) / 2)
 
 
-def test_constant_scores_rank_nothing():
-    flat, gold = np.ones(4), np.array([0.0, 1.0, 2.0, 3.0])
-    assert (spearman(flat, gold), pearson(flat, gold)) == (0, 0)
-    assert auc(np.arange(4), np.ones(4)) == 0.5
+@pytest.mark.parametrize("raw", [np.ones(4), np.array([0.1, np.nan, 0.2, 0.3])])
+def test_of_constant_scores_and_of_nan_every_correlation_is_undefined(raw):
+    gold = np.array([0.0, 1.0, 2.0, 3.0])
+    assert np.isnan([spearman(raw, gold), pearson(raw, gold), spearman(gold, raw), pearson(gold, raw)]).all()
+
+
+def test_where_all_gold_scores_are_equal_or_there_is_one_every_measure_is_undefined():
+    for gold in (np.ones(4), np.ones(1)):
+        assert np.isnan(list(measure(np.arange(len(gold)), gold, True).values())).all()
 
 
 def test_graded_tasks_have_no_auc():

@@ -108,7 +108,9 @@ def run(cfg: Evaluate, folder: Path) -> float:
                 halves = zip(np.split(raw, parts), np.split(gold, parts), strict=True)
                 more["subset_mean"] = float(np.mean([spearman(*both) for both in halves]))
             if drawn is not None:
-                more["low"], more["high"] = np.quantile(drawn[:, i], (0.025, 0.975)).tolist()
+                defined = drawn[~np.isnan(drawn[:, i]), i]
+                bounds = np.quantile(defined, (0.025, 0.975)) if len(defined) else (np.nan, np.nan)
+                more["low"], more["high"] = map(float, bounds)
                 if i:
                     more["p"] = p_value(drawn[:, 0], drawn[:, i])
             values = {**measure(raw, gold, binary), **more, "model": names[i]}
@@ -133,7 +135,7 @@ def show(rows: list[Evaluated]) -> str:
             ("        to", [row.high for row in own], False),
             ("   subset mean", [row.subset_mean for row in own], False),
             ("   above model 0", others, True),
-            ("   p", [None if row.p is None else f"{row.p:.3f}" for row in own], False),
+            ("   p", [None if row.p is None else f"{row.p:.3f}" if row.p == row.p else row.p for row in own], False),
         ):
             if any(value is not None for value in values):
                 lines.append((name, [*values, sum(values) / len(values)] if averaged and mean else values))

@@ -1,6 +1,7 @@
 """Files that a run leaves for people, beside results.csv: labels/, models/ with their cards, run.json."""
 
 import csv
+import math
 import os
 import platform
 import re
@@ -18,7 +19,7 @@ from transenc.artifact import Artifact, replacing
 from transenc.data.hub import HUB
 from transenc.data.published import PUBLISHED
 from transenc.pairs import sentences_of
-from transenc.results import NAMES, Row
+from transenc.results import NAMES, Row, shown
 
 NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)  # of a model on the hub
 HERE = "path/to/this/folder"  # stands in a card's snippet until the model has a name
@@ -96,9 +97,7 @@ def card(
     """
     tag = {"bi": "sentence-similarity", "cross": "text-ranking"}[kind]
     snippet = SNIPPETS[kind].format(HERE)
-    scores = "\n".join(
-        f"| {_cell(row.task)} | {row.n:,} | {NAMES[row.measure]} | {100 * row.value:.2f} |" for row in rows
-    )
+    scores = "\n".join(f"| {_cell(row.task)} | {row.n:,} | {NAMES[row.measure]} | {shown(row.value)} |" for row in rows)
     kept = bool(rows) and all(row.iteration == 0 for row in rows)
     centred = kept and rows[0].encoder.endswith("-centred")
     unchanged = kept and not centred
@@ -134,6 +133,7 @@ def card(
                 metric_name=NAMES[row.measure],
             )
             for row in rows
+            if not math.isnan(row.value)
         ],
     )
     return f"""---

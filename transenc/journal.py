@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import math
 import os
 import shlex
 import sys
@@ -135,6 +136,7 @@ class Journal:
 
     def point(self, values: Mapping[str, float], step: int) -> None:
         """Values by tag, to TensorBoard and the other loggers; the step is a training's, or an iteration."""
+        values = {tag: value for tag, value in values.items() if not math.isnan(value)}
         for tag, value in values.items():
             self.writer.add_scalar(tag, value, step)
         for kind, logger in self.loggers.items():
@@ -187,6 +189,7 @@ class Journal:
             self.predictions(selected, stages)
         self.place.sweep()
         scores = {m.name: None if stages.select is Select.last else self.value(m, stages) for m in selected}
+        scores = {name: None if score is None or math.isnan(score) else score for name, score in scores.items()}
         score = None if None in scores.values() or not scores else sum(scores.values()) / len(scores)
         run = {
             "command": command,
@@ -259,12 +262,15 @@ class Journal:
         values: dict[int, float] = {}
         for member in self.members:
             value = self.value(member, stages) if member.kind == kind else None
-            if value is not None and value > values.get(member.number, -2.0):  # correlations begin at -1
+            if value is None:
+                continue
+            value = -2.0 if math.isnan(value) else value  # correlations begin at -1
+            if member.number not in best or value > values[member.number]:
                 best[member.number], values[member.number] = member, value
         return list(best.values())
 
     def value(self, member: Member, stages: Stages) -> float | None:
-        """What an encoder is selected by; None if it is no candidate."""
+        """What an encoder is selected by, NaN where that is undefined; None if it is no candidate."""
         if stages.select is Select.dev:
             task = next(iter(stages.dev))
             return next(row.value for row in self._own(member) if row.task == task)

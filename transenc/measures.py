@@ -1,5 +1,8 @@
 """What similarities are held against gold scores with, and how far chance alone carries.
 
+A correlation of one pair, of constant scores or of NaN is undefined, and so is a ranking measure where all gold scores
+are equal. It is NaN here, and an empty cell in results.csv.
+
 Axes: N pairs, M models, R resamples.
 """
 
@@ -8,32 +11,37 @@ from collections.abc import Sequence
 import numpy as np
 
 
+def varies(values: np.ndarray) -> bool:
+    """Whether there is an order in [N] values: two differ, and none is NaN."""
+    return len(values) > 1 and bool(np.ptp(values) > 0)
+
+
 def spearman(raw: np.ndarray, gold: np.ndarray) -> float:
-    """Spearman's rank correlation; 0 where either side is constant, which ranks nothing."""
+    """Spearman's rank correlation, in [-1, 1], or NaN."""
     from scipy.stats import spearmanr  # here: a second to import, and a run that finds all built measures nothing
 
-    return float(spearmanr(raw, gold).statistic) if np.ptp(raw) > 0 and np.ptp(gold) > 0 else 0.0
+    return float(spearmanr(raw, gold).statistic) if varies(raw) and varies(gold) else float("nan")
 
 
 def pearson(raw: np.ndarray, gold: np.ndarray) -> float:
-    """Pearson's correlation; 0 where either side is constant."""
+    """Pearson's correlation, in [-1, 1], or NaN."""
     from scipy.stats import pearsonr
 
-    return float(pearsonr(raw, gold).statistic) if np.ptp(raw) > 0 and np.ptp(gold) > 0 else 0.0
+    return float(pearsonr(raw, gold).statistic) if varies(raw) and varies(gold) else float("nan")
 
 
 def auc(raw: np.ndarray, gold: np.ndarray) -> float:
-    """Area under the ROC curve of 0/1 gold scores: how often a 1 lies above a 0; 0.5 where gold has but one of them."""
+    """Area under the ROC curve of 0/1 gold scores: how often a 1 lies above a 0. In [0, 1], or NaN."""
     from sklearn.metrics import roc_auc_score
 
-    return float(roc_auc_score(gold, raw)) if np.ptp(gold) > 0 else 0.5
+    return float(roc_auc_score(gold, raw)) if varies(gold) and np.isfinite(raw).all() else float("nan")
 
 
 def average_precision(raw: np.ndarray, gold: np.ndarray) -> float:
-    """Precision averaged over the recalls of 0/1 gold scores; their mean where gold has but one of them."""
+    """Precision averaged over the recalls of 0/1 gold scores, in [0, 1], or NaN."""
     from sklearn.metrics import average_precision_score
 
-    return float(average_precision_score(gold, raw)) if np.ptp(gold) > 0 else float(np.mean(gold))
+    return float(average_precision_score(gold, raw)) if varies(gold) and np.isfinite(raw).all() else float("nan")
 
 
 def main_measure(raw: np.ndarray, gold: np.ndarray, binary: bool) -> float:
@@ -59,7 +67,8 @@ def bootstrap(raws: Sequence[np.ndarray], gold: np.ndarray, binary: bool, resamp
         resamples: R, of N pairs each, drawn with replacement; always the same ones.
 
     Returns:
-        [R, M]. The 2.5% and 97.5% quantiles of a column are a model's 95% interval.
+        [R, M]; NaN where a resample leaves it undefined. The 2.5% and 97.5% quantiles of a column's numbers are a
+        model's 95% interval.
     """
     rng, values = np.random.default_rng(0), np.empty((resamples, len(raws)))
     for i in range(resamples):
@@ -69,11 +78,13 @@ def bootstrap(raws: Sequence[np.ndarray], gold: np.ndarray, binary: bool, resamp
 
 
 def p_value(first: np.ndarray, second: np.ndarray) -> float:
-    """Two-sided p-value of "no difference" between two models, from their columns of a paired `bootstrap`.
+    """Two-sided p-value of "no difference" between two models, from their columns of a paired `bootstrap`, or NaN.
 
     Twice the share of resamples in which the difference has the other sign, with one more counted (Davison and Hinkley
     1997, section 4.2): R resamples never say less than 2 / (R + 1).
     """
-    difference = second - first
+    difference = (second - first)[~np.isnan(second - first)]
+    if not len(difference):
+        return float("nan")
     tail = min(np.sum(difference <= 0), np.sum(difference >= 0))
     return float(min(1.0, 2 * (tail + 1) / (len(difference) + 1)))

@@ -20,7 +20,7 @@ from typing import Any
 
 from transenc.artifact import replacing
 from transenc.errors import InputError
-from transenc.results import NAMES
+from transenc.results import NAMES, shown
 
 SHOWN = 20  # pairs in a table of disagreements or errors
 BI, CROSS, INK, LINE = "#2f7ed8", "#d9622b", "#010203", "#040506"  # the last two become the page's own colours
@@ -115,7 +115,7 @@ class Run:
         return float(r[r.member == int(member or 0)][self.facts["tests"][task]].iloc[0])
 
 
-NUMBERS = ("member", "auc", "average_precision", "loss", "learning_rate", "selection")
+NUMBERS = ("member", "spearman", "pearson", "auc", "average_precision", "loss", "learning_rate", "selection")
 
 
 def _table(path: Path) -> Any:
@@ -211,7 +211,7 @@ def _pictures(run: Run) -> Iterable[str]:
             yield _scatter(bi.label, cross.label, "bi-encoder's label", "cross-encoder's", CROSS, caption)
     for name in run.chosen:
         for task, table in list(run.predictions(name).items())[:1]:
-            caption = f"{name}, selected: its score and the human one, {task}, {100 * run.row(name, task):.2f}"
+            caption = f"{name}, selected: its score and the human one, {task}, {shown(run.row(name, task))}"
             yield _scatter(table.gold, table.score, "gold", f"{name}'s score", _colour(name), caption)
     yield from _curves(run)
     yield _seconds(run)
@@ -264,15 +264,17 @@ def _seconds(run: Run) -> str:
 
 def _rows(heads: Sequence[str], rows: Iterable[Sequence[Any]], caption: str = "", chosen: Iterable[int] = (),
           sort: bool = False) -> str:  # fmt: skip
-    """Numbers with two decimals, to the right; everything else escaped."""
+    """Numbers with two decimals, to the right; nothing for None; everything else escaped."""
 
     def cell(value: Any) -> str:
+        if value is None:
+            return "<td></td>"
         if isinstance(value, float):
-            return f'<td class="n" data-value="{value!r}">{"" if value != value else f"{value:.2f}"}</td>'
+            return f'<td class="n" data-value="{value!r}">{shown(value / 100)}</td>'
         return f"<td>{html.escape(str(value))}</td>"
 
     rows, chosen = [list(row) for row in rows], set(chosen)
-    numeric = [bool(rows) and all(isinstance(row[i], float) for row in rows) for i in range(len(heads))]
+    numeric = [bool(rows) and all(isinstance(row[i], float | None) for row in rows) for i in range(len(heads))]
     click = ' data-sort=""' if sort else ""
     head = "".join(
         f"<th{click}{' class=n' if n else ''}>{html.escape(h)}</th>" for h, n in zip(heads, numeric, strict=True)
@@ -299,11 +301,12 @@ def _score_table(run: Run) -> str:
         name, plain = encoder + number, encoder.removesuffix("-centred") + number
         if plain in run.chosen and (run.chosen[plain]["iteration"], run.encoder(plain)) == (iteration, encoder):
             chosen.append(len(rows))
-        row = [f"{iteration} {name}", *(values.get(task, float("nan")) for task in tasks)]
+        row: list[Any] = [f"{iteration} {name}", *(values.get(task) for task in tasks)]
         rows.append(row + ([sum(values[task] for task in tests) / len(tests)] if average else []))
     for name, said in run.facts["config"].get("published", {}).items():
-        row = [f"paper: {name}", *(said.get(task, float("nan")) for task in tasks)]
-        rows.append(row + ([sum(said.get(task, float("nan")) for task in tests) / len(tests)] if average else []))
+        known = all(test in said for test in tests)
+        row = [f"paper: {name}", *(said.get(task) for task in tasks)]
+        rows.append(row + ([sum(said[test] for test in tests) / len(tests) if known else None] if average else []))
     by = run.facts["selected"]["by"]
     measures = " and ".join(NAMES[measure] for measure in dict.fromkeys(tests.values())) or NAMES["spearman"]
     caption = f"{measures} x100; marked: selected, by {by}"
@@ -362,16 +365,17 @@ def _gain(run: Run, name: str) -> str:
     iteration, tests = run.chosen[name]["iteration"], run.facts["tests"]
     if not tests:
         return f"<b>{name}</b>: iteration {iteration}."
-    value = 100 * sum(run.row(name, task) for task in tests) / len(tests)
+    value = sum(run.row(name, task) for task in tests) / len(tests)
     kind, _, member = name.partition("-")
     rows = run.results
     start = rows[(rows.iteration == 0) & (rows.encoder == kind) & (rows.member == int(member or 0))]
     where = html.escape(next(iter(tests))) if len(tests) == 1 else f"{len(tests)} test sets on average"
     gain = ""
     if len(start) and (iteration or run.encoder(name) != kind):  # a cross-encoder's start is untrained, and has none
-        began = 100 * sum(start[start.task == task][measure].iloc[0] for task, measure in tests.items()) / len(tests)
-        gain = f", {value - began:+.2f} from its start's {began:.2f}"
-    return f"<b>{name}</b>: {value:.2f} on {where}{gain} (iteration {iteration})."
+        began = sum(start[start.task == task][measure].iloc[0] for task, measure in tests.items()) / len(tests)
+        if began == began and value == value:
+            gain = f", {100 * (value - began):+.2f} from its start's {100 * began:.2f}"
+    return f"<b>{name}</b>: {shown(value)} on {where}{gain} (iteration {iteration})."
 
 
 def _one(run: Run) -> str:
@@ -426,9 +430,9 @@ def _several(runs: Sequence[Run], failed: Sequence[str]) -> str:
     tasks = list(dict.fromkeys(task for run in runs for task in run.facts["tests"]))
     heads = [f"{name} {task}" for name in names for task in tasks]
 
-    def values(run: Run) -> list[float]:
+    def values(run: Run) -> list[float | None]:
         return [
-            100 * run.row(name, task) if name in run.chosen and task in run.facts["tests"] else float("nan")
+            100 * run.row(name, task) if name in run.chosen and task in run.facts["tests"] else None
             for name in names
             for task in tasks
         ]
@@ -440,7 +444,7 @@ def _several(runs: Sequence[Run], failed: Sequence[str]) -> str:
     parts = [f"<h1>Trans-Encoder: {len(runs)} run{'s' * (len(runs) != 1)}</h1>"]
     if failed:
         parts.append(f"<p>Failed, and not among them: job {html.escape(', '.join(failed))}.</p>")
-    groups: dict[tuple[str, ...], list[list[float]]] = {}
+    groups: dict[tuple[str, ...], list[list[float | None]]] = {}
     others = [key for key in keys if key != "seed"]
     for run, one in zip(runs, settings, strict=True):
         groups.setdefault(tuple(one.get(key, "") for key in others), []).append(values(run))
@@ -449,8 +453,11 @@ def _several(runs: Sequence[Run], failed: Sequence[str]) -> str:
 
         table = []
         for setting, members in groups.items():
-            mean, spread = np.mean(members, axis=0), np.std(members, axis=0, ddof=1 if len(members) > 1 else 0)
-            cells = [f"{m:.2f} ± {s:.2f}" for m, s in zip(mean, spread, strict=True)]
+            cells = []
+            for column in zip(*members, strict=True):
+                have = [value for value in column if value is not None]
+                mean, spread = (np.mean(have), np.std(have, ddof=min(1, len(have) - 1))) if have else (0, 0)
+                cells.append(f"{mean:.2f} ± {spread:.2f}" if have and mean == mean else "undefined" if have else "")
             table.append([*setting, str(len(members)), *cells])
         caption = "Selected encoders, x100: mean and standard deviation over seeds"
         parts.append(f"<h2>Over seeds</h2>{_rows([*others, 'runs', *heads], table, caption, sort=True)}")
@@ -490,10 +497,10 @@ def sweep_table(folder: Path) -> str:
             continue
         tests = list(run.facts["tests"])
         scores = {
-            name: [run.row(name, test) for test in tests] or [chosen["score"] or 0.0]
+            name: [run.row(name, test) for test in tests] or ([] if chosen["score"] is None else [chosen["score"]])
             for name, chosen in run.chosen.items()
         }
-        lines.append((job.parts[-3], {name: f"{100 * sum(v) / len(v):.2f}" for name, v in scores.items()}, asked))
+        lines.append((job.parts[-3], {name: shown(sum(v) / len(v)) if v else "" for name, v in scores.items()}, asked))
     common = set.intersection(*(set(asked) for _, _, asked in lines)) if len(lines) > 1 else set()
     names = list(dict.fromkeys(name for _, scores, _ in lines for name in scores)) or ["failed"]
     width = max(8, *(len(name) + 2 for name in names))

@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
@@ -19,8 +20,9 @@ class Row:
         member: place in `model.bi` or `model.cross`; None for an ensemble.
         task: name of the scored set.
         n: pairs in it.
-        spearman, pearson: correlation of raw similarities (of mean scores, for an ensemble) with gold, in [-1, 1].
-        auc, average_precision: of a binary task, in [0, 1]; None for graded ones.
+        spearman, pearson: correlation of raw similarities (of mean scores, for an ensemble) with gold, in [-1, 1];
+            NaN where it is undefined.
+        auc, average_precision: of a binary task, in [0, 1], or NaN; None for graded ones.
     """
 
     iteration: int | None
@@ -49,7 +51,7 @@ NAMES = {"spearman": "Spearman", "pearson": "Pearson", "auc": "AUC", "average_pr
 
 
 def write_results(path: Path, rows: Sequence[Row], kind: type[Row] = Row) -> None:
-    """results.csv: a header, then a line for each row; empty where there is no value.
+    """results.csv: a header, then a line for each row; empty where there is no value, or it is undefined.
 
     Args:
         path: of the file, which is replaced at once.
@@ -58,14 +60,21 @@ def write_results(path: Path, rows: Sequence[Row], kind: type[Row] = Row) -> Non
     """
     lines = [[field.name for field in fields(kind)], *(list(astuple(row)) for row in rows)]
     with replacing(path) as file:
-        csv.writer(file, lineterminator="\n").writerows([["" if v is None else v for v in line] for line in lines])
+        csv.writer(file, lineterminator="\n").writerows(
+            [["" if value is None or value != value else value for value in line] for line in lines]
+        )
+
+
+def shown(value: float) -> str:
+    """A value x100, as tables show it."""
+    return "undefined" if math.isnan(value) else f"{100 * value:.2f}"
 
 
 Line = tuple[str, Sequence[float | str | None]]  # its name, and for each column a value, or what to show as it is
 
 
 def grid(measures: Mapping[str, str], lines: Sequence[Line], more: Sequence[str] = ()) -> str:
-    """Values x100 with two decimals, tasks across; at most 80 columns for nine of them.
+    """Values x100 with two decimals, tasks across; at most 80 columns for nine of them, if all are defined.
 
     Args:
         measures: what each task is measured by, a key of `NAMES`, by the task's name.
@@ -75,12 +84,12 @@ def grid(measures: Mapping[str, str], lines: Sequence[Line], more: Sequence[str]
     heads = [task.partition("-")[::2] for task in measures] + [(head, "") for head in more]
     kinds = list(dict.fromkeys(measures.values()))
     title = f"{NAMES[kinds[0]]} x100" if len(kinds) == 1 else "x100"
-    width = max([7, *(len(part) + 1 for head in heads for part in head)])
     rows = [("", [head[0] for head in heads]), (title, [head[1] for head in heads])]
     if len(kinds) > 1:
-        rows.append(("", [NAMES[measure][: width - 1] for measure in measures.values()]))
+        rows.append(("", [NAMES[measure] for measure in measures.values()]))
     for name, values in lines:
-        rows.append((name, ["" if v is None else v if isinstance(v, str) else f"{100 * v:.2f}" for v in values]))
+        rows.append((name, ["" if v is None else v if isinstance(v, str) else shown(v) for v in values]))
+    width = max([7, *(len(cell) + 1 for _, cells in rows for cell in cells)])
     return "\n".join(f"{name:<20}{''.join(f'{cell:>{width}}' for cell in cells)}".rstrip() for name, cells in rows)
 
 

@@ -50,9 +50,9 @@ from transenc.data.tokens import TokenisedPairs
 from transenc.data.tokens import tokenise as tokenise_pairs
 from transenc.errors import InputError, nearest
 from transenc.folder import Source, describe, find
-from transenc.measures import main_measure, measure
+from transenc.measures import main_measure, measure, varies
 from transenc.pairs import Config, Facts, corpus, embed, flatten, gather, gold, mine, read, sentences_of, spread
-from transenc.results import NAMES, Row
+from transenc.results import NAMES, Row, shown
 from transenc.terminal import quiet
 from transenc.watch import Watch
 
@@ -70,6 +70,7 @@ REMEDIES = {  # by the cause of a failed training
     "nan": "lower distill.{kind}.learning_rate, or set trainer.precision=32-true",
     "chance": "try another distill.{kind}.learning_rate, or raise distill.{kind}.min_steps",
 }
+FLAT_GOLD = "holds one gold score only, once or throughout"
 KNOWN = (*published.PUBLISHED, *hub.HUB)  # sets of pairs that have a name
 
 
@@ -137,7 +138,7 @@ def centre(out: Path, config: Config, watch: Watch, model: Artifact, tokens: Art
     return {**_describe(out, encoder), "share": share, "summary": f"the mean was {share:.0%} of a vector's length"}
 
 
-@stage(version=2, ignore=("batch_tokens", "accelerator"))
+@stage(version=3, ignore=("batch_tokens", "accelerator"))
 @ranks.together
 def score(out: Path, config: Config, watch: Watch, model: Artifact, tokens: Artifact) -> Facts:
     """One encoder's similarities for one set of pairs."""
@@ -155,7 +156,7 @@ def score(out: Path, config: Config, watch: Watch, model: Artifact, tokens: Arti
     if pairs.gold is not None:
         facts = measure(raw, pairs.gold, tokens.facts["binary"])
         name = "auc" if tokens.facts["binary"] else "spearman"
-        summary += f", {NAMES[name]} {100 * facts[name]:.2f}"
+        summary += f", {NAMES[name]} {shown(facts[name])}"
     return {"kind": encoder.kind, "pairs": len(raw), **facts, "summary": summary}
 
 
@@ -208,7 +209,7 @@ def average(scores: np.ndarray, how: str) -> np.ndarray:
     return np.interp(place, np.arange(1, len(mean) + 1), np.sort(mean))
 
 
-@stage(version=4, ignore=("batch_tokens",))
+@stage(version=5, ignore=("batch_tokens",))
 @ranks.together
 def teach(
     out: Path, config: Config, watch: Watch, student: Artifact, tokens: Artifact, labels: Artifact, *dev: Artifact
@@ -522,6 +523,14 @@ class Stages(Scoring):
         self._read_sources()
         dev = [] if cfg.data.dev is None else [cfg.data.dev]
         tasks = self.tasks([*dev, *cfg.data.test])
+        for name in [*dev, *cfg.data.test]:
+            if not varies(np.load(tasks[stem(name)] / "gold.npy")):
+                if name == cfg.data.dev and self.select is Select.dev:
+                    raise InputError(
+                        f"data.dev={name}: {FLAT_GOLD}, and nothing can be selected by it; give other pairs, or"
+                        " data.dev=null"
+                    )
+                log.warning("%s: %s, so correlations with it are undefined", name, FLAT_GOLD)
         self.dev = {task: pairs for task, pairs in tasks.items() if task in map(stem, dev)}
         self.tests = {task: pairs for task, pairs in tasks.items() if task in map(stem, cfg.data.test)}
 

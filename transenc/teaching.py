@@ -111,7 +111,8 @@ class Lesson(pl.Callback):
     Args:
         last: steps of the whole lesson.
         bookmark: written at each epoch's end and every `EVERY` seconds; None: never.
-        selection: gives the student's selection score, higher being better; None keeps the last weights.
+        selection: gives the student's selection score, higher being better, any number better than NaN; None keeps the
+            last weights.
         eval_steps: steps between selection scores, which are also taken at each epoch's end; 0: only there.
         record: called with each row of the curve as it comes.
         progress: called after each step with the number of steps done, 1.
@@ -243,7 +244,7 @@ class Lesson(pl.Callback):
             return
         score = self.selection(student)
         self._add({"step": step, "selection": score})
-        if self.taught.best is None or score > self.taught.best:
+        if self.taught.best is None or math.isnan(self.taught.best) or score > self.taught.best:
             self.taught.best, self.best_step = score, step
             self.best_weights = {name: w.detach().clone() for name, w in student.state_dict().items()}
 
