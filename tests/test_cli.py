@@ -51,6 +51,9 @@ def test_a_misspelt_key_or_choice_names_the_nearest(override, says):
     [
         (OSError(errno.ENOSPC, "No space left on device", "artifacts"), "artifacts: No space left on device; mend "),
         (OSError(errno.EROFS, "Read-only file system"), "a file of this run: Read-only file system; mend that and "),
+        (FileNotFoundError(errno.ENOENT, "No such file", "artifacts/x"), "artifacts/x: No such file; mend that and "),
+        (FileNotFoundError("No such file: models"), "a file of this run: No such file: models; mend that and give"),
+        (MemoryError("954. GiB"), "too little memory (954. GiB); mend that and give the same command again"),
         (shutil.Error([("a/x", "b/x", "[Errno 28] No space left")]), "b/x: [Errno 28] No space left; mend that and g"),
     ],
 )
@@ -62,9 +65,9 @@ def test_what_a_disk_refuses_is_one_line_and_status_1(error, says):
     assert told[0].startswith(says)
 
 
-def test_another_error_of_the_system_is_a_bug_and_keeps_its_traceback():
-    with pytest.raises(FileNotFoundError), one_line_errors("train", print):
-        raise FileNotFoundError(errno.ENOENT, "No such file or directory", "model.safetensors")
+def test_an_error_that_is_neither_a_persons_nor_the_machines_is_a_bug_and_keeps_its_traceback():
+    with pytest.raises(KeyError), one_line_errors("train", print):
+        raise KeyError("model.safetensors")
 
 
 @pytest.mark.parametrize(

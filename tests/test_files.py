@@ -192,3 +192,10 @@ def test_a_missing_file_and_a_folder_are_told_apart(tmp_path):
         read_file(tmp_path / "nothing.tsv", FORM)
     with pytest.raises(InputError, match="is not a file"):
         read_file(tmp_path, FORM)
+
+
+def test_sentences_in_a_spreadsheets_quotes_are_told_and_quotations_are_not(tmp_path, caplog):
+    file = tmp_path / "pairs.tsv"
+    file.write_text('sentence1\tsentence2\n"a ""big"" dog"\t"a dog, big"\n"Go away."\t"a" or "b"\n')
+    assert read_file(file, UNSCORED)[0].sentence1 == '"a ""big"" dog"'
+    assert "2 sentences are in quotes, as a spreadsheet puts them" in caplog.text

@@ -194,3 +194,18 @@ def test_what_is_no_model_is_told_in_one_line(tmp_path, name):
     (tmp_path / "pairs.txt").write_text("a||b\n")
     with pytest.raises(InputError, match=r"^model=.*: must be a hub name, a folder"):
         score.main([f"model={name}", str(tmp_path / "pairs.txt")])
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "txt"])
+def test_line_ends_and_a_byte_order_mark_stay(scored, tmp_path, kind):
+    file = tmp_path / f"pairs.{kind}"
+    file.write_bytes(("\ufeff" + "\r\n".join(lines(kind)) + "\r\n").encode())
+    plain = tmp_path / f"plain.{kind}"
+    plain.write_text("\n".join(lines(kind)) + "\n", encoding="utf-8")
+    assert scored(file) == "\ufeff" + scored(plain).replace("\n", "\r\n")
+
+
+def test_a_files_name_may_hold_an_equals_sign(scored, tmp_path):
+    file = tmp_path / "column=x.tsv"
+    file.write_text("\n".join(lines("tsv")), encoding="utf-8")
+    assert scored(file).count("\n") == len(lines("tsv"))

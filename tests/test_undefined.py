@@ -52,7 +52,7 @@ def test_a_test_set_that_orders_nothing_is_undefined_wherever_it_is_shown(settin
     assert [result.dataset_name for result in card.data.eval_results] == ["dev", "test"]
 
 
-def test_an_encoder_whose_scores_are_undefined_is_not_selected(setting, monkeypatch):
+def test_an_encoder_whose_scores_are_undefined_has_no_selection_score(setting, monkeypatch):
     def constant(self, features):
         return torch.zeros(len(features["input_ids"]), requires_grad=True)
 

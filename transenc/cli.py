@@ -1,17 +1,17 @@
 """Hydra at the door: composition, and one line for whatever a person got wrong.
 
-A mistake in what the program was given (`InputError`, or Hydra's own errors), or a disk that takes no more, is one line
-on the terminal and status 1; `HYDRA_FULL_ERROR=1` shows where it was raised. Anything else is a bug and keeps its
-traceback.
+A mistake in what the program was given (`InputError`, or Hydra's own errors), a file or a disk that fails, or too
+little memory is one line on the terminal and status 1; `HYDRA_FULL_ERROR=1` shows where it was raised. Anything else is
+a bug and keeps its traceback.
 """
 
 import dataclasses
-import errno
 import logging
 import os
 import shutil
 import signal
 import sys
+import threading
 import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -36,9 +36,6 @@ from transenc.terminal import show
 log = logging.getLogger("transenc")
 
 TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"
-
-# What a disk refuses: nothing is left of it, a quota is used up, it or a folder may not be written to, it fails.
-REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO)
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 SCHEMAS = {"train": Train, "evaluate": Evaluate}
@@ -75,14 +72,27 @@ def main(name: str, task: Callable[[Any, Path], float | None], shorthand: Callab
     # Unless told so, Hydra prints its errors itself, over several lines, and exits before they can be put better.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     logging.raiseExceptions = TRACEBACKS  # where a log file cannot be written, the error itself says why
+    threading.excepthook = quiet_thread
     with interruptible(), one_line_errors(name, complain), together(name):
-        sys.argv[1:] = [shorthand(argument) for argument in sys.argv[1:]]
+        sys.argv[1:] = [at_home(shorthand(argument)) for argument in sys.argv[1:]]
         if not {"-sc", "--shell-completion"} & set(sys.argv):  # whose words look like settings
             check_overrides(name, sys.argv[1:])
         try:
             run()
         finally:
             Sweep.tell()
+
+
+def quiet_thread(failure: threading.ExceptHookArgs) -> None:
+    """Says nothing of a disk that fails TensorBoard's writer, which raises it again where it is closed."""
+    if TRACEBACKS or not isinstance(failure.exc_value, OSError):
+        threading.__excepthook__(failure)
+
+
+def at_home(argument: str) -> str:
+    """`key=~/path` with the home folder in its place, as a shell does it for a word of its own."""
+    key, equals, value = argument.partition("=")
+    return key + equals + os.path.expanduser(value) if value.startswith("~") else argument
 
 
 def take_gpu(job: int) -> None:
@@ -186,11 +196,11 @@ def together(name: str) -> Iterator[None]:
 
 @contextmanager
 def one_line_errors(name: str, tell: Callable[[str], Any]) -> Iterator[None]:
-    """Tell a person's error, or the disk's, in one line and exit with status 1."""
+    """Tell a person's error, or the machine's, in one line and exit with status 1."""
     try:
         yield
     except Exception as error:
-        ours = isinstance(error, InputError | HydraException | OmegaConfBaseException)
+        ours = isinstance(error, InputError | HydraException | OmegaConfBaseException) or _raised_by_hydra(error)
         line = explain(error, name) if ours else refusal(error) or lost(error)
         if TRACEBACKS or line is None:
             raise
@@ -198,17 +208,28 @@ def one_line_errors(name: str, tell: Callable[[str], Any]) -> Iterator[None]:
         sys.exit(1)
 
 
+def _raised_by_hydra(error: BaseException) -> bool:
+    """Whether Hydra itself objected, to flags that do not go together, say, for which it has no error of its own."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    return frame is not None and frame.tb_frame.f_globals["__name__"].startswith("hydra.")
+
+
 def refusal(error: BaseException | None) -> str | None:
-    """One line for what a disk refused, and where; None for errors that do not come of that."""
+    """One line for what the disk or the memory refused, and where; None for errors that do not come of that."""
     while error is not None:
         what = None
         if isinstance(error, shutil.Error):  # of a copied folder: (from, to, why) for each file
             _, to, why = error.args[0][0]
             what = f"{to}: {why}"
-        elif isinstance(error, OSError) and error.errno in REFUSALS:
-            what = f"{error.filename or 'a file of this run'}: {error.strerror}"
+        elif isinstance(error, OSError):
+            where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else "a file of this run"
+            what = f"{where}: {error.strerror or error}"
+        elif isinstance(error, MemoryError):
+            what = f"too little memory ({error})"
         if what is not None:
-            return f"{what}; mend that and give the same command again"
+            return f"{' '.join(what.split())}; mend that and give the same command again"
         error = error.__cause__
     return None
 
@@ -236,7 +257,7 @@ def check_overrides(name: str, arguments: Iterable[str]) -> None:
     known = keys(SCHEMAS[name])
     groups = choices(name)
     own_folder = any(argument.startswith(("--config-dir", "-cd")) for argument in arguments)  # it may add choices
-    for override in OverridesParser.create().parse_overrides([a for a in arguments if "=" in a and a[0] != "-"]):
+    for override in parsed([a for a in arguments if "=" in a and a[0] != "-"]):
         key = override.key_or_group
         if key == "hydra":
             raise InputError("hydra: holds several settings; set one of them, hydra.NAME=...")
@@ -255,6 +276,24 @@ def check_overrides(name: str, arguments: Iterable[str]) -> None:
             raise InputError(f"{key}: holds several settings; set one of them, {key}.NAME=...")
 
 
+def parsed(arguments: Sequence[str]) -> Iterator[Any]:
+    """Hydra's view of each `key=value`.
+
+    Raises:
+        InputError: Hydra's grammar has no such value.
+    """
+    for argument in arguments:
+        try:
+            yield OverridesParser.create().parse_override(argument)
+        except HydraException as error:
+            key, _, value = argument.partition("=")
+            quoted = "\\'".join(value.split("'"))
+            raise InputError(
+                f"{argument}: cannot be read ({' '.join(str(error).split())[:100]}); if it is one text, put it"
+                f" into two sorts of quotes: \"{key}='{quoted}'\""
+            ) from None
+
+
 def check_folder(key: str, folder: Any) -> None:
     """Refuse a run folder of others before Hydra writes into it.
 
@@ -264,7 +303,7 @@ def check_folder(key: str, folder: Any) -> None:
     if folder in (None, ""):
         raise InputError(f"{key}: no folder is named; name one, or leave it out")
     if key == "hydra.run.dir" and "${" not in str(folder):
-        recorded(Path(str(folder)).expanduser())
+        recorded(Path(str(folder)))
 
 
 def keys(schema: type, prefix: str = "") -> list[str]:

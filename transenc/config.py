@@ -301,6 +301,8 @@ class Evaluate:
     verbosity: Verbosity
 
 
+MOST_STEPS = 1_000_000  # whose pairs are put in order at once
+
 Rule = tuple[str, Any, bool, str]  # a key, its value, whether it is as it should be, and what that is
 
 MODELS = "a hub name, a folder, package://..., or a list of them"
@@ -400,7 +402,7 @@ def check(cfg: Train) -> None:
             (f"distill.{kind}.{key}", getattr(teaching, key), ok, rule)
             for key, ok, rule in (
                 ("epochs", teaching.epochs >= 1, "at least 1"),
-                ("min_steps", teaching.min_steps >= 0, "at least 0"),
+                ("min_steps", 0 <= teaching.min_steps <= MOST_STEPS, f"0 to {MOST_STEPS:,}"),
                 ("batch_size", teaching.batch_size >= 1, "at least 1"),
                 ("learning_rate", teaching.learning_rate > 0, "above 0"),
                 ("warmup", 0 <= teaching.warmup < 1, "at least 0 and below 1"),

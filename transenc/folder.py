@@ -10,6 +10,7 @@ pickled weights.
 
 import importlib.util
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,8 +63,8 @@ def find(name: str) -> Source:
     path, _, demanded = name.partition("#sha256=")
     if path.startswith("package://"):
         folder = _in_package(path)
-    elif Path(path).expanduser().is_dir():
-        folder = Path(path).expanduser()
+    elif os.path.isdir(os.path.expanduser(path)):  # Path.expanduser raises where there is no such user
+        folder = Path(os.path.expanduser(path))
     elif re.fullmatch(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?", path) and not Path(path).is_absolute() and path[0] != ".":
         folder = _download(path)
     else:
@@ -71,6 +72,8 @@ def find(name: str) -> Source:
     if not (folder / "config.json").is_file():
         raise InputError(f"{path}: there is no model there (no config.json)")
     weights = weights_in(folder)
+    if special := [path.name for path in Source(name, folder, ()).files if path.exists() and not path.is_file()]:
+        raise InputError(f"{path}: {special[0]} is no file; copy the model again")  # a pipe, say, which nothing ends
     if missing := [file.name for file in weights if not file.is_file()]:
         raise InputError(f"{path}: lacks {', '.join(missing)}; download or copy it again")
     if not weights:
@@ -108,7 +111,8 @@ def _in_package(path: str) -> Path:
     spec = importlib.util.find_spec(package) if package.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
         raise InputError(f"{path}: no package {package} is installed; 'pip install -r requirements.txt' brings it")
-    return Path(spec.submodule_search_locations[0]) / inside
+    root = Path(spec.submodule_search_locations[0])
+    return _inside(root, inside, Path(path)) if inside else root
 
 
 def _download(name: str) -> Path:

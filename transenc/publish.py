@@ -30,7 +30,13 @@ def models(run: Path) -> list[Path]:
 
 
 def named(model: Path, repository: str, folder: Path) -> Path:
-    """A copy in `folder` whose card says what the model is called."""
+    """A copy in `folder` whose card says what the model is called.
+
+    Raises:
+        InputError: a link in it may lead to anything, or its card cannot be read.
+    """
+    if links := [path for path in (model, *model.rglob("*")) if path.is_symlink()]:
+        raise InputError(f"{links[0]}: is a link; only what lies in the folder itself is published")
     copy = Path(shutil.copytree(model, folder / model.name))
     card = copy / "README.md"
     try:

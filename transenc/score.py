@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import redirect_stdout
@@ -11,7 +12,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from transenc.cli import complain, compose, one_line_errors
+from transenc.cli import at_home, complain, compose, one_line_errors
 from transenc.config import Evaluate, check_evaluation, listed
 from transenc.data.files import KINDS, Format, Reader, Record
 from transenc.errors import InputError, nearest
@@ -21,7 +22,8 @@ USAGE = """python -m transenc.score model=MODEL FILE [column=NAME] [format=FORMA
 
 FILE holds pairs: .tsv, .csv, .jsonl, .parquet, or sentence1||sentence2 a line; - is standard input. Standard output
 gets the same with one column more at the end: each pair's score in [0, 1], empty where a sentence is. All else stays as
-it is written in FILE; parquet becomes csv. A file of any size is scored as it is read.
+it is written in FILE, with its line ends and byte-order mark; parquet becomes csv. A file of any size is scored as it
+is read.
 
 column=NAME     what the new column is called; score by default
 format=FORMAT   csv, tsv, jsonl or txt (sentence1||sentence2); by default what FILE's suffix says, tsv for -"""
@@ -46,14 +48,16 @@ def run(cfg: Evaluate, reader: Reader, column: str, out: TextIO) -> None:
     records = without(column, reader)
     first = next(records)  # so that a file that is wrong from the start is told before the model is loaded
     encoders = load(cfg)
+    end = reader.line_end
+    out.write(reader.mark)
     if reader.header is not None:
-        out.write(reader.header + DELIMITERS[reader.kind] + column + "\n")
+        out.write(reader.header + DELIMITERS[reader.kind] + column + end)
     for chunk in chunks(chain([first], records)):
         pairs = [record[1:3] for record in chunk if whole(record)]
         said = [encoder.predict(pairs, cfg.trainer.score_tokens) for encoder in encoders] if pairs else [[]]
         scores = iter(np.mean(said, axis=0))
         for record in chunk:
-            out.write(extended(record.text, reader.kind, column, f"{next(scores):.6f}" if whole(record) else ""))
+            out.write(extended(record.text, reader.kind, column, f"{next(scores):.6f}" if whole(record) else "") + end)
         out.flush()
 
 
@@ -98,18 +102,19 @@ def whole(record: Record) -> bool:
 
 
 def extended(text: str, kind: str, column: str, cell: str) -> str:
-    """A record as a line of output, with one cell more."""
+    """A record with one cell more, without its line end."""
     if kind == "jsonl":
-        return f"{text.removesuffix('}').rstrip()}, {json.dumps(column)}: {cell or 'null'}}}\n"
-    return f"{text}{DELIMITERS[kind]}{cell}\n"
+        return f"{text.removesuffix('}').rstrip()}, {json.dumps(column)}: {cell or 'null'}}}"
+    return f"{text}{DELIMITERS[kind]}{cell}"
 
 
 def main(arguments: Sequence[str]) -> None:
     """Score what the command line says, to standard output."""
     said = [argument.partition("=") for argument in arguments]
     own = {key: value for key, equals, value in said if equals and key in ("column", "format")}
-    files = [key for key, equals, _ in said if not equals]
-    cfg = compose("evaluate", ["data=pairs", *(shorthand("".join(a)) for a in said if a[1] and a[0] not in own)])
+    files = [argument for argument in arguments if "=" not in argument or os.path.isfile(argument)]
+    settings = [a for a in arguments if a not in files and a.partition("=")[0] not in own]
+    cfg = compose("evaluate", ["data=pairs", *(at_home(shorthand(argument)) for argument in settings)])
     check_evaluation(cfg)
     files += [cfg.data.path] if cfg.data.path is not None else []
     column, kind = own.get("column", "score"), own.get("format")
@@ -122,7 +127,9 @@ def main(arguments: Sequence[str]) -> None:
     columns = cfg.data.columns
     form = Format(columns.sentence1, columns.sentence2, None, cfg.data.score_min, cfg.data.score_max)
     out: Any = sys.stdout
-    out.reconfigure(encoding="utf-8", newline="\n")
+    if out is None:
+        raise InputError("standard output is closed, where the scores go")
+    out.reconfigure(encoding="utf-8", newline="")
     try:
         with redirect_stdout(sys.stderr):  # nothing but the table belongs in the output
             run(cfg, Reader(Path(files[0]), form, kind), column, out)
@@ -134,5 +141,8 @@ if __name__ == "__main__":
     if not sys.argv[1:] or {"-h", "--help"} & set(sys.argv[1:]):
         print(USAGE)
         sys.exit(0 if sys.argv[1:] else 2)
-    with one_line_errors("evaluate", complain):
-        main(sys.argv[1:])
+    try:
+        with one_line_errors("evaluate", complain):
+            main(sys.argv[1:])
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)

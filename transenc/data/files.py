@@ -4,16 +4,19 @@ import codecs
 import csv
 import io
 import json
+import logging
 import os
 import sys
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from transenc.errors import InputError
+
+log = logging.getLogger("transenc")
 
 KINDS = ("csv", "tsv", "jsonl", "txt", "parquet")  # txt: sentence1||sentence2 lines
 COMPRESSED = ("gz", "xz", "bz2", "zst", "zip")
@@ -127,14 +130,29 @@ def read_file(path: Path, form: Format) -> list[Pair]:
     Raises:
         InputError: as `Reader`, or a row is badly scored.
     """
+    reader = Reader(path, form)
     pairs = [
         Pair(sentence1, sentence2, None if form.score is None else form.gold(written, where))
-        for where, sentence1, sentence2, written, text in Reader(path, form)
+        for where, sentence1, sentence2, written, text in reader
         if text.strip()  # not a row of tabs alone, as spreadsheets leave them at the end
     ]
     if not pairs:
         raise InputError(f"{path}: there are no pairs in the file")
+    if reader.kind == "tsv" and (quoted := sum(map(_quoted, chain.from_iterable(pair[:2] for pair in pairs)))):
+        log.warning(
+            "%s: %d sentences are in quotes, as a spreadsheet puts them; in .tsv quotes are text. Save it as .csv if"
+            " they do not belong to the sentences",
+            path,
+            quoted,
+        )
     return pairs
+
+
+def _quoted(sentence: str) -> bool:
+    """Whether quotes around a sentence are a spreadsheet's: those inside are doubled, or it holds a comma."""
+    inside = sentence[1:-1]
+    around = len(sentence) > 1 and sentence[0] == sentence[-1] == '"' and '"' not in inside.replace('""', "")
+    return around and ('""' in inside or "," in inside)
 
 
 def csv_line(cells: Iterable[Any]) -> str:
@@ -159,6 +177,8 @@ class Reader:
     Attributes:
         header: the header line as it is written, None where there is none; known from the first record on.
         names: the columns of the record that was read last, empty where nothing names them.
+        mark: the byte-order mark that the file begins with, or nothing; known from the first record on.
+        line_end: of the first line; known likewise.
 
     Raises:
         InputError: while reading: the file is missing, empty or undecodable, or holds no pair, lacks a column or has it
@@ -173,6 +193,7 @@ class Reader:
         self.kind = kind or ("tsv" if path == STDIN else suffix if suffix in KINDS else "txt")
         self.header: str | None = None
         self.names: Collection[str] = ()
+        self.mark, self.line_end = "", "\n"
 
     def __iter__(self) -> Iterator[Record]:
         kinds = {"csv": self._csv, "tsv": self._tsv, "jsonl": self._jsonl, "parquet": self._parquet, "txt": self._bars}
@@ -182,9 +203,13 @@ class Reader:
         if record is None:
             raise InputError(f"{self.path}: there are no pairs in the file")
 
+    def _began(self, line: bytes) -> None:
+        self.mark = "\ufeff" if line.startswith(codecs.BOM_UTF8) else ""
+        self.line_end = "\r\n" if line.endswith(b"\r\n") else "\n"
+
     def _bars(self) -> Iterator[Record]:
         width = 2 if self.form.score is None else 3
-        for number, line in enumerate(_bare_lines(self.path), 1):
+        for number, line in enumerate(_bare_lines(self.path, self._began), 1):
             if line.strip():
                 parts = line.split("||")
                 if len(parts) != width:
@@ -196,14 +221,14 @@ class Reader:
                 yield Record(f"{self.path}:{number}", parts[0], parts[1], parts[-1], line)
 
     def _tsv(self) -> Iterator[Record]:
-        lines = enumerate(_bare_lines(self.path), 1)
+        lines = enumerate(_bare_lines(self.path, self._began), 1)
         return self._table(((number, line.split("\t"), line) for number, line in lines), "\t")
 
     def _csv(self) -> Iterator[Record]:
         text: list[str] = []  # the lines of the row in the making
 
         def lines() -> Iterator[str]:
-            for line in _lines(self.path):
+            for line in _lines(self.path, self._began):
                 text.append(line)
                 yield line
 
@@ -259,7 +284,7 @@ class Reader:
         return header.index(column)
 
     def _jsonl(self) -> Iterator[Record]:
-        for number, line in enumerate(_bare_lines(self.path), 1):
+        for number, line in enumerate(_bare_lines(self.path, self._began), 1):
             if not line.strip():
                 continue
             where = f"{self.path}:{number}"
@@ -313,14 +338,21 @@ def _check(path: Path) -> None:
         raise InputError(f"{path}: {'is not a file' if os.path.exists(path) else 'no such file'}")
 
 
-def _lines(path: Path) -> Iterator[str]:
-    """Lines with their ends. Only a line feed ends one: sentences may hold U+2028 and its like."""
+def _lines(path: Path, began: Callable[[bytes], Any] = lambda line: None) -> Iterator[str]:
+    """Lines with their ends; `began` gets the first as it is.
+
+    Only a line feed ends one: sentences may hold U+2028 and its like.
+    """
     if path != STDIN:
         _check(path)
+    elif sys.stdin is None:
+        raise InputError("-: standard input is closed; give a file, or pipe pairs in")
     empty = True
     try:
         with nullcontext(sys.stdin.buffer) if path == STDIN else path.open("rb") as file:
             for number, raw in enumerate(file, 1):
+                if number == 1:
+                    began(raw)
                 line = _decoded(raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw, f"{path}:{number}")
                 if number == 1 and not line.endswith("\n") and "\r" in line.rstrip("\r"):
                     raise InputError(f"{path}: lines end in carriage returns alone; save it with line feeds")
@@ -344,5 +376,5 @@ def _decoded(raw: bytes, where: str) -> str:
     raise InputError(f"{where}: not UTF-8 (byte 0x{byte:02x}); save it as UTF-8")
 
 
-def _bare_lines(path: Path) -> Iterator[str]:
-    return (line.removesuffix("\n").removesuffix("\r") for line in _lines(path))
+def _bare_lines(path: Path, began: Callable[[bytes], Any] = lambda line: None) -> Iterator[str]:
+    return (line.removesuffix("\n").removesuffix("\r") for line in _lines(path, began))

@@ -44,8 +44,6 @@ class Framing:
         inside = alone["special_tokens_mask"].index(0)
         self.alone_before = [(token, 0) for token in alone["input_ids"][:inside]]
         self.alone_behind = [(token, 0) for token in alone["input_ids"][inside + len(first) :]]
-        if max_tokens < len(before + between + behind) + 2:
-            raise InputError(f"max_tokens={max_tokens}: too few for {len(before + between + behind)} special tokens")
 
     def single_lengths(self, lengths: np.ndarray) -> np.ndarray:
         """Framed and cut length of a sentence of each of the given lengths."""

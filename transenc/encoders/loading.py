@@ -17,6 +17,7 @@ VOCABULARIES = (
     "vocab.json",
     "*.model",
 )  # without one, transformers makes a tokenizer up
+UNKNOWN = "\N{SNOWMAN}"
 LAYERS = 1000  # at most; what config.json asks for is built before its weights are looked at
 
 
@@ -81,6 +82,19 @@ def load_parts(source: Source, max_tokens: int | None, layers: int | None, lower
     longest = min(tokenizer.model_max_length, positions if tokenizer.model_max_length <= positions else positions - 2)
     if max_tokens is not None and max_tokens > longest:
         raise InputError(f"{source.name}: max_tokens={max_tokens}, but the model reads {longest} at most")
+    special = tokenizer.num_special_tokens_to_add(pair=True)
+    if (max_tokens or longest) < special + 2:
+        raise InputError(
+            f"{source.name}: max_tokens={max_tokens or longest} leaves no room for two sentences beside"
+            f" {special} special tokens"
+        )
+    try:
+        tokenizer(UNKNOWN)
+    except Exception as error:
+        raise InputError(
+            f"{source.name}: its tokenizer has no token for what it does not know ({reason(error)}); take the tokenizer"
+            " that belongs to these weights"
+        ) from error
     tokenizer.backend_tokenizer.no_truncation()  # settings that some tokenizer files carry along
     tokenizer.backend_tokenizer.no_padding()
     if lowercase and tokenizer("A")["input_ids"] != tokenizer("a")["input_ids"]:

@@ -1,0 +1,145 @@
+"""Mistakes that once ended in a traceback, or went unnoticed: each is one line that says what to do."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from transenc.cli import at_home, check_overrides
+from transenc.config import check
+from transenc.encoders import BiEncoder
+from transenc.errors import InputError
+from transenc.folder import find
+from transenc.publish import named
+
+ROOT = Path(__file__).parents[1]
+
+
+def python(*arguments, shell="", **settings):
+    """A command of ours in a process of its own; `shell` goes behind it."""
+    command = " ".join([sys.executable, *(f"'{argument}'" for argument in arguments), shell])
+    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, timeout=120, **settings)
+    return done.returncode, done.stderr.splitlines() + done.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--resolve"],
+        ["hydra.run.dir={file}/run"],
+        ["hydra.run.dir=/dev/null/run"],
+        ["hydra.run.dir={run}", "data=pairs", "data.path={file}", "model=minilm", "paths.artifacts={file}/store"],
+    ],
+)
+def test_a_folder_that_cannot_be_made_and_a_flag_out_of_place_are_one_line(arguments, tmp_path):
+    file = tmp_path / "pairs.tsv"
+    file.write_text("sentence1\tsentence2\na dog\ta cat\n")
+    status, lines = python("train.py", *(argument.format(file=file, run=tmp_path / "run") for argument in arguments))
+    assert status == 1
+    assert "Traceback" not in "".join(lines)
+    assert str(tmp_path) in lines[-1] or "/dev/null" in lines[-1] or "--resolve" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    "argument", ["model.bi=~nosuch/x", "data.path=a=b.tsv", "data.path=it's.tsv", "data.path=a b].tsv", "data.path=a:,"]
+)
+def test_a_value_that_hydra_cannot_read_is_shown_in_the_quotes_it_takes(argument):
+    with pytest.raises(InputError, match="two sorts of quotes: ") as refusal:
+        check_overrides("train", [argument])
+    # The advice itself, as a shell hands it over, is read as the very text.
+    advised = str(refusal.value).rpartition("two sorts of quotes: ")[2]
+    word = subprocess.run(f"printf %s {advised}", shell=True, capture_output=True, text=True, check=True).stdout
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    assert OverridesParser.create().parse_override(word).value() == argument.partition("=")[2]
+
+
+def test_a_tilde_stands_for_the_home_folder_and_another_users_is_left(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert at_home("model.bi=~/models/x") == "model.bi=/home/me/models/x"
+    assert at_home("~data") == "~data"
+    with pytest.raises(InputError, match="no such folder"):
+        find("~nosuch/x")
+
+
+@pytest.mark.parametrize("shell", ["<&-", ">&-"])
+def test_a_closed_input_or_output_of_score_is_one_line(bert, tmp_path, shell):
+    file = tmp_path / "pairs.tsv"
+    file.write_text("sentence1\tsentence2\na dog\ta cat\n")
+    which = "-" if shell == "<&-" else file
+    status, lines = python("-m", "transenc.score", f"model={bert}", which, shell=shell)
+    assert status == 1
+    assert len(lines) == 1
+    assert "is closed" in lines[0]
+
+
+@pytest.mark.parametrize("removed", ["run", "store"])
+def test_a_folder_removed_while_a_run_writes_there_is_one_line(bert, files, tmp_path, removed):
+    run, store = tmp_path / "run", tmp_path / "store"
+    settings = [f"data.path={files}/pool.tsv", f"data.dev={files}/dev.tsv", f"data.test=[{files}/test.tsv]"]
+    settings += [f"model.bi={bert}", f"model.cross={bert}", f"paths.artifacts={store}", f"hydra.run.dir={run}"]
+    settings += ["data=pairs", "trainer=cpu", "distill=paper", "distill.failure=ignore", "distill.cross.epochs=100000"]
+    with open(tmp_path / "log", "w") as log:
+        process = subprocess.Popen([sys.executable, "train.py", *settings], cwd=ROOT, stdout=log, stderr=log)
+        try:
+            while not any(store.glob(".teach-*")):
+                assert process.poll() is None, (tmp_path / "log").read_text()
+                time.sleep(0.1)
+            time.sleep(1)
+            shutil.rmtree(tmp_path / removed)
+            assert process.wait(timeout=60) == 1
+        finally:
+            process.kill()
+            process.wait()
+    said = (tmp_path / "log").read_text()
+    assert "Traceback" not in said
+    assert said.endswith("No such file or directory; mend that and give the same command again\n")
+
+
+def test_a_count_beyond_all_memory_is_one_line(setting):
+    with pytest.raises(InputError, match=r"distill.cross.min_steps=4000000000: must be "):
+        check(setting.config("distill.cross.min_steps=4000000000"))
+
+
+def test_too_few_tokens_for_two_sentences_name_the_model(bert):
+    with pytest.raises(InputError, match=r"bert: max_tokens=2 leaves no room for two sentences"):
+        BiEncoder.load(bert, max_tokens=2)
+
+
+def test_a_tokenizer_without_a_token_for_what_it_does_not_know_is_refused(bert, tmp_path):
+    folder = Path(shutil.copytree(bert, tmp_path / "model"))
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["model"]["vocab"]["[NONE]"] = content["model"]["vocab"].pop("[UNK]")
+    content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] != "[UNK]"]
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings |= {"unk_token": None, "tokenizer_class": "PreTrainedTokenizerFast"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(InputError, match="has no token for what it does not know"):
+        BiEncoder.load(folder)
+
+
+def test_a_pipe_in_a_model_folder_is_refused_and_not_waited_for(bert, tmp_path):
+    folder = Path(shutil.copytree(bert, tmp_path / "model"))
+    os.mkfifo(folder / "special_tokens_map.json")
+    with pytest.raises(InputError, match=r"special_tokens_map.json is no file"):
+        find(str(folder))
+
+
+def test_a_package_name_does_not_lead_out_of_the_package():
+    with pytest.raises(InputError, match="no path inside"):
+        find("package://transenc/../conf")
+
+
+def test_links_are_not_published(tmp_path):
+    model = tmp_path / "model"
+    model.mkdir()
+    (tmp_path / "secret").write_text("")
+    (model / "README.md").symlink_to(tmp_path / "secret")
+    with pytest.raises(InputError, match=r"README.md: is a link"):
+        named(model, "me/model", tmp_path / "copy")
