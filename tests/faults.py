@@ -9,6 +9,7 @@
     python tests/faults.py together             two runs at once on one artifact folder
     python tests/faults.py one-folder           two runs at once in one run folder
     python tests/faults.py clock                a clock that jumps by years, forwards and backwards
+    python tests/faults.py two-users            one store for two users of one group, umask 002 and 022 (needs root)
     python tests/faults.py all --times 20       each of them
     python tests/faults.py soak --minutes 30    two sweeps at once, killed at random, again and again: what leaks?
 
@@ -30,9 +31,11 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 WORDS = "the a man woman dog cat is eats runs sleeps in park house food".split()
@@ -54,20 +57,25 @@ class Place:
     def __init__(self, bench: "Bench", folder: Path, run: str = "run"):
         self.bench, self.folder, self.run, self.artifacts = bench, folder, folder / run, folder / "artifacts"
 
-    def start(self, *more: str, **environment: str) -> subprocess.Popen:
+    def start(
+        self, *more: str, process: Mapping[str, Any] = MappingProxyType({}), **environment: str
+    ) -> subprocess.Popen:
         folders = [f"hydra.run.dir={self.run}", f"hydra.sweep.dir={self.run}", f"paths.artifacts={self.artifacts}"]
         return subprocess.Popen(
             [sys.executable, "train.py", *more, *self.bench.settings, *folders],
             cwd=ROOT,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(self.bench.temporary)} | environment,
+            env=os.environ
+            | {"OMP_NUM_THREADS": "1", "TMPDIR": str(self.bench.temporary), "HOME": str(self.bench.temporary)}
+            | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            **process,
         )
 
-    def finish(self) -> None:
+    def finish(self, **process: Any) -> None:
         """The same command, undisturbed, ends well and in the bytes it must."""
-        status, said = ended(self.start())
+        status, said = ended(self.start(process=process))
         if status:
             raise Wrong(f"{self.folder}: status {status} when given again\n{said[-2000:]}")
         self.compare()
@@ -299,6 +307,35 @@ def together(bench: Bench, rng: random.Random) -> Counter:
     return Counter(["pairs of runs"])
 
 
+def two_users(bench: Bench, rng: random.Random) -> Counter:
+    """One store for two users: with umask 002 each goes on where the other was killed, with 022 the second may read."""
+    umask = rng.choice([0o002, 0o022])
+    for path in (bench.work.parent, bench.work, *bench.work.glob("*.tsv"), *(bench.work / "model").rglob("*")):
+        path.chmod(0o755)
+    (bench.work / "model").chmod(0o755)
+    bench.temporary.chmod(0o1777)
+    place = bench.place()
+    other = Place(bench, place.folder, "other")
+    users = [{"user": user, "group": 4000, "extra_groups": [], "umask": umask} for user in (4001, 4002)]
+    for folder, user in ((place.artifacts, 4001), (place.run, 4001), (other.run, 4002)):
+        folder.mkdir()
+        os.chown(folder, user, 4000)
+        folder.chmod(0o2777 & ~umask)
+    first = place.start(process=users[0])
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        first.wait(rng.uniform(3, 1.5 * bench.seconds))
+    first.kill()
+    status, said = ended(first)
+    if status not in (0, -signal.SIGKILL):
+        raise Wrong(f"status {status}\n{said[-2000:]}")
+    if umask == 0o022 and status:
+        told(*ended(other.start(process=users[1])), "Permission denied")
+        place.finish(**users[0])
+    other.finish(**users[1])
+    place.finish(**users[0])
+    return Counter([f"umask {umask:03o}, {'killed' if status else 'finished'}"])
+
+
 def one_folder(bench: Bench, rng: random.Random) -> Counter:
     place = bench.place()
     first = place.start()
@@ -349,6 +386,7 @@ def clock(bench: Bench, rng: random.Random) -> Counter:
 FAULTS: dict[str, Callable[[Bench, random.Random], Counter]] = {
     "kill": kill, "interrupt": interrupt, "full-disk": full_disk, "read-only": read_only, "damage": damage,
     "bookmark": bookmark, "together": together, "one-folder": one_folder, "clock": clock,
+    "two-users": two_users,
 }  # fmt: skip
 
 

@@ -7,11 +7,13 @@ a bug and keeps its traceback.
 
 import dataclasses
 import logging
+import multiprocessing
 import os
 import shutil
 import signal
 import sys
 import threading
+import time
 import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -58,6 +60,8 @@ def main(name: str, task: Callable[[Any, Path], float | None], shorthand: Callab
         sys.argv = [f"{name}.py", *job.overrides.task]  # in a sweep, what this job is without the others
         if job.mode is RunMode.MULTIRUN:
             take_gpu(job.job.num)
+            if multiprocessing.current_process().name.startswith("LokyProcess"):  # joblib's
+                end_with_parent()
         try:
             with one_line_errors(name, log.error):  # here as well, so that the error stands in the run folder's log
                 settings = OmegaConf.to_object(cfg)
@@ -103,6 +107,18 @@ def take_gpu(job: int) -> None:
     gpus = named.split(",") if named else [str(number) for number in range(torch.cuda.device_count())]
     if len(gpus) > 1:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[job % len(gpus)]
+
+
+def end_with_parent() -> None:
+    """End this process when its parent ends, even if that is killed: joblib's workers would go on by themselves."""
+    parent = os.getppid()
+
+    def wait() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 class Sweep(Callback):
