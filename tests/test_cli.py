@@ -257,6 +257,35 @@ def test_sweeps_by_plugins_end_with_the_table(plugin, more, inputs, tmp_path):
     assert (tmp_path / "sweep" / "comparison.html").exists()
 
 
+def test_the_jobs_of_a_sweep_with_joblib_end_with_it_even_if_it_is_killed(inputs, tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="pip install -r requirements-extras.txt")
+    sweep = ["-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=0,1", "distill.cross.epochs=100000"]
+    folders = [f"hydra.sweep.dir={tmp_path}/sweep", f"paths.artifacts={tmp_path}/artifacts"]
+    command = [sys.executable, inputs[0], *sweep, *folders, *inputs[1:]]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    try:
+        while not any((tmp_path / "artifacts").glob(".teach-*")):
+            assert process.poll() is None
+            time.sleep(0.1)
+        lists = Path(f"/proc/{process.pid}/task").glob("*/children")
+        children = [child for some in lists for child in some.read_text().split()]
+        assert len(children) >= 2
+    finally:
+        process.kill()
+        process.wait()
+    deadline = time.monotonic() + 20
+    while left := [child for child in children if running(child)]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.2)
+
+
+def running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 def test_a_quiet_run_says_its_table_and_a_verbose_one_where_artifacts_lie(inputs, tmp_path):
     run = [f"hydra.run.dir={tmp_path}/run", f"paths.artifacts={tmp_path}/artifacts"]
     _, out, error = python(*inputs, *run, "verbosity=verbose")
