@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from transenc.cli import check_overrides
 from transenc.errors import InputError
 from transenc.run_folder import PARTS, RECORD, RunFolder, recorded
 
@@ -112,3 +113,10 @@ def test_a_file_is_no_run_folder(tmp_path):
     (tmp_path / "run").write_text("mine")
     with pytest.raises(InputError, match="run: is a file; give a folder"):
         recorded(tmp_path / "run")
+
+
+def test_a_sweep_looks_at_its_own_folder_and_not_at_that_of_a_single_run(tmp_path):
+    (tmp_path / "0").mkdir()
+    check_overrides("train", ["-m", f"hydra.run.dir={tmp_path}", f"hydra.sweep.dir={tmp_path}"])
+    with pytest.raises(InputError, match="is no run's folder"):
+        check_overrides("train", [f"hydra.run.dir={tmp_path}"])

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import typing
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -262,7 +262,7 @@ def complain(message: str) -> None:
     print(message, file=sys.stderr)
 
 
-def check_overrides(name: str, arguments: Iterable[str]) -> None:
+def check_overrides(name: str, arguments: Sequence[str]) -> None:
     """Hold every `key=value` on the command line against the schema and the files in conf/.
 
     Hydra itself lets `+key=value` through, and names no nearest key.
@@ -272,13 +272,14 @@ def check_overrides(name: str, arguments: Iterable[str]) -> None:
     """
     known = keys(SCHEMAS[name])
     groups = choices(name)
+    sweep = bool({"-m", "--multirun"} & set(arguments))
     own_folder = any(argument.startswith(("--config-dir", "-cd")) for argument in arguments)  # it may add choices
     for override in parsed([a for a in arguments if "=" in a and a[0] != "-"]):
         key = override.key_or_group
         if key == "hydra":
             raise InputError("hydra: holds several settings; set one of them, hydra.NAME=...")
         if key.split(".")[0].split("/")[0] == "hydra":
-            if key in ("hydra.run.dir", "hydra.sweep.dir") and not override.is_sweep_override():
+            if key == ("hydra.sweep.dir" if sweep else "hydra.run.dir") and not override.is_sweep_override():
                 check_folder(key, override.value())
             continue
         if key in groups:
