@@ -24,8 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from transenc.data import published
 from transenc.data.tokens import number_sentences, tokenise
 from transenc.encoders import BiEncoder
-from transenc.folder import find
-from transenc.measures import spearman
+from transenc.metrics import spearman
+from transenc.model_folder import find
 
 SETS = {f"STS{year}": f"sts{year}" for year in range(12, 17)} | {"STSBenchmark": "stsb-test", "SICK-R": "sickr-all"}
 

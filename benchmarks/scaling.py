@@ -41,7 +41,7 @@ def write_model(folder: Path) -> None:
     from transformers import AutoTokenizer, BertConfig, BertModel
 
     from transenc.encoders import BiEncoder
-    from transenc.folder import find
+    from transenc.model_folder import find
 
     tokenizer = AutoTokenizer.from_pretrained(find(TOKENIZER).folder)
     shape = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 256}
@@ -57,11 +57,11 @@ def held(kind: str) -> float:
 
 
 def measure(pairs: int, teach: bool, folder: Path) -> dict[str, dict[str, float]]:
-    from transenc.artifact import Store
+    from transenc.artifacts import Store
     from transenc.cli import compose
     from transenc.encoders import BiEncoder  # noqa: F401  # imported now, not in the middle of a measured step
+    from transenc.progress import Watch
     from transenc.stages import Stages
-    from transenc.watch import Watch
 
     write_pairs(folder / "pairs.tsv", pairs)
     write_model(folder / "model")

@@ -238,5 +238,5 @@ class Setting:
 @pytest.fixture
 def setting(tmp_path, files, bert, monkeypatch):
     # Drawing the page takes longer than such a run; test_report.py looks at it.
-    monkeypatch.setattr("transenc.journal.write_report", lambda folders, out: out.write_text(""))
+    monkeypatch.setattr("transenc.run_writer.write_report", lambda folders, out: out.write_text(""))
     return Setting(tmp_path, files, bert, monkeypatch)

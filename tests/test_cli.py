@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import PAIRS
 
-from transenc.artifact import file_digest
+from transenc.artifacts import file_digest
 from transenc.cli import check_overrides, compose, explain, one_line_errors, take_gpu
 from transenc.errors import InputError
 from transenc.evaluate import shorthand

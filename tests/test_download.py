@@ -14,7 +14,7 @@ from conftest import PAIRS
 
 from transenc.encoders import BiEncoder, CrossEncoder
 from transenc.errors import InputError
-from transenc.folder import find
+from transenc.model_folder import find
 
 ROOT = Path(__file__).parents[1]
 SIMCSE, ROBERTA = "princeton-nlp/unsup-simcse-roberta-base", "FacebookAI/roberta-base"

@@ -25,7 +25,7 @@ from transenc.cli import SCHEMAS, check_overrides, compose, explain, keys
 from transenc.config import check, check_evaluation
 from transenc.encoders import BiEncoder, CrossEncoder
 from transenc.errors import InputError
-from transenc.export import card
+from transenc.model_card import card
 from transenc.results import Row
 
 PACKAGE = Path(__file__).parents[1] / "transenc"

@@ -14,18 +14,18 @@ from conftest import LEXICON, PAIRS
 
 import transenc.data.module
 import transenc.stages
-import transenc.teaching
-from transenc.artifact import Artifact, file_digest
+import transenc.training
+from transenc.artifacts import Artifact, file_digest
 from transenc.cli import compose
 from transenc.data.tokens import number_sentences, tokenise
 from transenc.encoders import BiEncoder, CrossEncoder
 from transenc.errors import InputError
-from transenc.export import card
-from transenc.journal import Journal
-from transenc.measures import spearman
+from transenc.metrics import spearman
+from transenc.model_card import card
 from transenc.report import write_report
 from transenc.results import Row
-from transenc.teaching import Failed
+from transenc.run_writer import Journal
+from transenc.training import Failed
 
 
 def weights(folder):
@@ -593,7 +593,7 @@ def failing(monkeypatch, times, after=0, cause="chance"):
         if after < len(examined) <= after + times:
             raise Failed("it collapsed: the standard deviation of its scores is 0", cause)
 
-    monkeypatch.setattr(transenc.teaching, "examine", examine)
+    monkeypatch.setattr(transenc.training, "examine", examine)
     return examined
 
 
@@ -958,7 +958,7 @@ def test_a_tracker_that_fails_is_told_once_and_ends_no_run(setting, monkeypatch,
         def log_metrics(self, values, step):
             raise ConnectionError("no way\nto the server")
 
-    monkeypatch.setattr("transenc.journal.make_logger", lambda *_: Broken())
+    monkeypatch.setattr("transenc.run_writer.make_logger", lambda *_: Broken())
     folder = setting.run("loggers=[mlflow]")
     assert [r.message for r in caplog.records if "mlflow" in r.message] == [
         "mlflow: no way to the server; it is told no more of this run"

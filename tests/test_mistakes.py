@@ -14,7 +14,7 @@ from transenc.cli import at_home, check_overrides
 from transenc.config import check
 from transenc.encoders import BiEncoder
 from transenc.errors import InputError
-from transenc.folder import find
+from transenc.model_folder import find
 from transenc.publish import named
 
 ROOT = Path(__file__).parents[1]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from transenc import pairs as stages
-from transenc.artifact import Artifact
+from transenc.artifacts import Artifact
 from transenc.data.tokens import number_sentences
 from transenc.errors import InputError
 

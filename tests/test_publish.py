@@ -6,7 +6,7 @@ import yaml
 
 from transenc.encoders import BiEncoder, CrossEncoder
 from transenc.errors import InputError
-from transenc.export import card
+from transenc.model_card import card
 from transenc.publish import main
 from transenc.results import Row
 

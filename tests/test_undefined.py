@@ -12,7 +12,7 @@ from transenc.cli import compose
 from transenc.encoders import CrossEncoder
 from transenc.errors import InputError
 from transenc.evaluate import run as evaluate
-from transenc.measures import bootstrap, p_value
+from transenc.metrics import bootstrap, p_value
 from transenc.report import write_report
 from transenc.results import RESULT
 

@@ -11,7 +11,7 @@ The words, used everywhere:
 - pool: the unlabelled pairs. label: a teacher's score for a pair of the pool.
 - recipe: a file in conf/experiment/, a small delta over the defaults.
 
-The code, in reading order: `loop` (the method, on one screen), `stages` (what each verb of it does), `artifact` (how a
-stage's result is kept and found again), `encoders`, `teaching` (one student, one teacher's labels), `data`, `journal`
-(what a run writes), `report` (its page).
+The code, in reading order: `loop` (the method, on one screen), `stages` (what each verb of it does), `artifacts` (how a
+stage's result is kept and found again), `encoders`, `training` (one student, one teacher's labels), `data`,
+`run_writer` (what a run writes), `report` (its page).
 """

@@ -187,20 +187,20 @@ def together(name: str) -> Iterator[None]:
     if not {"RANK", "SLURM_STEP_NUM_TASKS"} & os.environ.keys():  # told without torch, which --help need not load
         yield
         return
-    from transenc import ranks
+    from transenc import distributed
 
-    if ranks.started() == 1:
+    if distributed.started() == 1:
         yield
         return
-    with ranks.group():
-        if ranks.rank():
+    with distributed.group():
+        if distributed.rank():
             for number in (signal.SIGINT, signal.SIGTERM):  # rank 0 says what there is to say
                 signal.signal(number, signal.SIG_DFL)
-            with one_line_errors(name, lambda line: complain(f"rank {ranks.rank()}: {line}")):
+            with one_line_errors(name, lambda line: complain(f"rank {distributed.rank()}: {line}")):
                 from transenc import stages  # noqa: F401  # which marks what ranks do together
-                from transenc.watch import Watch
+                from transenc.progress import Watch
 
-                ranks.help_out(Watch())
+                distributed.help_out(Watch())
             sys.exit()
         if {"-m", "--multirun"} & set(sys.argv):
             raise InputError(
@@ -252,8 +252,8 @@ def refusal(error: BaseException | None) -> str | None:
 
 def lost(error: BaseException) -> str | None:
     """One line where another process of this run is gone; None for errors that do not come of that."""
-    ranks = sys.modules.get("transenc.ranks")
-    if ranks is None or not ranks.lost(error):
+    distributed = sys.modules.get("transenc.distributed")
+    if distributed is None or not distributed.lost(error):
         return None
     return "another process of this run ended; the same command goes on where it stopped"
 

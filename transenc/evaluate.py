@@ -11,7 +11,7 @@ from typing import Any
 from transenc.cli import main
 from transenc.config import Evaluate, Pooling, Scored, Verbosity, check_evaluation, listed
 from transenc.errors import InputError
-from transenc.folder import Source, describe
+from transenc.model_folder import Source, describe
 from transenc.results import RESULT, Line, Row, grid, write_results
 
 log = logging.getLogger("transenc")
@@ -69,10 +69,10 @@ def run(cfg: Evaluate, folder: Path) -> float:
     """
     import numpy as np
 
-    from transenc.artifact import Store  # here, so that --help need not load torch
-    from transenc.measures import bootstrap, measure, p_value, spearman
+    from transenc.artifacts import Store  # here, so that --help need not load torch
+    from transenc.metrics import bootstrap, measure, p_value, spearman
+    from transenc.progress import Watch
     from transenc.stages import Member, Scoring, average, locate
-    from transenc.watch import Watch
 
     check_evaluation(cfg)
     if not cfg.data.test:

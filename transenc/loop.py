@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from transenc.artifact import Store
+from transenc.artifacts import Store
 from transenc.config import Train, check
-from transenc.journal import Journal
+from transenc.run_writer import Journal
 from transenc.stages import Stages
 from transenc.terminal import show
 

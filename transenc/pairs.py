@@ -1,4 +1,4 @@
-"""The stages that make pairs, each a pure step from (plain settings, artifacts) to a folder (`transenc.artifact`):
+"""The stages that make pairs, each a pure step from (plain settings, artifacts) to a folder (`transenc.artifacts`):
 
     read      -> sentences.txt, pairs.npy: one set or file; gold.npy too, for development, test and gold pairs only
     corpus    -> sentences.txt, and no pairs: a file of single sentences
@@ -17,14 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from transenc.artifact import Artifact, stage
+from transenc.artifacts import Artifact, stage
 from transenc.data import hub, published
 from transenc.data.files import Format, Pair, read_file, read_sentences
 from transenc.data.mining import flat_sample
 from transenc.data.mining import mine as mine_pairs
 from transenc.data.tokens import TokenisedPairs, number_sentences
 from transenc.errors import InputError
-from transenc.watch import Watch
+from transenc.progress import Watch
 
 Config = Mapping[str, Any]
 Facts = dict[str, Any]

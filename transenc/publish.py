@@ -14,7 +14,7 @@ from typing import Any
 
 from transenc.cli import complain, one_line_errors
 from transenc.errors import InputError
-from transenc.export import HERE
+from transenc.model_card import HERE
 
 
 def models(run: Path) -> list[Path]:
@@ -55,7 +55,7 @@ def push(model: Path, repository: str, private: bool) -> str:
     """
     from sentence_transformers import CrossEncoder, SentenceTransformer
 
-    from transenc.folder import describe
+    from transenc.model_folder import describe
 
     kind: Any = CrossEncoder if describe(model).cross else SentenceTransformer
     try:

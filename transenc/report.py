@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from transenc.artifact import replacing
+from transenc.artifacts import replacing
 from transenc.errors import InputError
 from transenc.results import NAMES, shown
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
-from transenc.artifact import replacing
+from transenc.artifacts import replacing
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
-from transenc.artifact import replacing
+from transenc.artifacts import replacing
 from transenc.errors import InputError
 
 RECORD = ".transenc.json"

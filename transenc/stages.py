@@ -1,6 +1,6 @@
 """The stages that teach, and where the configuration of a run becomes objects.
 
-A stage is a pure step from (configuration, artifacts) to a folder (`transenc.artifact`). Those that make pairs are in
+A stage is a pure step from (configuration, artifacts) to a folder (`transenc.artifacts`). Those that make pairs are in
 `transenc.pairs`; the others are
 
     tokenise  -> ids.npy, offsets.npy, and the pairs (and gold scores) again
@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from transenc import ranks
-from transenc.artifact import Artifact, Store, file_digest, stage
+from transenc import distributed
+from transenc.artifacts import Artifact, Store, file_digest, stage
 from transenc.config import (
     Accelerator,
     Centre,
@@ -49,12 +49,12 @@ from transenc.data import hub, published
 from transenc.data.tokens import TokenisedPairs
 from transenc.data.tokens import tokenise as tokenise_pairs
 from transenc.errors import InputError, nearest
-from transenc.folder import Source, describe, find
-from transenc.measures import main_measure, measure, varies
+from transenc.metrics import main_measure, measure, varies
+from transenc.model_folder import Source, describe, find
 from transenc.pairs import Config, Facts, corpus, embed, flatten, gather, gold, mine, read, sentences_of, spread
+from transenc.progress import Watch
 from transenc.results import NAMES, Row, shown
 from transenc.terminal import quiet
-from transenc.watch import Watch
 
 if TYPE_CHECKING:
     from transenc.encoders import PairEncoder
@@ -139,14 +139,14 @@ def centre(out: Path, config: Config, watch: Watch, model: Artifact, tokens: Art
 
 
 @stage(version=3, ignore=("batch_tokens", "accelerator"))
-@ranks.together
+@distributed.together
 def score(out: Path, config: Config, watch: Watch, model: Artifact, tokens: Artifact) -> Facts:
     """One encoder's similarities for one set of pairs."""
     encoder = encoder_class(model.facts["kind"]).load(model.path).to(config["accelerator"])
     pairs = TokenisedPairs.load(tokens.path)
-    with watch.bar("score", encoder.work(pairs.select(ranks.own(len(pairs)))), "seq") as bar:
+    with watch.bar("score", encoder.work(pairs.select(distributed.own(len(pairs)))), "seq") as bar:
         raw = _score(encoder, pairs, config, bar.update)
-    if ranks.rank():
+    if distributed.rank():
         return {}
     scores = encoder.to_score(torch.from_numpy(raw)).numpy()
     np.save(out / "raw.npy", raw)
@@ -164,10 +164,10 @@ def _score(
     encoder: "PairEncoder", pairs: TokenisedPairs, config: Config, progress: Callable[[int], Any] = lambda count: None
 ) -> np.ndarray:
     """[N] similarities, of which each rank computes its share."""
-    rows = ranks.own(len(pairs))
+    rows = distributed.own(len(pairs))
     mine = pairs if len(rows) == len(pairs) else pairs.select(rows)
     raw = encoder.score(mine, config["batch_tokens"], progress, config["precision"])
-    return ranks.united(raw, len(pairs))
+    return distributed.united(raw, len(pairs))
 
 
 @stage(version=2)
@@ -210,7 +210,7 @@ def average(scores: np.ndarray, how: str) -> np.ndarray:
 
 
 @stage(version=5, ignore=("batch_tokens",))
-@ranks.together
+@distributed.together
 def teach(
     out: Path, config: Config, watch: Watch, student: Artifact, tokens: Artifact, labels: Artifact, *dev: Artifact
 ) -> Facts:
@@ -220,8 +220,8 @@ def teach(
     """
     from transenc.data.module import PairDataModule
     from transenc.encoders import Learning
-    from transenc.teaching import SAMPLE, Bookmark, Failed, examine
-    from transenc.teaching import teach as teach_student
+    from transenc.training import SAMPLE, Bookmark, Failed, examine
+    from transenc.training import teach as teach_student
 
     settings, seed = config["teaching"], config["seed"]
     encoder = encoder_class(student.facts["kind"]).load(student.path)
@@ -250,7 +250,7 @@ def teach(
         both_orders=settings["both_orders"],
         seed=seed,
         min_batches=math.ceil(settings["min_steps"] / settings["epochs"]),
-        part=(ranks.rank(), ranks.size()),
+        part=(distributed.rank(), distributed.size()),
     )
     if lessons.passes > 1:
         few = f"{len(pairs):,} pairs are few; an epoch passes over them {lessons.passes} times"
@@ -269,7 +269,7 @@ def teach(
         watch.row(row)
 
     def written(facts: Facts) -> Facts:
-        if ranks.rank():
+        if distributed.rank():
             return {}
         (out / "curve.jsonl").write_text("".join(json.dumps(row) + "\n" for row in curve), encoding="utf-8")
         return {"kind": encoder.kind, **facts}
@@ -302,7 +302,7 @@ def teach(
                 examine(scores, targets[some], steps, settings["learning_rate"])
         except Failed as failed:
             return written({"failed": str(failed), "cause": failed.cause, "summary": f"failed: {failed}"})
-    if ranks.rank():
+    if distributed.rank():
         return {}
     encoder.save(out)
     losses = [row["loss"] for row in curve if "loss" in row]
@@ -345,8 +345,8 @@ def _check_processes(strategy: Strategy) -> None:
     Raises:
         InputError: what was started is not what `trainer.strategy` says.
     """
-    processes = ranks.started()
-    if (processes or 1) != ranks.size():
+    processes = distributed.started()
+    if (processes or 1) != distributed.size():
         raise InputError(
             f"{processes} processes were started, and this one knows of none: use train.py, not Python code"
         )
@@ -682,8 +682,8 @@ class Stages(Scoring):
         }
         if student.kind == "bi" and self._centring(student) is Centre.students:
             config["centre"] = True
-        if ranks.size() > 1:  # each draws a dropout of its own
-            config["processes"] = ranks.size()
+        if distributed.size() > 1:  # each draws a dropout of its own
+            config["processes"] = distributed.size()
         tokens = self.tokens(pool, student.artifact, "pool")
         dev = [self.tokens(pairs, student.artifact, name) for name, pairs in self.dev.items()]
         inputs = [student.artifact, tokens, labels, *(dev if self.select is Select.dev else [])]

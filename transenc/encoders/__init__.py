@@ -1,5 +1,5 @@
-"""The two encoders. Read `base` (the training step, the optimiser), then `bi` and `cross`; `framing` makes the model's
-inputs from tokens, and `layers` runs the backbone fast on a CPU.
+"""The two encoders. Read `base` (the training step, the optimiser), then `bi` and `cross`; `inputs` makes the model's
+inputs from tokens, and `cpu_layers` runs the backbone fast on a CPU.
 """
 
 from transenc.encoders.base import Learning, PairEncoder

@@ -22,12 +22,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from transenc.data.tokens import TokenisedPairs, number_sentences, tokenise
-from transenc.encoders.embeddings import UsedRows
-from transenc.encoders.framing import Framing
-from transenc.encoders.layers import speed_up
+from transenc.encoders.cpu_layers import speed_up
+from transenc.encoders.inputs import Framing
 from transenc.encoders.loading import reason
+from transenc.encoders.used_rows import UsedRows
 from transenc.errors import InputError
-from transenc.folder import Description, Source, describe, find
+from transenc.model_folder import Description, Source, describe, find
 
 log = logging.getLogger("transenc")
 
@@ -213,7 +213,7 @@ class PairEncoder(pl.LightningModule, ABC):
 
     @classmethod
     def load(cls, name: str | Path | Source, **settings: Any) -> Self:
-        """Load from a folder, a package or the hub (`transenc.folder`), in fp32 and eval mode.
+        """Load from a folder, a package or the hub (`transenc.model_folder`), in fp32 and eval mode.
 
         Args:
             name: of the model, or where it has been found.

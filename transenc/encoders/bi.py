@@ -14,7 +14,7 @@ from transenc.data.tokens import TokenisedPairs, tokenise
 from transenc.encoders.base import PairEncoder, Progress, in_batches
 from transenc.encoders.loading import load_backbone, load_parts, refuse
 from transenc.errors import InputError
-from transenc.folder import Description, Source
+from transenc.model_folder import Description, Source
 
 CENTRED = 10_000  # sentences at most that a mean vector is taken over
 BLOCK = 1 << 16  # pairs whose vectors are held at once: twice 0.4 GB where all sentences differ and D is 768

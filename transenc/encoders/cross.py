@@ -13,7 +13,7 @@ from transenc.data.tokens import TokenisedPairs
 from transenc.encoders.base import PairEncoder, Progress, in_batches
 from transenc.encoders.loading import load_backbone, load_parts, refuse
 from transenc.errors import InputError
-from transenc.folder import Description, Source
+from transenc.model_folder import Description, Source
 
 
 class Logit(nn.Linear):

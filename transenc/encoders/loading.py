@@ -9,7 +9,7 @@ from tokenizers import normalizers
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 
 from transenc.errors import InputError
-from transenc.folder import Description, Source
+from transenc.model_folder import Description, Source
 
 VOCABULARIES = (
     "tokenizer.json",

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from huggingface_hub import EvalResult, ModelCardData
 
-from transenc.artifact import Artifact, replacing
+from transenc.artifacts import Artifact, replacing
 from transenc.data.hub import HUB
 from transenc.data.published import PUBLISHED
 from transenc.pairs import sentences_of

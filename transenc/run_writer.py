@@ -19,16 +19,16 @@ import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from transenc import ranks
-from transenc.artifact import Artifact, lock, replacing
+from transenc import distributed
+from transenc.artifacts import Artifact, lock, replacing
 from transenc.config import Direction, Logger, Select, Train, Verbosity, learnt_from, listed
 from transenc.errors import InputError
-from transenc.export import card, code, copy_model, environment, public_name, write_pairs
+from transenc.model_card import card, code, copy_model, environment, public_name, write_pairs
+from transenc.progress import Watch
 from transenc.report import flat, write_report
 from transenc.results import RESULT, Row, table, write_results
 from transenc.run_folder import RunFolder
 from transenc.stages import Member, Stages
-from transenc.watch import Watch
 
 log = logging.getLogger("transenc")
 
@@ -205,7 +205,7 @@ class Journal:
             "tests": {task: next(row.measure for row in self.rows if row.task == task) for task in stages.tests},
             "stages": stages.store.log,
             "seconds": round(time.monotonic() - self.started, 1),
-            "processes": ranks.size(),
+            "processes": distributed.size(),
             **environment(),
             "config": plain(asdict(self.cfg)),
         }
@@ -220,7 +220,7 @@ class Journal:
     def _command(self) -> str:
         if Path(sys.argv[0]).name != "train.py":
             return "transenc.loop.distill, from Python"
-        start = ["python"] if ranks.size() == 1 else ["torchrun", "--nproc-per-node", str(ranks.size())]
+        start = ["python"] if distributed.size() == 1 else ["torchrun", "--nproc-per-node", str(distributed.size())]
         return shlex.join([*start, *sys.argv])
 
     def _card(self, member: Member, stages: Stages, pool: Artifact, command: str, warning: str | None) -> str:

@@ -15,7 +15,7 @@ import pytest
 from conftest import PAIRS
 from pytorch_lightning.loops.training_epoch_loop import _TrainingEpochLoop as TrainingEpochLoop
 
-from transenc import ranks
+from transenc import distributed
 from transenc.data.module import PairDataModule
 from transenc.data.tokens import number_sentences, tokenise
 from transenc.encoders import BiEncoder, Learning
@@ -173,13 +173,13 @@ def test_processes_that_cannot_have_a_gpu_each_are_refused(size, here, says, mon
     for name, value in (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", size), ("LOCAL_WORLD_SIZE", here)):
         monkeypatch.setenv(name, str(value))
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1 if size == here else 0)
-    with pytest.raises(InputError, match=says), ranks.group():
+    with pytest.raises(InputError, match=says), distributed.group():
         pass
 
 
 def test_alone_every_exchange_gives_back_what_it_gets():
-    assert (ranks.rank(), ranks.size()) == (0, 1)
-    assert ranks.share("x") == "x"
-    assert ranks.gather("x") == ["x"]
-    assert ranks.own(3).tolist() == [0, 1, 2]
-    assert ranks.united(np.arange(3), 3).tolist() == [0, 1, 2]
+    assert (distributed.rank(), distributed.size()) == (0, 1)
+    assert distributed.share("x") == "x"
+    assert distributed.gather("x") == ["x"]
+    assert distributed.own(3).tolist() == [0, 1, 2]
+    assert distributed.united(np.arange(3), 3).tolist() == [0, 1, 2]

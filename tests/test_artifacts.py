@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-import transenc.artifact
-from transenc.artifact import RECORD, Stage, Store, stage
+import transenc.artifacts
+from transenc.artifacts import RECORD, Stage, Store, stage
 
 
 def copying(calls, version=1, ignore=()):
@@ -101,14 +101,14 @@ def test_two_processes_that_want_the_same_artifact_build_it_once(tmp_path):
 
 
 def test_what_another_process_began_while_one_published_is_left_alone(tmp_path, monkeypatch):
-    calls, publish = [], transenc.artifact._publish
+    calls, publish = [], transenc.artifacts._publish
 
     def publish_and_be_overtaken(scratch, path):
         publish(scratch, path)
         scratch.mkdir()
         (scratch / "of another").write_text("")
 
-    monkeypatch.setattr(transenc.artifact, "_publish", publish_and_be_overtaken)
+    monkeypatch.setattr(transenc.artifacts, "_publish", publish_and_be_overtaken)
     built = Store(tmp_path)(copying(calls), {"a": 1})
     assert (tmp_path / f".{built.path.name}" / "of another").exists()
 
@@ -237,7 +237,7 @@ def test_the_artifact_module_needs_the_standard_library_only():
     import ast
     import sys
 
-    tree = ast.parse((Path(__file__).parents[1] / "transenc" / "artifact.py").read_text())
+    tree = ast.parse((Path(__file__).parents[1] / "transenc" / "artifacts.py").read_text())
     names = [n.name for node in ast.walk(tree) if isinstance(node, ast.Import) for n in node.names]
     names += [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     assert {name.partition(".")[0] for name in names} <= sys.stdlib_module_names

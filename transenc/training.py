@@ -20,12 +20,12 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
-from transenc import ranks
-from transenc.artifact import BOOKMARK, file_digest, sync
+from transenc import distributed
+from transenc.artifacts import BOOKMARK, file_digest, sync
 from transenc.data.module import PairDataModule
 from transenc.encoders import PairEncoder
 from transenc.errors import InputError
-from transenc.measures import spearman
+from transenc.metrics import spearman
 
 log = logging.getLogger("transenc")
 
@@ -77,7 +77,7 @@ class Bookmark:
     """Where an unfinished lesson stands, as one file in a folder, under its sha256 as its name.
 
     Args:
-        folder: which keeps files of this suffix until the lesson is done (`transenc.artifact`).
+        folder: which keeps files of this suffix until the lesson is done (`transenc.artifacts`).
     """
 
     def __init__(self, folder: Path):
@@ -147,7 +147,7 @@ class Lesson(pl.Callback):
         if self.state is not None:  # here, so that nothing can draw a random number between
             trainer.optimizers[0].load_state_dict(self.state["optimizer"])
             trainer.lr_scheduler_configs[0].scheduler.load_state_dict(self.state["schedule"])
-            cpu, cuda = self.state["random"][ranks.rank()]
+            cpu, cuda = self.state["random"][distributed.rank()]
             torch.set_rng_state(cpu)
             if cuda is not None:
                 torch.cuda.set_rng_state(cuda)
@@ -177,19 +177,19 @@ class Lesson(pl.Callback):
 
     def due(self, step: int) -> bool:
         """By the clock of rank 0. Several ranks look at it only now and then, since they wait for one another."""
-        if ranks.size() > 1 and step % FLUSH:
+        if distributed.size() > 1 and step % FLUSH:
             return False
-        return ranks.share(time.monotonic() - self.written >= EVERY)
+        return distributed.share(time.monotonic() - self.written >= EVERY)
 
     def mark(self, trainer: pl.Trainer, step: int, student: pl.LightningModule) -> None:
         if self.bookmark is None:
             return
         self.flush()
-        random = ranks.gather(
+        random = distributed.gather(
             (torch.get_rng_state(), torch.cuda.get_rng_state() if student.device.type == "cuda" else None)
         )
         self.written = time.monotonic()
-        if ranks.rank():
+        if distributed.rank():
             return
         self.bookmark.write(
             {
@@ -208,7 +208,7 @@ class Lesson(pl.Callback):
     def go_on(self, student: PairEncoder) -> None:
         """From where the bookmark is, if there is one."""
         self.state = None if self.bookmark is None else self.bookmark.read()
-        steps = ranks.gather(self.state and self.state["step"])
+        steps = distributed.gather(self.state and self.state["step"])
         if len(set(steps)) > 1:
             raise InputError(f"paths.artifacts: the processes find different bookmarks there (steps {steps}); share it")
         if self.state is None:
@@ -224,13 +224,13 @@ class Lesson(pl.Callback):
 
     def forget(self) -> None:
         """The lesson is over."""
-        if self.bookmark is not None and not ranks.rank():
+        if self.bookmark is not None and not distributed.rank():
             self.bookmark.remove()
 
     def flush(self) -> None:
         if not self.pending:
             return
-        losses = ranks.mean(torch.stack([loss for _, loss, _ in self.pending])).tolist()
+        losses = distributed.mean(torch.stack([loss for _, loss, _ in self.pending])).tolist()
         for (step, _, rate), value in zip(self.pending, losses, strict=True):
             if not math.isfinite(value):
                 raise Failed(f"the loss is {value} at step {step}, learning rate {rate:.2g}", "nan")
@@ -294,7 +294,7 @@ def teach(
     student.steps = epochs * lessons.batches
     lesson = Lesson(student.steps, bookmark, selection, eval_steps, record, progress)
     # Dropout: the same whatever ran before in this process, and another in each rank.
-    torch.manual_seed(seed + 1_000_003 * ranks.rank())
+    torch.manual_seed(seed + 1_000_003 * distributed.rank())
     student.train()  # Lightning leaves the mode as it finds it, and a model comes from its folder in eval mode
     with warnings.catch_warnings(), student.used_rows(lessons.pairs):
         warnings.simplefilter("ignore")  # advice on data workers and logging intervals, which are chosen here
@@ -334,7 +334,7 @@ def teach(
 
 def _processes() -> dict[str, Any]:
     """How Lightning is to train in the processes there are."""
-    if ranks.size() == 1:
+    if distributed.size() == 1:
         return {"devices": 1}
     from pytorch_lightning.plugins.environments import TorchElasticEnvironment
     from pytorch_lightning.strategies import DDPStrategy
@@ -342,7 +342,7 @@ def _processes() -> dict[str, Any]:
     here = int(os.environ["LOCAL_WORLD_SIZE"])
     return {
         "devices": here,
-        "num_nodes": ranks.size() // here,
+        "num_nodes": distributed.size() // here,
         "plugins": [TorchElasticEnvironment()],
         # The one large buffer is the table of word embeddings, which no step changes.
         "strategy": DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True),

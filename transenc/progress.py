@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from tqdm import tqdm
 
-from transenc import ranks
+from transenc import distributed
 
 Tell = Callable[[str, Mapping[str, float]], None]
 
@@ -26,7 +26,7 @@ class Watch:
 
     def bar(self, what: str, total: int, unit: str) -> tqdm:
         """A progress bar, gone when it is done; none where the output is not a terminal, or another rank's is."""
-        hidden = True if ranks.rank() or not self.bars else None
+        hidden = True if distributed.rank() or not self.bars else None
         return tqdm(total=total, desc=f"{self.place} {what}".strip(), unit=unit, leave=False, disable=hidden, ncols=79)
 
     def row(self, row: Mapping[str, float]) -> None:

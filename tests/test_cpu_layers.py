@@ -5,7 +5,7 @@ import torch
 from conftest import PAIRS
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
-from transenc.encoders.layers import FAMILY, Dropout, speed_up
+from transenc.encoders.cpu_layers import FAMILY, Dropout, speed_up
 
 
 def load(kind, folder, fast, first_only=True):

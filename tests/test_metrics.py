@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from transenc.measures import auc, average_precision, bootstrap, measure, p_value, pearson, spearman
+from transenc.metrics import auc, average_precision, bootstrap, measure, p_value, pearson, spearman
 
 
 def test_auc_is_how_often_a_one_lies_above_a_zero_ties_counting_half():

@@ -9,7 +9,7 @@ from transenc.data.module import PairDataModule
 from transenc.data.tokens import number_sentences, tokenise
 from transenc.encoders import BiEncoder, CrossEncoder, Learning
 from transenc.errors import InputError
-from transenc.teaching import Bookmark, Failed, examine, teach
+from transenc.training import Bookmark, Failed, examine, teach
 
 LABELS = np.linspace(0, 1, len(PAIRS), dtype=np.float32)
 
@@ -147,7 +147,7 @@ def stop_after(steps):
 @pytest.mark.parametrize("kind", ["bi", "cross"])
 def test_an_interrupted_student_goes_on_and_ends_in_the_same_bytes(bert, tmp_path, monkeypatch, stops, every, kind):
     """The same batches, dropout, learning rates, curve and best weights, wherever it stopped."""
-    monkeypatch.setattr("transenc.teaching.EVERY", every)
+    monkeypatch.setattr("transenc.training.EVERY", every)
     load = {"bi": BiEncoder.load, "cross": lambda folder: CrossEncoder.load(folder, new_head=0)}[kind]
     selection = lambda encoder: float(encoder.predict(PAIRS[:1])[0])  # noqa: E731
     whole = load(bert)
@@ -169,7 +169,7 @@ def test_an_interrupted_student_goes_on_and_ends_in_the_same_bytes(bert, tmp_pat
 
 
 def test_a_damaged_bookmark_is_left_alone_and_the_lesson_begins_anew(bert, tmp_path, monkeypatch):
-    monkeypatch.setattr("transenc.teaching.EVERY", 0.0)
+    monkeypatch.setattr("transenc.training.EVERY", 0.0)
     whole = BiEncoder.load(bert)
     train(whole)
     with pytest.raises(Stopped):
