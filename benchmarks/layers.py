@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from transenc.data import published
 from transenc.data.module import Shuffled
 from transenc.data.tokens import TokenisedPairs, number_sentences, tokenise
-from transenc.encoders import CrossEncoder, Learning, base
+from transenc.encoders import CrossEncoder, OptimizerConfig, base
 from transenc.terminal import quiet
 
 
@@ -83,7 +83,7 @@ def main() -> None:
 def parts(encoder: CrossEncoder, tokens: TokenisedPairs, batches: list[np.ndarray], labels: torch.Tensor) -> dict:
     """Seconds of each part of each training step."""
     encoder.train()
-    encoder.learning, encoder.steps = Learning("bce", 1e-4, 0.1, 0.01), len(batches)
+    encoder.optimizer_config, encoder.steps = OptimizerConfig("bce", 1e-4, 0.1, 0.01), len(batches)
     names, seconds = ("collate", "forward", "backward", "clip", "AdamW"), {}
     with encoder.used_rows(tokens):
         optimizer = encoder.configure_optimizers()["optimizer"]

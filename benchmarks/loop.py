@@ -153,18 +153,18 @@ def theirs(folder: Path, prepared: Path, options: argparse.Namespace, bf16: bool
     both = [*pool, *(pair[::-1] for pair in pool)]
     torch.manual_seed(options.seed)  # the new head
     cross = CrossEncoder(str(prepared / "cross"), num_labels=1, device=device)
-    lessons = Dataset.from_dict(
+    datamodule = Dataset.from_dict(
         {"a": [p[0] for p in both], "b": [p[1] for p in both], "label": [*labels.tolist(), *labels.tolist()]}
     )
     trainer = CrossEncoderTrainer(
-        cross, settings("cross", CrossArguments), train_dataset=lessons, loss=BinaryCrossEntropyLoss(cross)
+        cross, settings("cross", CrossArguments), train_dataset=datamodule, loss=BinaryCrossEntropyLoss(cross)
     )
     timed("teach cross", trainer.train)
     timed("evaluate", lambda: evaluate("cross", scores, cross))
     labels = timed("label by cross", lambda: scores(cross, pool, labelling()))
-    lessons = Dataset.from_dict({"a": [p[0] for p in pool], "b": [p[1] for p in pool], "label": labels.tolist()})
+    datamodule = Dataset.from_dict({"a": [p[0] for p in pool], "b": [p[1] for p in pool], "label": labels.tolist()})
     trainer = SentenceTransformerTrainer(
-        bi, settings("bi", BiArguments), train_dataset=lessons, loss=CosineSimilarityLoss(bi)
+        bi, settings("bi", BiArguments), train_dataset=datamodule, loss=CosineSimilarityLoss(bi)
     )
     timed("teach bi", trainer.train)
     timed("evaluate", lambda: evaluate("bi", cosines, bi))
@@ -212,8 +212,8 @@ def work(prepared: Path, pool: list[tuple[str, str]]) -> dict[str, float]:
     bi, cross = BiEncoder.load(prepared / "bi"), CrossEncoder.load(prepared / "cross", new_head=0)
     tokens = tokenise(sentences, index, bi.tokenizer)
     size = {m.kind: sum(p.numel() for n, p in m.named_parameters() if "embeddings" not in n) for m in (bi, cross)}
-    single = bi.framing.single_lengths(tokens.lengths)
-    double = int(cross.framing.pair_lengths(*tokens.lengths[index].T).sum())
+    single = bi.inputs.single_lengths(tokens.lengths)
+    double = int(cross.inputs.pair_lengths(*tokens.lengths[index].T).sum())
     return {
         "label by bi": 2 * size["bi"] * int(single.sum()),
         "teach cross": 6 * size["cross"] * 2 * double,

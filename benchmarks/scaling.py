@@ -5,7 +5,7 @@
 Synthetic pairs (12 words a sentence on average, drawn by Zipf's law from 20,000) and a BERT of two layers, 64 wide,
 with random weights and MiniLM's tokenizer: so small that what is measured is what the project does round the model.
 Each size runs in a process of its own; peak memory is each step's own, read from /proc (Linux), less what the process
-held when all was imported. Teaching is one epoch of the cross-encoder, batches of 32, one order, no selection.
+held when all was imported. TrainingConfig is one epoch of the cross-encoder, batches of 32, one order, no selection.
 """
 
 import argparse
@@ -60,8 +60,8 @@ def measure(pairs: int, teach: bool, folder: Path) -> dict[str, dict[str, float]
     from transenc.artifacts import Store
     from transenc.cli import compose
     from transenc.encoders import BiEncoder  # noqa: F401  # imported now, not in the middle of a measured step
-    from transenc.progress import Watch
-    from transenc.stages import Stages
+    from transenc.progress import Progress
+    from transenc.stages.run import Stages
 
     write_pairs(folder / "pairs.tsv", pairs)
     write_model(folder / "model")
@@ -83,7 +83,7 @@ def measure(pairs: int, teach: bool, folder: Path) -> dict[str, dict[str, float]
         return result
 
     store = Store(folder / "artifacts")
-    stages, pool = step("read", lambda: (lambda s: (s, s.gather({})))(Stages(cfg, store, Watch())))
+    stages, pool = step("read", lambda: (lambda s: (s, s.gather({})))(Stages(cfg, store, Progress())))
     starts = {kind: stages.start_models(kind) for kind in ("bi", "cross")}
     step("tokenise", lambda: stages.tokens(pool, starts["bi"][0].artifact, "pool"))
     labels = step("label", lambda: stages.label(starts, "bi", pool, 1))

@@ -16,7 +16,9 @@ from tokenizers import pre_tokenizers
 from tokenizers.models import WordPiece
 from tokenizers.processors import TemplateProcessing
 
-import transenc.stages
+import transenc.stages.evaluation
+import transenc.stages.models
+import transenc.stages.run
 from transenc.cli import compose
 from transenc.loop import distill
 from transenc.terminal import quiet
@@ -170,34 +172,27 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+STAGES = {  # by the module that calls them
+    transenc.stages.evaluation: ["read", "tokenise", "load", "score"],
+    transenc.stages.run: ["corpus", "embed", "mine", "gather", "flatten", "gold", "centre", "label", "train"],
+}
+
+
 class Setting:
     """A place to run the loop in, and what happened there."""
 
     def __init__(self, root, files, model, monkeypatch):
         self.root, self.files, self.model = root, files, model
         self.built: list[tuple[str, str]] = []
-        for name in (
-            "read",
-            "corpus",
-            "embed",
-            "mine",
-            "gather",
-            "flatten",
-            "gold",
-            "tokenise",
-            "start",
-            "centre",
-            "score",
-            "label",
-            "teach",
-        ):
-            stage = getattr(transenc.stages, name)
-            monkeypatch.setattr(transenc.stages, name, self.watched(stage))
+        for module, names in STAGES.items():
+            for name in names:
+                stage = getattr(module, name)
+                monkeypatch.setattr(module, name, self.watched(stage))
 
     def watched(self, stage):
-        def build(out, config, watch, *inputs):
-            self.built.append((stage.name, watch.place if watch else ""))
-            return stage.build(out, config, watch, *inputs)
+        def build(out, config, progress, *inputs):
+            self.built.append((stage.name, progress.place if progress else ""))
+            return stage.build(out, config, progress, *inputs)
 
         return replace(stage, build=build)
 
@@ -232,7 +227,7 @@ class Setting:
         return folder
 
     def taught(self):
-        return [place for stage, place in self.built if stage == "teach"]
+        return [place for stage, place in self.built if stage == "train"]
 
 
 @pytest.fixture

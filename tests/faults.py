@@ -5,7 +5,7 @@
     python tests/faults.py full-disk            a disk of random size, then room (needs the right to mount)
     python tests/faults.py read-only            a folder that may not be written to, then may (likewise)
     python tests/faults.py damage               a file of a finished artifact cut, changed, emptied, removed
-    python tests/faults.py bookmark             the same to what an interrupted training goes on from
+    python tests/faults.py checkpoint             the same to what an interrupted training goes on from
     python tests/faults.py together             two runs at once on one artifact folder
     python tests/faults.py one-folder           two runs at once in one run folder
     python tests/faults.py clock                a clock that jumps by years, forwards and backwards
@@ -65,7 +65,7 @@ class Place:
             [sys.executable, "train.py", *more, *self.bench.settings, *folders],
             cwd=ROOT,
             env=os.environ
-            | {"OMP_NUM_THREADS": "1", "TMPDIR": str(self.bench.temporary), "HOME": str(self.bench.temporary)}
+            | {"OMP_NUM_THREADS": "1", "TMPDIR": str(self.bench.temporary), "HOME": str(self.bench.home)}
             | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -110,8 +110,9 @@ class Bench:
         sys.path.insert(0, str(ROOT))
         from conftest import build
 
-        self.work, self.temporary = work, work / "tmp"
+        self.work, self.temporary, self.home = work, work / "tmp", work / "home"
         self.temporary.mkdir(parents=True)
+        self.home.mkdir()
         model = build("bert", work / "model")
         rng = random.Random(0)
         for name, number in (("pool", 400), ("dev", 60)):
@@ -187,7 +188,7 @@ def signals(bench: Bench, rng: random.Random, *kinds: signal.Signals) -> Counter
         if status == 0 or (status == -kind and "in all" in said):  # done, and hit while Python was packing up
             place.compare()
             return counts
-        counts[f"{kind.name} in the middle of a training" if list(place.artifacts.glob(".teach-*")) else kind.name] += 1
+        counts[f"{kind.name} in the middle of a training" if list(place.artifacts.glob(".train-*")) else kind.name] += 1
         if kind is signal.SIGKILL:
             if status != -signal.SIGKILL:
                 raise Wrong(f"status {status}\n{said[-2000:]}")
@@ -274,16 +275,16 @@ def damage(bench: Bench, rng: random.Random) -> Counter:
     return Counter([how])
 
 
-def bookmark(bench: Bench, rng: random.Random) -> Counter:
+def checkpoint(bench: Bench, rng: random.Random) -> Counter:
     while True:
         place = bench.place()
         process = place.start()
-        while process.poll() is None and not list(place.artifacts.glob(".teach-*/*.bookmark")):
+        while process.poll() is None and not list(place.artifacts.glob(".train-*/*.checkpoint")):
             time.sleep(0.01)
         time.sleep(rng.uniform(0, 1))
         process.kill()
         ended(process)
-        marks = list(place.artifacts.glob(".teach-*/*.bookmark"))
+        marks = list(place.artifacts.glob(".train-*/*.checkpoint"))
         if marks:
             break
     how = rng.choice(list(DAMAGE))
@@ -314,6 +315,7 @@ def two_users(bench: Bench, rng: random.Random) -> Counter:
         path.chmod(0o755)
     (bench.work / "model").chmod(0o755)
     bench.temporary.chmod(0o1777)
+    bench.home.chmod(0o1777)
     place = bench.place()
     other = Place(bench, place.folder, "other")
     users = [{"user": user, "group": 4000, "extra_groups": [], "umask": umask} for user in (4001, 4002)]
@@ -385,7 +387,7 @@ def clock(bench: Bench, rng: random.Random) -> Counter:
 
 FAULTS: dict[str, Callable[[Bench, random.Random], Counter]] = {
     "kill": kill, "interrupt": interrupt, "full-disk": full_disk, "read-only": read_only, "damage": damage,
-    "bookmark": bookmark, "together": together, "one-folder": one_folder, "clock": clock,
+    "checkpoint": checkpoint, "together": together, "one-folder": one_folder, "clock": clock,
     "two-users": two_users,
 }  # fmt: skip
 

@@ -13,7 +13,7 @@ from transenc.artifacts import RECORD, Stage, Store, stage
 
 
 def copying(calls, version=1, ignore=()):
-    def build(out, config, watch, *inputs):
+    def build(out, config, progress, *inputs):
         calls.append(config)
         (out / "text").write_text(str(sorted(config.items())) + "".join((i / "text").read_text() for i in inputs))
         return {"size": len(config)}
@@ -54,7 +54,7 @@ def test_an_ignored_key_does_not_change_the_fingerprint_but_reaches_the_stage(tm
 
 def test_a_stage_that_fails_leaves_nothing(tmp_path):
     @stage(version=1)
-    def failing(out, config, watch):
+    def failing(out, config, progress):
         (out / "half").write_text("half")
         raise KeyboardInterrupt
 
@@ -65,7 +65,7 @@ def test_a_stage_that_fails_leaves_nothing(tmp_path):
 
 def _slow(root, started):
     @stage(version=1)
-    def slow(out, config, watch):
+    def slow(out, config, progress):
         (out / f"by-{os.getpid()}").write_text("")
         started.set()
         time.sleep(0.5)
@@ -154,18 +154,18 @@ def test_a_damaged_artifact_is_told_and_built_again(tmp_path, caplog, damage, sa
 
 def test_a_stage_that_fails_keeps_its_bookmark_and_nothing_else(tmp_path):
     @stage(version=1)
-    def failing(out, config, watch):
+    def failing(out, config, progress):
         assert not (out / "half").exists()
         (out / "half").write_text("half")
-        if not (out / "at.bookmark").exists():
-            (out / "at.bookmark").write_text("7")
+        if not (out / "at.checkpoint").exists():
+            (out / "at.checkpoint").write_text("7")
             raise OSError("no space left")
-        (out / "at.bookmark").unlink()
+        (out / "at.checkpoint").unlink()
         return {}
 
     with pytest.raises(OSError, match="space"):
         Store(tmp_path)(failing, {})
-    assert [file.name for file in tmp_path.rglob("*") if file.is_file()] == ["at.bookmark"]
+    assert [file.name for file in tmp_path.rglob("*") if file.is_file()] == ["at.checkpoint"]
     built = Store(tmp_path)(failing, {})
     assert {file.name for file in built.path.iterdir()} == {RECORD, "half"}
     assert list(tmp_path.iterdir()) == [built.path]
@@ -174,7 +174,7 @@ def test_a_stage_that_fails_keeps_its_bookmark_and_nothing_else(tmp_path):
 @pytest.mark.parametrize("umask", [0o002, 0o022, 0o077])
 def test_files_are_readable_by_whom_the_umask_says_whatever_wrote_them(tmp_path, umask):
     @stage(version=1)
-    def private(out, config, watch):
+    def private(out, config, progress):
         for name in ("weights", "text"):
             (out / name).write_text(name)
         (out / "weights").chmod(0o600)  # as safetensors has its files
@@ -247,13 +247,13 @@ def test_artifacts_of_equal_content_are_one_to_later_stages(tmp_path):
     built = []
 
     @stage(version=1, content=("kept.txt",))
-    def first(out, config, watch):
+    def first(out, config, progress):
         (out / "kept.txt").write_text(config["text"])
         (out / "other.txt").write_text(config["other"])
         return {}
 
     @stage(version=1)
-    def second(out, config, watch, source):
+    def second(out, config, progress, source):
         built.append((source / "kept.txt").read_text())
         return {}
 

@@ -146,7 +146,7 @@ def test_a_run_that_was_stopped_ends_in_the_same_bytes_when_started_again(inputs
 
     subprocess.run(command("whole"), cwd=ROOT, check=True, capture_output=True)
     process = subprocess.Popen(command("killed"), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    while process.poll() is None and not list((tmp_path / "killed-artifacts").glob(".teach-*/*.bookmark")):
+    while process.poll() is None and not list((tmp_path / "killed-artifacts").glob(".train-*/*.checkpoint")):
         time.sleep(0.01)  # past the first student's first epoch
     process.send_signal(number)
     told = process.communicate()[0]
@@ -226,7 +226,7 @@ from transenc.loop import distill
 distill(compose("train", {[*settings, f"paths.artifacts={tmp_path}/artifacts"]!r}), Path({str(tmp_path / "run")!r}))
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    for line in ("start bi ", "1/cross teach ", "Spearman x100", "1  bi ", f"report.html  {tmp_path}/run/report.html"):
+    for line in ("load bi ", "1/cross train ", "Spearman x100", "1  bi ", f"report.html  {tmp_path}/run/report.html"):
         assert line in done.stdout
 
 
@@ -264,7 +264,7 @@ def test_the_jobs_of_a_sweep_with_joblib_end_with_it_even_if_it_is_killed(inputs
     command = [sys.executable, inputs[0], *sweep, *folders, *inputs[1:]]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
     try:
-        while not any((tmp_path / "artifacts").glob(".teach-*")):
+        while not any((tmp_path / "artifacts").glob(".train-*")):
             assert process.poll() is None
             time.sleep(0.1)
         lists = Path(f"/proc/{process.pid}/task").glob("*/children")

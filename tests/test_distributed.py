@@ -18,7 +18,7 @@ from pytorch_lightning.loops.training_epoch_loop import _TrainingEpochLoop as Tr
 from transenc import distributed
 from transenc.data.module import PairDataModule
 from transenc.data.tokens import number_sentences, tokenise
-from transenc.encoders import BiEncoder, Learning
+from transenc.encoders import BiEncoder, OptimizerConfig
 from transenc.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -72,7 +72,7 @@ def test_two_processes_give_the_labels_and_results_of_one(one, files, model, tmp
     np.testing.assert_allclose(found.spearman, expected.spearman, atol=5e-3)  # some of 30 pairs may change places
     curves = [pandas.read_csv(run / "curves.csv") for run in (one, tmp_path / "run")]
     np.testing.assert_allclose(curves[1].loss, curves[0].loss, atol=1e-4)  # NaN where there is none, in both
-    assert done.stdout.count("1/cross teach") == 1  # each stage once, told by one process
+    assert done.stdout.count("1/cross train") == 1  # each stage once, told by one process
     told = json.loads((tmp_path / "run" / "run.json").read_text())
     assert told["processes"] == 2
 
@@ -82,9 +82,9 @@ def test_when_one_process_is_killed_all_end_and_the_same_command_goes_on(files, 
     started = subprocess.Popen(
         [sys.executable, *TWO, *command], cwd=ROOT, env=QUIET, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    bookmarks = tmp_path / "artifacts"
+    checkpoints = tmp_path / "artifacts"
     deadline = time.monotonic() + 120
-    while not list(bookmarks.glob(".teach-*/*.bookmark")):
+    while not list(checkpoints.glob(".train-*/*.checkpoint")):
         assert started.poll() is None, started.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -115,7 +115,7 @@ def test_processes_that_do_not_go_with_the_settings_are_refused_in_one_line(star
     assert done.returncode != 0
     told = [line for line in (done.stdout + done.stderr).splitlines() if says in line]
     assert len(told) == 1
-    assert not list(tmp_path.glob("artifacts/teach-*"))
+    assert not list(tmp_path.glob("artifacts/train-*"))
 
 
 def test_the_parts_of_a_batch_are_the_batch_and_their_weighted_mean_is_its_loss(bert):
@@ -124,8 +124,8 @@ def test_the_parts_of_a_batch_are_the_batch_and_their_weighted_mean_is_its_loss(
     pairs, labels = tokenise(sentences, numbers, encoder.tokenizer), np.linspace(0, 1, len(PAIRS), dtype=np.float32)
 
     def batches(part):
-        lessons = PairDataModule(pairs, labels, encoder.collate, batch_size=3, both_orders=True, seed=0, part=part)
-        return list(lessons.train_dataloader())
+        datamodule = PairDataModule(pairs, labels, encoder.collate, batch_size=3, both_orders=True, seed=0, part=part)
+        return list(datamodule.train_dataloader())
 
     for whole, first, second in zip(batches((0, 1)), batches((0, 2)), batches((1, 2)), strict=True):
         assert whole["weight"] == 1
@@ -139,7 +139,7 @@ def test_the_parts_of_a_batch_are_the_batch_and_their_weighted_mean_is_its_loss(
 
 def test_a_part_counts_by_its_weight(bert):
     encoder = BiEncoder.load(bert)
-    encoder.learning = Learning("mse", 1e-3, 0.0, 0.0)
+    encoder.optimizer_config = OptimizerConfig("mse", 1e-3, 0.0, 0.0)
     sentences, numbers = number_sentences(PAIRS)
     pairs, labels = tokenise(sentences, numbers, encoder.tokenizer), np.linspace(0, 1, len(PAIRS), dtype=np.float32)
     (batch,) = PairDataModule(
@@ -157,8 +157,8 @@ def test_a_rank_without_a_pair_in_a_batch_gets_one_that_weighs_nothing(bert):
     encoder = BiEncoder.load(bert)
     sentences, numbers = number_sentences(PAIRS)
     pairs, labels = tokenise(sentences, numbers, encoder.tokenizer), np.zeros(len(PAIRS), dtype=np.float32)
-    lessons = PairDataModule(pairs, labels, encoder.collate, batch_size=6, both_orders=False, seed=0, part=(1, 2))
-    weights = [batch["weight"] for batch in lessons.train_dataloader()]
+    datamodule = PairDataModule(pairs, labels, encoder.collate, batch_size=6, both_orders=False, seed=0, part=(1, 2))
+    weights = [batch["weight"] for batch in datamodule.train_dataloader()]
     assert weights == [1, 0]
 
 
@@ -179,7 +179,7 @@ def test_processes_that_cannot_have_a_gpu_each_are_refused(size, here, says, mon
 
 def test_alone_every_exchange_gives_back_what_it_gets():
     assert (distributed.rank(), distributed.size()) == (0, 1)
-    assert distributed.share("x") == "x"
+    assert distributed.broadcast("x") == "x"
     assert distributed.gather("x") == ["x"]
-    assert distributed.own(3).tolist() == [0, 1, 2]
-    assert distributed.united(np.arange(3), 3).tolist() == [0, 1, 2]
+    assert distributed.shard(3).tolist() == [0, 1, 2]
+    assert distributed.gather_shards(np.arange(3), 3).tolist() == [0, 1, 2]

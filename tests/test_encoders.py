@@ -9,7 +9,7 @@ from conftest import FAMILIES, PAIRS
 from transformers import AutoModel, AutoTokenizer
 
 from transenc.data.tokens import number_sentences, tokenise
-from transenc.encoders import BiEncoder, CrossEncoder, Learning
+from transenc.encoders import BiEncoder, CrossEncoder, OptimizerConfig
 from transenc.encoders.base import cosent, in_batches
 from transenc.errors import InputError
 
@@ -217,7 +217,7 @@ def test_a_sequence_that_memory_does_not_hold_is_an_error_that_says_so(bert, mon
 @pytest.mark.parametrize("loss", ["bce", "mse"])
 def test_losses_are_the_published_ones(bert, kind, loss):
     encoder = load(kind, bert)
-    encoder.learning = Learning(loss, 1e-4, 0.0, 0.0)
+    encoder.optimizer_config = OptimizerConfig(loss, 1e-4, 0.0, 0.0)
     raw, labels = torch.tensor([-0.3, 0.2, 0.8]), torch.tensor([0.1, 0.5, 0.9])
     score = torch.sigmoid(raw) if kind == "cross" or loss == "bce" else raw
     expected = (

@@ -21,7 +21,7 @@ def mounts(tmp_path_factory):
 
 
 # "interrupt" is left to test_cli.py, which sends the same signals.
-@pytest.mark.parametrize("fault", ["kill", "damage", "bookmark", "together", "one-folder", "clock"])
+@pytest.mark.parametrize("fault", ["kill", "damage", "checkpoint", "together", "one-folder", "clock"])
 def test_a_disturbed_run_ends_in_the_bytes_of_an_undisturbed_one(bench, fault):
     assert faults.disturb(bench, fault, times=1, seed=0)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from omegaconf.errors import OmegaConfBaseException
 
 from transenc.cli import SCHEMAS, choices, compose, explain, keys
-from transenc.config import check, check_evaluation
+from transenc.config.checks import check, check_evaluation
 from transenc.errors import InputError
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)

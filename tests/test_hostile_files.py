@@ -28,7 +28,7 @@ from transenc.cli import compose
 from transenc.data import hub, published
 from transenc.data.files import KINDS, Format, one_line, read_file, read_lines, read_sentences
 from transenc.errors import InputError
-from transenc.stages import Scoring
+from transenc.stages.evaluation import Evaluation
 
 NAMED = Format("sentence1", "sentence2", "score", 0, 5)
 NUMBERED = Format(0, 1, None, 0, 5)
@@ -265,7 +265,7 @@ def test_a_file_that_cannot_be_read_says_so(tmp_path, kind):
         READERS[kind](path)
     cfg = compose("train", ["data=pairs", f"data.path={path}"])
     with pytest.raises(InputError, match=r"cannot be read"):
-        Scoring(None, cfg.data, cfg.paths, cfg.trainer, None).read(str(path), False)
+        Evaluation(None, cfg.data, cfg.paths, cfg.trainer, None).read(str(path), False)
 
 
 def test_a_name_with_a_line_break_makes_no_second_line(tmp_path):

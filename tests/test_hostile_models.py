@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from safetensors.torch import load_file, save_file
 
 from transenc.cli import SCHEMAS, check_overrides, compose, explain, keys
-from transenc.config import check, check_evaluation
+from transenc.config.checks import check, check_evaluation
 from transenc.encoders import BiEncoder, CrossEncoder
 from transenc.errors import InputError
 from transenc.model_card import card

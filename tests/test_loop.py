@@ -13,19 +13,22 @@ import pytest
 from conftest import LEXICON, PAIRS
 
 import transenc.data.module
-import transenc.stages
+import transenc.stages.evaluation
+import transenc.stages.run
+import transenc.stages.training
 import transenc.training
 from transenc.artifacts import Artifact, file_digest
 from transenc.cli import compose
 from transenc.data.tokens import number_sentences, tokenise
 from transenc.encoders import BiEncoder, CrossEncoder
 from transenc.errors import InputError
+from transenc.loop import distill
 from transenc.metrics import spearman
 from transenc.model_card import card
-from transenc.report import write_report
+from transenc.report.page import write_report
 from transenc.results import Row
-from transenc.run_writer import Journal
-from transenc.training import Failed
+from transenc.run_writer import RunWriter
+from transenc.training import TrainingFailed
 
 
 def weights(folder):
@@ -119,7 +122,7 @@ def test_another_seed_shares_everything_up_to_the_first_student(setting):
     setting.run()
     setting.run("seed=1")
     assert setting.taught() == ["1/cross", "1/bi"]
-    assert ("start", "") in setting.built  # the cross-encoder's head is seeded
+    assert ("load", "") in setting.built  # the cross-encoder's head is seeded
     assert [b for b in setting.built if b[0] in ("read", "gather", "tokenise", "label")] == [
         ("label", "")
     ]  # by the new cross
@@ -146,17 +149,17 @@ def test_an_interrupted_run_ends_in_the_same_weights_and_repeats_no_finished_sta
     stages = setting.built.copy()
     done = []
 
-    def interrupt(out, config, watch, *inputs):
-        facts = build(out, config, watch, *inputs)
-        if watch.place == place and not done:
+    def interrupt(out, config, progress, *inputs):
+        facts = build(out, config, progress, *inputs)
+        if progress.place == place and not done:
             done.append(place)
             raise KeyboardInterrupt  # the folder is full, and not yet published
         return facts
 
-    name = "score" if place == "0/bi" else "teach"
-    stage = getattr(transenc.stages, name)
+    name, module = ("score", transenc.stages.evaluation) if place == "0/bi" else ("train", transenc.stages.run)
+    stage = getattr(module, name)
     build = stage.build
-    monkeypatch.setattr(transenc.stages, name, replace(stage, build=interrupt))
+    monkeypatch.setattr(module, name, replace(stage, build=interrupt))
     with pytest.raises(KeyboardInterrupt):
         setting.run()
     before = setting.built.copy()
@@ -226,11 +229,11 @@ def test_automatic_selection_is_by_dev_if_there_is_one_and_by_agreement_if_not(s
 
 def test_a_centred_start_is_reported_beside_the_start_and_takes_its_place_as_teacher_and_student(setting, monkeypatch):
     began = []
-    teach = transenc.stages.Stages.teach
+    train = transenc.stages.run.Stages.train
     monkeypatch.setattr(
-        transenc.stages.Stages,
-        "teach",
-        lambda self, student, *more: began.append((student.kind, student.place)) or teach(self, student, *more),
+        transenc.stages.run.Stages,
+        "train",
+        lambda self, initial, *more: began.append((initial.kind, initial.place)) or train(self, initial, *more),
     )
     folder = setting.run("distill.centre=starts", "save_predictions=true")
     results = pandas.read_csv(folder / "results.csv")
@@ -293,15 +296,17 @@ def test_a_student_is_centred_on_the_pools_sentences_and_compared_by_what_it_is_
     assert model.centre(tokens, 4096) < 1e-4
     plain = setting.run(name="plain")
     assert BiEncoder.load(plain / "models" / "bi-encoder").centre(tokens, 4096) > 0.1
-    says = ["was taken to 0" in (run / "models" / "bi-encoder" / "README.md").read_text() for run in (folder, plain)]
+    says = ["were mean-centred" in (run / "models" / "bi-encoder" / "README.md").read_text() for run in (folder, plain)]
     assert says == [True, False]
 
 
 def test_a_centred_start_that_is_selected_is_handed_back_and_reported_as_such(setting, monkeypatch):
-    def value(journal, member, stages):
-        return 1.0 if member.centred else 0.0
-
-    monkeypatch.setattr(Journal, "value", value)
+    value = Row.value
+    monkeypatch.setattr(
+        Row,
+        "value",
+        property(lambda row: (row.encoder == "bi-centred") + 0.0 if row.task == "dev" else value.fget(row)),
+    )
     folder = setting.run("distill.centre=starts")
     selected = json.loads((folder / "run.json").read_text())["selected"]
     assert selected["bi"] == {"iteration": 0, "encoder": "bi-centred", "score": 1.0}
@@ -315,7 +320,7 @@ def test_a_centred_start_that_is_selected_is_handed_back_and_reported_as_such(se
     ).read_text().replace("\n", " ")
     write_report([folder], folder / "report.html")
     page = (folder / "report.html").read_text()
-    assert "<tr class=chosen><td>0 bi-centred<" in page
+    assert "<tr class=chosen><td>0  bi-centred<" in page
     assert f"<b>bi</b>: {100 * results.spearman.item():.2f} on test, " in page
 
 
@@ -335,13 +340,13 @@ def test_a_symmetric_cross_encoder_is_scored_in_both_orders_and_its_folder_and_c
 
 
 def test_both_kinds_teach_together_as_soon_as_they_are_trained(setting, monkeypatch):
-    asked, score = [], transenc.stages.Stages.score
+    asked, score = [], transenc.stages.evaluation.Evaluation.score
 
     def watched(self, model, pairs, place, title, *precision):
         asked.extend([place] if title == "pool" else [])
         return score(self, model, pairs, place, title, *precision)
 
-    monkeypatch.setattr(transenc.stages.Stages, "score", watched)
+    monkeypatch.setattr(transenc.stages.evaluation.Evaluation, "score", watched)
     setting.run("distill.teachers=both", "distill.iterations=2")
     assert asked == ["0/bi", "0/bi", "1/cross", "1/bi", "1/cross", "1/bi", "2/cross"]
     asked.clear()
@@ -351,7 +356,7 @@ def test_both_kinds_teach_together_as_soon_as_they_are_trained(setting, monkeypa
 
 def test_previous_starts_a_student_from_its_own_last_weights(setting):
     setting.run("distill.iterations=2", "distill.start=previous")
-    records = [json.loads(p.read_text()) for p in (setting.root / "artifacts").glob("teach-*/artifact.json")]
+    records = [json.loads(p.read_text()) for p in (setting.root / "artifacts").glob("train-*/artifact.json")]
     fingerprints = {record["fingerprint"] for record in records}
     assert sum(record["inputs"][0] in fingerprints for record in records) == 2
 
@@ -414,14 +419,14 @@ WIDE, NARROW = np.array([0.0, 1.0, 0.4, 0.6]), np.array([0.52, 0.50, 0.51, 0.53]
 )
 def test_averages_of_two_teachers_are_those_made_by_hand(how, expected):
     for teachers in ([WIDE, NARROW], [NARROW, WIDE]):
-        np.testing.assert_allclose(transenc.stages.average(np.stack(teachers), how), expected, atol=1e-5)
+        np.testing.assert_allclose(transenc.stages.training.average(np.stack(teachers), how), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("how", ["mean", "z", "rank"])
 def test_one_teacher_is_left_as_it_is_and_a_constant_one_ranks_nothing(how):
     scores = np.random.default_rng(0).random(7)
-    np.testing.assert_array_equal(transenc.stages.average(scores[None], how), scores)
-    both = transenc.stages.average(np.stack([scores, np.full(7, 0.1)]), how)
+    np.testing.assert_array_equal(transenc.stages.training.average(scores[None], how), scores)
+    both = transenc.stages.training.average(np.stack([scores, np.full(7, 0.1)]), how)
     assert list(np.argsort(both)) == list(np.argsort(scores))
     assert both.mean() == pytest.approx((scores.mean() + 0.1) / 2)
 
@@ -433,7 +438,7 @@ def test_labels_are_the_mean_of_the_teachers_clamped_to_the_unit_interval(tmp_pa
         folder.mkdir()
         np.save(folder / "scores.npy", np.array(scores, dtype=np.float32))
         artifacts.append(Artifact(folder, "", {}))
-    facts = transenc.stages.label.build(tmp_path, {"average": "mean"}, None, *artifacts)
+    facts = transenc.stages.training.label.build(tmp_path, {"average": "mean"}, None, *artifacts)
     np.testing.assert_allclose(np.load(tmp_path / "labels.npy"), [0, 0.3, 1.0], atol=1e-6)
     assert facts["clamped"] == pytest.approx(1 / 3)
 
@@ -591,9 +596,9 @@ def failing(monkeypatch, times, after=0, cause="chance"):
     def examine(scores, labels, steps, learning_rate):
         examined.append((len(scores), steps, learning_rate))
         if after < len(examined) <= after + times:
-            raise Failed("it collapsed: the standard deviation of its scores is 0", cause)
+            raise TrainingFailed("it collapsed: the standard deviation of its scores is 0", cause)
 
-    monkeypatch.setattr(transenc.training, "examine", examine)
+    monkeypatch.setattr(transenc.training, "check_collapse", examine)
     return examined
 
 
@@ -609,12 +614,12 @@ def test_a_student_that_failed_is_taught_again_with_another_seed_and_that_is_tol
     assert told(run) == [
         {"place": "1/cross", "reasons": ["it collapsed: the standard deviation of its scores is 0"] * 2, "kept": None}
     ]
-    records = [json.loads(path.read_text()) for path in (setting.root / "artifacts").glob("teach-*/artifact.json")]
+    records = [json.loads(path.read_text()) for path in (setting.root / "artifacts").glob("train-*/artifact.json")]
     assert len({record["config"]["seed"] for record in records}) == 4
     assert "1/cross failed (it collapsed" in caplog.text
     failed = [
         path.parent
-        for path in (setting.root / "artifacts").glob("teach-*/artifact.json")
+        for path in (setting.root / "artifacts").glob("train-*/artifact.json")
         if '"failed"' in path.read_text()
     ]
     assert [{file.name for file in folder.iterdir()} for folder in failed] == [{"artifact.json", "curve.jsonl"}] * 2
@@ -743,7 +748,7 @@ def test_a_start_that_stands_in_for_a_failed_student_is_selected_only_if_nothing
 def test_labels_that_are_all_but_constant_stop_the_run_before_a_student_is_taught(setting, tmp_path):
     lines = ["sentence1\tsentence2", *(f"the {word}\tthe {word}" for word in LEXICON)]
     (tmp_path / "same.tsv").write_text("\n".join(lines))
-    with pytest.raises(InputError, match=r"1/bi label: all but constant, mean 1.000 and standard deviation"):
+    with pytest.raises(InputError, match=r"1/bi label: nearly constant, mean 1.000 and standard deviation"):
         setting.run(f"data.path={tmp_path}/same.tsv", "data.clean.identical=false")
     assert setting.taught() == []
     setting.run(f"data.path={tmp_path}/same.tsv", "data.clean.identical=false", "distill.failure=ignore")
@@ -755,9 +760,12 @@ def test_students_are_not_examined_where_failure_is_ignored(setting, monkeypatch
 
 
 def test_two_runs_do_not_write_into_one_folder(setting, tmp_path):
-    with Journal(setting.config(), tmp_path), pytest.raises(InputError, match=f"{tmp_path}: another run writes there"):
-        Journal(setting.config(), tmp_path).__enter__()
-    with Journal(setting.config(), tmp_path):
+    with (
+        RunWriter(setting.config(), tmp_path, None),
+        pytest.raises(InputError, match=f"{tmp_path}: another run writes there"),
+    ):
+        RunWriter(setting.config(), tmp_path, None).__enter__()
+    with RunWriter(setting.config(), tmp_path, None):
         pass
 
 
@@ -913,12 +921,12 @@ def test_tensorboard_has_curves_by_stage_also_of_stages_that_were_reused(setting
     assert tags(setting.run(name="again")) == first
 
 
-def test_tensorboard_holds_the_settings_and_what_the_hparams_tab_compares_runs_by(setting, monkeypatch):
+def test_tensorboard_holds_the_settings_and_what_the_hparams_tab_compares_runs_by(setting):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.plugins.hparams import plugin_data_pb2
 
-    monkeypatch.setattr("sys.argv", ["train.py", "distill.iterations=1", "trainer=cpu", "--quiet", "hydra.run.dir=x"])
-    events = EventAccumulator(str(setting.run() / "tensorboard"))
+    distill(setting.config(), setting.root, ["distill.iterations=1", "trainer=cpu", "hydra.run.dir=x"])
+    events = EventAccumulator(str(setting.root / "tensorboard"))
     events.Reload()
     (text,) = events.Tensors("config/text_summary")
     assert b'"iterations": 1' in text.tensor_proto.string_val[0]
@@ -927,7 +935,7 @@ def test_tensorboard_holds_the_settings_and_what_the_hparams_tab_compares_runs_b
     assert chosen["distill.iterations"].number_value == 1
     assert chosen["trainer"].string_value == "cpu"
     assert set(chosen) == {"distill.iterations", "trainer", "model.bi", "model.cross", "seed"}
-    results = pandas.read_csv(setting.root / "run" / "results.csv")
+    results = pandas.read_csv(setting.root / "results.csv")
     for kind in ("bi", "cross"):
         (score,) = events.Scalars(f"selected/{kind}/test")
         assert any(abs(results[results.encoder == kind].spearman - score.value) < 1e-6)
@@ -958,28 +966,27 @@ def test_a_tracker_that_fails_is_told_once_and_ends_no_run(setting, monkeypatch,
         def log_metrics(self, values, step):
             raise ConnectionError("no way\nto the server")
 
-    monkeypatch.setattr("transenc.run_writer.make_logger", lambda *_: Broken())
+    monkeypatch.setattr("transenc.trackers._make_logger", lambda *_: Broken())
     folder = setting.run("loggers=[mlflow]")
     assert [r.message for r in caplog.records if "mlflow" in r.message] == [
-        "mlflow: no way to the server; it is told no more of this run"
+        "mlflow: no way to the server; it gets no more of this run"
     ]
     assert (folder / "run.json").exists()
 
 
-def test_published_figures_belong_to_a_recipe_as_it_is(tmp_path, monkeypatch):
+def test_published_figures_belong_to_a_recipe_as_it_is(tmp_path):
     cfg = compose("train", ["experiment=paper_self_sickr"])
     for arguments, shown in (
         (["seed=1"], True),
         (["model=simcse_bert_base"], False),
         (["distill.iterations=1"], False),
     ):
-        monkeypatch.setattr("sys.argv", ["train.py", "experiment=paper_self_sickr", *arguments])
-        assert bool(Journal(cfg, tmp_path).cfg.published) == shown
+        assert bool(RunWriter(cfg, tmp_path, ["experiment=paper_self_sickr", *arguments]).cfg.published) == shown
 
 
 def test_a_run_that_begins_again_is_not_finished(setting, monkeypatch):
     folder = setting.run()
-    monkeypatch.setattr(Journal, "finish", lambda *_: 1 / 0)
+    monkeypatch.setattr(RunWriter, "finish", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         setting.run()
     assert not (folder / "run.json").exists()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from transenc.metrics import auc, average_precision, bootstrap, measure, p_value, pearson, spearman
+from transenc.metrics import auc, average_precision, bootstrap, compute_metrics, p_value, pearson, spearman
 
 
 def test_auc_is_how_often_a_one_lies_above_a_zero_ties_counting_half():
@@ -24,13 +24,13 @@ def test_of_constant_scores_and_of_nan_every_correlation_is_undefined(raw):
 
 def test_where_all_gold_scores_are_equal_or_there_is_one_every_measure_is_undefined():
     for gold in (np.ones(4), np.ones(1)):
-        assert np.isnan(list(measure(np.arange(len(gold)), gold, True).values())).all()
+        assert np.isnan(list(compute_metrics(np.arange(len(gold)), gold, True).values())).all()
 
 
 def test_graded_tasks_have_no_auc():
     raw = np.arange(4.0)
-    assert set(measure(raw, raw, False)) == {"spearman", "pearson"}
-    assert set(measure(raw, np.array([0.0, 0.0, 1.0, 1.0]), True)) == {
+    assert set(compute_metrics(raw, raw, False)) == {"spearman", "pearson"}
+    assert set(compute_metrics(raw, np.array([0.0, 0.0, 1.0, 1.0]), True)) == {
         "spearman",
         "pearson",
         "auc",

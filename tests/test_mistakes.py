@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from transenc.cli import at_home, check_overrides
-from transenc.config import check
+from transenc.config.checks import check
 from transenc.encoders import BiEncoder
 from transenc.errors import InputError
 from transenc.model_folder import find
@@ -87,7 +87,7 @@ def test_a_folder_removed_while_a_run_writes_there_is_one_line(bert, files, tmp_
     with open(tmp_path / "log", "w") as log:
         process = subprocess.Popen([sys.executable, "train.py", *settings], cwd=ROOT, stdout=log, stderr=log)
         try:
-            while not any(store.glob(".teach-*")):
+            while not any(store.glob(".train-*")):
                 assert process.poll() is None, (tmp_path / "log").read_text()
                 time.sleep(0.1)
             time.sleep(1)

@@ -28,11 +28,11 @@ def module(encoder, **settings):
     return PairDataModule(tokens_of(encoder), labels, encoder.collate, **settings)
 
 
-def drawn(lessons, epoch=0):
+def drawn(datamodule, epoch=0):
     """(token ids of a row without padding, its label), in the order of the epoch."""
-    lessons.trainer = SimpleNamespace(current_epoch=epoch)
+    datamodule.trainer = SimpleNamespace(current_epoch=epoch)
     rows = []
-    for batch in lessons.train_dataloader():
+    for batch in datamodule.train_dataloader():
         for ids, mask, label in zip(*batch["inputs"].values(), batch["labels"], strict=True):
             rows.append((tuple(ids[mask.bool()].tolist()), label.item()))
     return rows
@@ -64,9 +64,9 @@ def test_an_epoch_passes_over_the_pairs_until_it_has_enough_batches(plain, both_
     once = list(zip(inputs_of(plain, PAIRS), labels, strict=True))
     if both_orders:
         once += zip(inputs_of(plain, [(b, a) for a, b in PAIRS]), labels, strict=True)
-    lessons = module(plain, both_orders=both_orders, min_batches=least)
-    assert sorted(drawn(lessons)) == sorted(passes * once)
-    assert lessons.batches == -(-passes * len(once) // 3) >= least
+    datamodule = module(plain, both_orders=both_orders, min_batches=least)
+    assert sorted(drawn(datamodule)) == sorted(passes * once)
+    assert datamodule.batches == -(-passes * len(once) // 3) >= least
 
 
 def test_one_order_is_the_pairs_as_they_stand(plain):
@@ -84,12 +84,12 @@ def test_the_order_depends_on_seed_and_epoch_and_on_nothing_else(plain):
 
 
 def test_what_is_done_is_left_out_and_the_rest_stays_in_its_order(plain):
-    whole, lessons = [drawn(module(plain), epoch) for epoch in (0, 1)], module(plain)
-    for done in range(2 * lessons.batches):
-        lessons.done = done
-        assert drawn(lessons) == whole[done // lessons.batches][done % lessons.batches * 3 :]
-    lessons.done = 1
-    assert drawn(lessons, epoch=1) == whole[1]
+    whole, datamodule = [drawn(module(plain), epoch) for epoch in (0, 1)], module(plain)
+    for done in range(2 * datamodule.batches):
+        datamodule.done = done
+        assert drawn(datamodule) == whole[done // datamodule.batches][done % datamodule.batches * 3 :]
+    datamodule.done = 1
+    assert drawn(datamodule, epoch=1) == whole[1]
 
 
 def test_an_epoch_holds_every_item_once_in_batches_of_like_length():
@@ -105,10 +105,10 @@ def test_an_epoch_holds_every_item_once_in_batches_of_like_length():
 @pytest.mark.parametrize("kind", [BiEncoder, CrossEncoder])
 def test_making_batches_changes_nothing_it_is_made_from(bert, kind):
     encoder = CrossEncoder.load(bert, new_head=0) if kind is CrossEncoder else BiEncoder.load(bert)
-    lessons = module(encoder, both_orders=kind is CrossEncoder)
-    arrays = [lessons.pairs.ids, lessons.pairs.offsets, lessons.pairs.pairs, lessons.labels]
+    datamodule = module(encoder, both_orders=kind is CrossEncoder)
+    arrays = [datamodule.pairs.ids, datamodule.pairs.offsets, datamodule.pairs.pairs, datamodule.labels]
     before = [array.copy() for array in arrays]
-    loader = lessons.train_dataloader()
+    loader = datamodule.train_dataloader()
     first = [batch["inputs"]["input_ids"].shape for batch in loader]
     for batch in loader:
         batch["inputs"]["input_ids"].fill_(0)

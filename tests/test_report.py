@@ -12,7 +12,9 @@ from conftest import PAIRS
 
 from transenc.cli import compose
 from transenc.loop import distill
-from transenc.report import Run, main, write_report
+from transenc.report.__main__ import main
+from transenc.report.page import write_report
+from transenc.report.run import Run
 from transenc.results import Row, table
 
 HOSTILE = ("<script>alert('a')</script>", '& <b>bold</b> "quoted"')
@@ -82,7 +84,7 @@ def test_runs_are_compared_with_mean_and_spread_over_seeds(runs, tmp_path):
     assert main([str(runs[0].parent), "--out", str(tmp_path / "both.html")]) == 0
     page = (tmp_path / "both.html").read_text()
     for name in ("bi", "cross"):
-        values = [100 * Run.read(folder).row(name, "test") for folder in runs]
+        values = [100 * run.value(run.key(name), "test") for run in map(Run.read, runs)]
         for value in values:
             assert f">{value:.2f}<" in page
         assert f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}" in page
@@ -149,7 +151,7 @@ def test_published_figures_stand_beside_the_scores_on_the_page_and_the_terminal(
     (folder / "run.json").write_text(json.dumps(facts))
     write_report([folder], tmp_path / "page.html")
     page = text((tmp_path / "page.html").read_text())
-    assert re.search(r"<td>paper: cross</td>.*>84\.69<", page)
+    assert re.search(r"<td>paper cross</td>.*>84\.69<", page)
     rows = [Row(1, "cross", 0, name, 3, 0.5, 0.5) for name in ("dev", "a", "b")]
     said = table(rows, ["a", "b"], {}, {"cross": {"a": 84.0, "b": 86.0}, "bi": {"a": 80.0}}).splitlines()
     assert said[-2].split() == ["paper", "cross", "84.00", "86.00", "85.00"]

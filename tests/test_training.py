@@ -5,11 +5,12 @@ import pytest
 import torch
 from conftest import PAIRS
 
+from transenc.checkpoint import Checkpoint
 from transenc.data.module import PairDataModule
 from transenc.data.tokens import number_sentences, tokenise
-from transenc.encoders import BiEncoder, CrossEncoder, Learning
+from transenc.encoders import BiEncoder, CrossEncoder, OptimizerConfig
 from transenc.errors import InputError
-from transenc.training import Bookmark, Failed, examine, teach
+from transenc.training import TrainingFailed, check_collapse, train
 
 LABELS = np.linspace(0, 1, len(PAIRS), dtype=np.float32)
 
@@ -19,16 +20,16 @@ def tokens_of(encoder, pairs=PAIRS):
     return tokenise(sentences, numbers, encoder.tokenizer)
 
 
-def train(encoder, selection=None, epochs=3, eval_steps=0, bookmark=None, progress=lambda count: None, **learning):
-    encoder.learning = Learning(
+def train_on(encoder, selection=None, epochs=3, eval_steps=0, checkpoint=None, progress=lambda count: None, **learning):
+    encoder.optimizer_config = OptimizerConfig(
         **({"loss": "mse", "learning_rate": 1e-2, "warmup": 0.0, "weight_decay": 0.0} | learning)
     )
-    lessons = PairDataModule(
+    datamodule = PairDataModule(
         tokens_of(encoder), LABELS, encoder.collate, batch_size=3, both_orders=False, seed=0
     )  # 3 steps an epoch
-    return teach(
-        encoder, lessons, epochs=epochs, clip=1.0, accelerator="cpu", precision="32-true", seed=0,
-        selection=selection, eval_steps=eval_steps, bookmark=bookmark, progress=progress,
+    return train(
+        encoder, datamodule, epochs=epochs, clip=1.0, accelerator="cpu", precision="32-true", seed=0,
+        selection=selection, eval_steps=eval_steps, checkpoint=checkpoint, progress=progress,
     )  # fmt: skip
 
 
@@ -48,7 +49,7 @@ def test_the_best_checkpoint_by_selection_is_kept_and_the_earliest_of_equals(ber
         return next(scores)
 
     encoder = BiEncoder.load(bert)
-    taught = train(encoder, selection)
+    taught = train_on(encoder, selection)
     assert (taught.best, taught.step) == (0.9, 6)
     final = weights(encoder)
     layer = "backbone.encoder.layer.0.output.dense.weight"
@@ -59,25 +60,25 @@ def test_the_best_checkpoint_by_selection_is_kept_and_the_earliest_of_equals(ber
 
 def test_without_selection_the_last_weights_are_kept(bert):
     encoder, start = BiEncoder.load(bert), weights(BiEncoder.load(bert))
-    taught = train(encoder)
+    taught = train_on(encoder)
     assert (taught.best, taught.step) == (None, 9)
     assert not same(weights(encoder), start)
 
 
 def test_selection_scores_are_taken_at_eval_steps_and_at_each_epochs_end(bert):
-    taught = train(BiEncoder.load(bert), lambda encoder: 0.0, eval_steps=2)
+    taught = train_on(BiEncoder.load(bert), lambda encoder: 0.0, eval_steps=2)
     assert [row["step"] for row in taught.curve if "selection" in row] == [2, 3, 4, 6, 8, 9]
 
 
 def test_a_selection_score_sees_the_student_without_dropout_and_with_its_trained_embeddings(bert):
     encoder = BiEncoder.load(bert)
     seen = []
-    train(encoder, lambda student: seen.append(student.score(tokens_of(student))) or float(len(seen)), epochs=1)
+    train_on(encoder, lambda student: seen.append(student.score(tokens_of(student))) or float(len(seen)), epochs=1)
     np.testing.assert_allclose(seen[-1], encoder.score(tokens_of(encoder)), atol=1e-6)
 
 
 def test_the_learning_rate_rises_over_the_warmup_and_falls_to_nothing(bert):
-    taught = train(BiEncoder.load(bert), epochs=4, warmup=0.25)  # 12 steps, 3 of them rising
+    taught = train_on(BiEncoder.load(bert), epochs=4, warmup=0.25)  # 12 steps, 3 of them rising
     rates = [row["learning_rate"] / 1e-2 for row in taught.curve if "loss" in row]
     np.testing.assert_allclose(rates, [1 / 4, 2 / 4, 3 / 4, *(k / 9 for k in range(9, 0, -1))], rtol=1e-6)
 
@@ -86,14 +87,14 @@ def test_training_learns_the_labels(bert):
     torch.manual_seed(0)
     encoder = CrossEncoder.load(bert, new_head=0)
     encoder.backbone.config.hidden_dropout_prob = 0.0
-    taught = train(encoder, epochs=30, loss="bce", learning_rate=3e-3)
+    taught = train_on(encoder, epochs=30, loss="bce", learning_rate=3e-3)
     losses = [row["loss"] for row in taught.curve]
     assert np.mean(losses[-6:]) < np.mean(losses[:6]) - 0.05
 
 
 def test_biases_and_normalisation_weights_do_not_decay(bert):
     encoder = BiEncoder.load(bert)
-    encoder.learning = Learning("mse", 1e-3, 0.0, 0.5)
+    encoder.optimizer_config = OptimizerConfig("mse", 1e-3, 0.0, 0.5)
     encoder.trainer = type("Trainer", (), {"estimated_stepping_batches": 10})()
     decaying, others = encoder.configure_optimizers()["optimizer"].param_groups
     assert (decaying["weight_decay"], others["weight_decay"]) == (0.5, 0.0)
@@ -147,19 +148,19 @@ def stop_after(steps):
 @pytest.mark.parametrize("kind", ["bi", "cross"])
 def test_an_interrupted_student_goes_on_and_ends_in_the_same_bytes(bert, tmp_path, monkeypatch, stops, every, kind):
     """The same batches, dropout, learning rates, curve and best weights, wherever it stopped."""
-    monkeypatch.setattr("transenc.training.EVERY", every)
+    monkeypatch.setattr("transenc.training.CHECKPOINT_SECONDS", every)
     load = {"bi": BiEncoder.load, "cross": lambda folder: CrossEncoder.load(folder, new_head=0)}[kind]
     selection = lambda encoder: float(encoder.predict(PAIRS[:1])[0])  # noqa: E731
     whole = load(bert)
-    expected = train(whole, selection, eval_steps=2)
+    expected = train_on(whole, selection, eval_steps=2)
     for stop in stops:
         torch.manual_seed(stop)  # another process
         with pytest.raises(Stopped):
-            train(load(bert), selection, eval_steps=2, bookmark=Bookmark(tmp_path), progress=stop_after(stop))
+            train_on(load(bert), selection, eval_steps=2, checkpoint=Checkpoint(tmp_path), progress=stop_after(stop))
     torch.manual_seed(99)
     resumed = load(bert)
     steps = []
-    taught = train(resumed, selection, eval_steps=2, bookmark=Bookmark(tmp_path), progress=steps.append)
+    taught = train_on(resumed, selection, eval_steps=2, checkpoint=Checkpoint(tmp_path), progress=steps.append)
     assert same(weights(resumed), weights(whole))
     assert taught == expected
     assert sum(steps) == 9
@@ -169,24 +170,24 @@ def test_an_interrupted_student_goes_on_and_ends_in_the_same_bytes(bert, tmp_pat
 
 
 def test_a_damaged_bookmark_is_left_alone_and_the_lesson_begins_anew(bert, tmp_path, monkeypatch):
-    monkeypatch.setattr("transenc.training.EVERY", 0.0)
+    monkeypatch.setattr("transenc.training.CHECKPOINT_SECONDS", 0.0)
     whole = BiEncoder.load(bert)
-    train(whole)
+    train_on(whole)
     with pytest.raises(Stopped):
-        train(BiEncoder.load(bert), bookmark=Bookmark(tmp_path), progress=stop_after(5))
-    (path,) = tmp_path.glob("*.bookmark")
+        train_on(BiEncoder.load(bert), checkpoint=Checkpoint(tmp_path), progress=stop_after(5))
+    (path,) = tmp_path.glob("*.checkpoint")
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     resumed, steps = BiEncoder.load(bert), []
-    train(resumed, bookmark=Bookmark(tmp_path), progress=steps.append)
+    train_on(resumed, checkpoint=Checkpoint(tmp_path), progress=steps.append)
     assert steps == [1] * 9
     assert same(weights(resumed), weights(whole))
 
 
 def test_a_loss_that_is_no_number_fails_the_student_and_leaves_nothing_to_go_on_from(bert, tmp_path):
-    with pytest.raises(Failed, match=r"the loss is nan at step \d+, learning rate 9") as failed:
-        train(CrossEncoder.load(bert, new_head=0), epochs=9, bookmark=Bookmark(tmp_path), learning_rate=1e30)
+    with pytest.raises(TrainingFailed, match=r"the loss is nan at step \d+, learning rate 9") as failed:
+        train_on(CrossEncoder.load(bert, new_head=0), epochs=9, checkpoint=Checkpoint(tmp_path), learning_rate=1e30)
     assert failed.value.cause == "nan"
     assert not list(tmp_path.iterdir())
 
@@ -199,7 +200,7 @@ def test_a_batch_that_memory_does_not_hold_names_what_to_lower(bert, monkeypatch
 
     monkeypatch.setattr(student, "training_step", short_of_memory)
     with pytest.raises(InputError, match=r"batch of 3 pairs .* lower distill.cross.batch_size, or model.cross_max_tok"):
-        train(student)
+        train_on(student)
 
 
 WANTED = np.linspace(0, 1, 200)
@@ -208,28 +209,31 @@ WANTED = np.linspace(0, 1, 200)
 @pytest.mark.parametrize(
     ("scores", "says"),
     [
-        (0.5 + 0.04 * WANTED, "it collapsed: the standard deviation of its scores is 0.0116 on 200 of the pairs"),
+        (
+            0.5 + 0.04 * WANTED,
+            "it collapsed: the standard deviation of its scores is 0.0116 on 200 of its",
+        ),
         (np.full(200, 0.7), "it collapsed: the standard deviation of its scores is 0 on 200"),
-        (1 - WANTED, "it learnt nothing: Spearman with its labels is -1.00 on 200 of the pairs it was taught"),
-        (np.where(WANTED < 0.9, WANTED, np.nan), "its scores are no numbers"),
+        (1 - WANTED, "it learnt nothing: Spearman with its labels is -1.00 on 200 of its training pairs"),
+        (np.where(WANTED < 0.9, WANTED, np.nan), "its scores are NaN or infinite"),
     ],
 )
 def test_a_student_that_came_to_nothing_is_told_by_figures(scores, says):
-    with pytest.raises(Failed, match=says):
-        examine(scores, WANTED, 300, 2e-5)
+    with pytest.raises(TrainingFailed, match=says):
+        check_collapse(scores, WANTED, 300, 2e-5)
 
 
 def test_a_student_that_learnt_something_passes_and_a_handful_of_pairs_says_nothing():
     noise = np.random.default_rng(0).normal(0, 0.5, 200)
-    examine(WANTED + noise, WANTED, 300, 2e-5)
-    examine(0.4 + 0.06 * WANTED, WANTED, 300, 2e-5)
-    examine(1 - WANTED[:99], WANTED[:99], 300, 2e-5)
+    check_collapse(WANTED + noise, WANTED, 300, 2e-5)
+    check_collapse(0.4 + 0.06 * WANTED, WANTED, 300, 2e-5)
+    check_collapse(1 - WANTED[:99], WANTED[:99], 300, 2e-5)
 
 
 @pytest.mark.parametrize(
     ("steps", "rate", "cause", "says"),
     [
-        (34, 2e-5, "few steps", "it had 34 steps, and takes 150 or more"),
+        (34, 2e-5, "few steps", "it had 34 steps, and needs 150 or more"),
         (34, 1e-2, "few steps", "it had 34 steps"),
         (300, 1e-6, "low rate", "the learning rate of 1e-06 is too low for 300 steps"),
         (300, 1e-3, "high rate", "the learning rate of 0.001 is high for an encoder"),
@@ -237,6 +241,6 @@ def test_a_student_that_learnt_something_passes_and_a_handful_of_pairs_says_noth
     ],
 )
 def test_a_collapse_is_told_with_its_cause(steps, rate, cause, says):
-    with pytest.raises(Failed, match=says) as failed:
-        examine(np.full(200, 0.7), WANTED, steps, rate)
+    with pytest.raises(TrainingFailed, match=says) as failed:
+        check_collapse(np.full(200, 0.7), WANTED, steps, rate)
     assert failed.value.cause == cause

@@ -13,7 +13,7 @@ from transenc.encoders import CrossEncoder
 from transenc.errors import InputError
 from transenc.evaluate import run as evaluate
 from transenc.metrics import bootstrap, p_value
-from transenc.report import write_report
+from transenc.report.page import write_report
 from transenc.results import RESULT
 
 

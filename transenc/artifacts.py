@@ -29,8 +29,8 @@ from typing import IO, Any
 log = logging.getLogger("transenc")
 
 RECORD = "artifact.json"
-BOOKMARK = ".bookmark"  # suffix of a file that an interrupted stage goes on from; a finished one has none
-ROOM = 1 << 20  # bytes; libraries have errors of their own for a full disk, which is known by less than this
+CHECKPOINT_SUFFIX = ".checkpoint"  # suffix of a file that an interrupted stage goes on from; a finished one has none
+MIN_FREE_BYTES = 1 << 20  # bytes; libraries have errors of their own for a full disk, which is known by less than this
 
 
 def digest(value: Any) -> str:
@@ -70,8 +70,8 @@ class Stage:
         ignore: configuration keys that cannot change the result (a batch size when scoring, say).
         content: files that are all that later stages read. Where named, artifacts with equal ones are the same to later
             stages, however they came about. Otherwise an artifact counts by what it was built from.
-        build: `build(out, config, watch, *inputs) -> facts`; fills the empty folder `out`. The facts are JSON-able, go
-            into the record, and come back as `Artifact.facts`.
+        build: `build(out, config, progress, *inputs) -> facts`; fills the empty folder `out`. The facts are JSON-able,
+            go into the record, and come back as `Artifact.facts`.
     """
 
     name: str
@@ -102,7 +102,7 @@ class Store:
         self.checked: dict[Path, tuple[int, ...]] = {}  # files whose digest was right, as they stood then
 
     def __call__(
-        self, stage: Stage, config: Mapping[str, Any], *inputs: Artifact, watch: Any = None, title: str = ""
+        self, stage: Stage, config: Mapping[str, Any], *inputs: Artifact, progress: Any = None, title: str = ""
     ) -> Artifact:
         """Return the artifact of `stage` on `config` and `inputs`, built now if no earlier run did.
 
@@ -110,7 +110,7 @@ class Store:
             stage: what to run.
             config: plain values, all of which count for the fingerprint except those that `stage.ignore` names.
             inputs: artifacts the stage reads.
-            watch: handed to the stage as it is, for its progress; cannot change the result.
+            progress: handed to the stage as it is, for its progress; cannot change the result.
             title: what the stage's line in the log calls it.
         """
         identity = {
@@ -130,8 +130,8 @@ class Store:
                     if path.exists():  # damaged, or left of an interrupted deletion of the store
                         shutil.rmtree(path)  # now: where this is refused, nothing is built in vain
                     started = time.monotonic()
-                    with _full_disk_told(scratch):
-                        facts = dict(stage.build(scratch, config, watch, *inputs))
+                    with _full_disk_explained(scratch):
+                        facts = dict(stage.build(scratch, config, progress, *inputs))
                     seconds = time.monotonic() - started
                     record = {**identity, "fingerprint": fingerprint, "facts": facts, "seconds": seconds}
                     if stage.content:
@@ -193,7 +193,7 @@ class Store:
         """A scratch folder for `path` that no other process has, gone at the end unless it was renamed.
 
         The folder itself is locked. A lock ends with its process, however that ends, so whatever a killed one left in
-        the folder is known to be nobody's. It is empty but for bookmarks, by which a stage goes on where one with the
+        the folder is known to be nobody's. It is empty but for checkpoints, by which a stage goes on where one with the
         same fingerprint ended early, whatever ended it.
         """
         scratch = path.with_name(f".{path.name}")
@@ -226,11 +226,11 @@ def _stands(folder: Path, handle: int) -> bool:
 
 
 @contextmanager
-def _full_disk_told(scratch: Path) -> Iterator[None]:
+def _full_disk_explained(scratch: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if shutil.disk_usage(scratch).free < ROOM:
+        if shutil.disk_usage(scratch).free < MIN_FREE_BYTES:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(scratch.parent)) from error
         raise
 
@@ -239,7 +239,7 @@ def _clear(scratch: Path) -> None:
     for left in scratch.iterdir():
         if left.is_dir():
             shutil.rmtree(left)
-        elif left.suffix != BOOKMARK:
+        elif left.suffix != CHECKPOINT_SUFFIX:
             left.unlink()
 
 

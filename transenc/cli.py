@@ -30,7 +30,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from transenc.config import Evaluate, Train
+from transenc.config.schema import Evaluate, Train
 from transenc.errors import InputError, nearest
 from transenc.run_folder import recorded
 from transenc.terminal import show
@@ -45,19 +45,22 @@ for _name, _schema in SCHEMAS.items():
     ConfigStore.instance().store(name=f"{_name}_schema", node=_schema)
 
 
-def main(name: str, task: Callable[[Any, Path], float | None], shorthand: Callable[[str], str] = str) -> None:
-    """Compose `conf/<name>.yaml` with the command line and run `task(config, run_folder)`.
+Task = Callable[[Any, Path, Sequence[str]], float | None]
+
+
+def main(name: str, task: Task, shorthand: Callable[[str], str] = str) -> None:
+    """Compose `conf/<name>.yaml` with the command line and run `task(config, run_folder, overrides)`.
 
     Args:
         name: the primary configuration, a key of `SCHEMAS`.
-        task: gets the schema's dataclass, filled, and Hydra's run folder; its return value goes to a sweeper.
+        task: gets the schema's dataclass, filled, Hydra's run folder, and what the command line set (in a sweep, what
+            this job is without the others); its return value goes to a sweeper.
         shorthand: rewrites each command-line argument before Hydra reads it.
     """
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)
     def run(cfg: Any) -> float | None:
         job = HydraConfig.get()
-        sys.argv = [f"{name}.py", *job.overrides.task]  # in a sweep, what this job is without the others
         if job.mode is RunMode.MULTIRUN:
             take_gpu(job.job.num)
             if multiprocessing.current_process().name.startswith("LokyProcess"):  # joblib's
@@ -66,7 +69,7 @@ def main(name: str, task: Callable[[Any, Path], float | None], shorthand: Callab
             with one_line_errors(name, log.error):  # here as well, so that the error stands in the run folder's log
                 settings = OmegaConf.to_object(cfg)
                 show(settings.verbosity.name)
-                return task(settings, Path(job.runtime.output_dir))
+                return task(settings, Path(job.runtime.output_dir), list(job.overrides.task))
         except SystemExit:
             if job.mode is not RunMode.MULTIRUN:
                 raise
@@ -137,7 +140,8 @@ class Sweep(Callback):
         finished = [job for job in jobs if (job / "run.json").exists()]
         if not finished:
             return
-        from transenc.report import sweep_table, write_report
+        from transenc.report.comparison import sweep_table
+        from transenc.report.page import write_report
 
         print(f"\n{sweep_table(cls.folder)}\n(x100: the selected encoders, averaged over the test sets)")
         if len(jobs) > 1:
@@ -189,7 +193,7 @@ def together(name: str) -> Iterator[None]:
         return
     from transenc import distributed
 
-    if distributed.started() == 1:
+    if distributed.launched() == 1:
         yield
         return
     with distributed.group():
@@ -197,10 +201,10 @@ def together(name: str) -> Iterator[None]:
             for number in (signal.SIGINT, signal.SIGTERM):  # rank 0 says what there is to say
                 signal.signal(number, signal.SIG_DFL)
             with one_line_errors(name, lambda line: complain(f"rank {distributed.rank()}: {line}")):
-                from transenc import stages  # noqa: F401  # which marks what ranks do together
-                from transenc.progress import Watch
+                from transenc.progress import Progress
+                from transenc.stages import training  # noqa: F401  # imports all build functions that are collective
 
-                distributed.help_out(Watch())
+                distributed.serve(Progress())
             sys.exit()
         if {"-m", "--multirun"} & set(sys.argv):
             raise InputError(

@@ -1,18 +1,27 @@
-"""The method: a teacher labels pairs, a student learns the labels, in turn."""
+"""The method: a teacher labels pairs, a student is trained on the labels, in turn."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from transenc.artifacts import Store
-from transenc.config import Train, check
-from transenc.run_writer import Journal
-from transenc.stages import Stages
+from transenc.config.checks import check
+from transenc.config.schema import Train
+from transenc.run_writer import RunWriter
+from transenc.selection import select
+from transenc.stages.evaluation import Member
+from transenc.stages.run import Stages
 from transenc.terminal import show
 
 
-def distill(cfg: Train, folder: Path) -> float | None:
+def distill(cfg: Train, folder: Path, overrides: Sequence[str] | None = None) -> float | None:
     """Run the loop; leave report.html, results.csv, models/, labels/, run.json and more in `folder`.
 
     Every call below that builds something goes through the store, so what an earlier run finished is only read.
+
+    Args:
+        cfg: the settings.
+        folder: the run folder.
+        overrides: what the command line set; None if there was none.
 
     Returns:
         The mean selection score of the selected encoders, in [-1, 1]; None where nothing was selected by a score.
@@ -22,28 +31,40 @@ def distill(cfg: Train, folder: Path) -> float | None:
     """
     check(cfg)
     show(cfg.verbosity.name)
-    with Journal(cfg, folder) as journal:
-        stages = Stages(cfg, Store(Path(cfg.paths.artifacts)), journal.watch)
-        starts = {kind: stages.start_models(kind) for kind in cfg.distill.direction.kinds}
-        for kind in stages.trained(starts):
-            journal.scores(starts[kind], stages)
-        pool = stages.gather(starts)
+    direction = cfg.distill.direction
+    with RunWriter(cfg, folder, overrides) as run:
+        stages = Stages(cfg, Store(Path(cfg.paths.artifacts)), run.progress)
+        candidates: list[Member] = []
+
+        def evaluate(members: Sequence[Member]) -> None:
+            run.write_results(stages.evaluate(members))
+            if cfg.save_predictions:
+                run.write_predictions(members, stages)
+            candidates.extend(members)
+
+        initial = {kind: stages.initial_encoders(kind) for kind in direction.kinds}
+        for kind in stages.trained(initial):
+            evaluate(initial[kind])
+        pool = stages.gather(initial)
         if cfg.data.flatten:
-            labels = stages.label(starts, "bi", pool, 0)
-            journal.labels(0, "bi", labels, pool)
+            labels = stages.label(initial, "bi", pool, 0)
+            run.write_labels(0, "bi", labels, pool)
             pool = stages.flatten(pool, labels)
-        if centred := stages.centre(starts, pool):
-            starts["bi"] = [centred.get(member.number, member) for member in starts["bi"]]
-            journal.scores(list(centred.values()), stages)
+        if centred := stages.centre(initial.get("bi", []), pool):
+            initial["bi"] = [centred.get(member.number, member) for member in initial["bi"]]
+            evaluate(list(centred.values()))
 
-        encoders = dict(starts)
+        encoders = dict(initial)
         for iteration in range(1, cfg.distill.iterations + 1):
-            for teacher, student in cfg.distill.direction.turns:  # bi teaches cross, then cross teaches bi
+            for teacher, student in direction.turns:  # bi teaches cross, then cross teaches bi
                 labels = stages.label(encoders, teacher, pool, iteration)
-                journal.labels(iteration, teacher, labels, pool)
-                previous = encoders[student]
-                pupils = zip(stages.students(starts[student], previous), previous, strict=True)
-                encoders[student] = [stages.teach(*pupil, pool, labels, iteration) for pupil in pupils]
-                journal.scores(encoders[student], stages)
+                run.write_labels(iteration, teacher, labels, pool)
+                members = zip(initial[student], encoders[student], strict=True)
+                encoders[student] = [stages.train(*member, pool, labels, iteration) for member in members]
+                evaluate(encoders[student])
 
-        return journal.finish(stages, pool)
+        selected = []
+        for kind in direction.students:
+            of_kind = [member for member in candidates if member.kind == kind]
+            selected += select(of_kind, run.rows, stages.select, next(iter(stages.dev), None))
+        return run.finish(selected, stages, pool)

@@ -1,4 +1,4 @@
-"""What similarities are held against gold scores with, and how far chance alone carries.
+"""Metrics of similarities against gold scores, and their confidence intervals.
 
 A correlation of one pair, of constant scores or of NaN is undefined, and so is a ranking measure where all gold scores
 are equal. It is NaN here, and an empty cell in results.csv.
@@ -44,13 +44,18 @@ def average_precision(raw: np.ndarray, gold: np.ndarray) -> float:
     return float(average_precision_score(gold, raw)) if varies(gold) and np.isfinite(raw).all() else float("nan")
 
 
-def main_measure(raw: np.ndarray, gold: np.ndarray, binary: bool) -> float:
-    """What encoders are selected and compared by: AUC of a binary task, Spearman of a graded one."""
+def main_metric_name(binary: bool) -> str:
+    """What encoders are selected and compared by: `auc` on a binary task, `spearman` on a graded one."""
+    return "auc" if binary else "spearman"
+
+
+def main_metric(raw: np.ndarray, gold: np.ndarray, binary: bool) -> float:
+    """The value of that metric."""
     return auc(raw, gold) if binary else spearman(raw, gold)
 
 
-def measure(raw: np.ndarray, gold: np.ndarray, binary: bool) -> dict[str, float]:
-    """All of them: `spearman` and `pearson`, and for a binary task `auc` and `average_precision`."""
+def compute_metrics(raw: np.ndarray, gold: np.ndarray, binary: bool) -> dict[str, float]:
+    """All metrics: `spearman` and `pearson`, and for a binary task `auc` and `average_precision`."""
     values = {"spearman": spearman(raw, gold), "pearson": pearson(raw, gold)}
     if binary:
         values |= {"auc": auc(raw, gold), "average_precision": average_precision(raw, gold)}
@@ -58,7 +63,7 @@ def measure(raw: np.ndarray, gold: np.ndarray, binary: bool) -> dict[str, float]
 
 
 def bootstrap(raws: Sequence[np.ndarray], gold: np.ndarray, binary: bool, resamples: int = 1000) -> np.ndarray:
-    """The main measure of several models on the same resampled pairs (Efron and Tibshirani 1993, chapter 13).
+    """The main metric of several models on the same resampled pairs (Efron and Tibshirani 1993, chapter 13).
 
     Args:
         raws: M arrays of [N] similarities.
@@ -73,7 +78,7 @@ def bootstrap(raws: Sequence[np.ndarray], gold: np.ndarray, binary: bool, resamp
     rng, values = np.random.default_rng(0), np.empty((resamples, len(raws)))
     for i in range(resamples):
         rows = rng.integers(len(gold), size=len(gold))
-        values[i] = [main_measure(raw[rows], gold[rows], binary) for raw in raws]
+        values[i] = [main_metric(raw[rows], gold[rows], binary) for raw in raws]
     return values
 
 

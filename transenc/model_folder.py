@@ -20,7 +20,7 @@ from transenc.artifacts import file_digest
 from transenc.errors import InputError
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that is there; pickled only where nothing else is
-HUGE = 2**20  # no size in an encoder's config.json is above: the largest vocabulary has 900,000 tokens
+MAX_CONFIG_VALUE = 2**20  # no size in an encoder's config.json is above: the largest vocabulary has 900,000 tokens
 DESCRIPTION = ("*.json", "*.txt", "*.model", "*/config.json")  # what a model is described and its tokenizer built by
 
 
@@ -205,7 +205,7 @@ def describe(folder: Path) -> Description:
     """
     config = _json(folder / "config.json")
     for key, value in config.items():
-        if isinstance(value, int) and abs(value) > HUGE:
+        if isinstance(value, int) and abs(value) > MAX_CONFIG_VALUE:
             raise InputError(f"{folder / 'config.json'}: {key}={value:.3g} is beyond any encoder; copy the file again")
     architectures = _get(config, "architectures", list, folder / "config.json") or [""]
     cross = str(architectures[0]).endswith("ForSequenceClassification")

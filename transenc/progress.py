@@ -9,7 +9,7 @@ from transenc import distributed
 Tell = Callable[[str, Mapping[str, float]], None]
 
 
-class Watch:
+class Progress:
     """One place in a run, `1/cross` say, with its bars and its learning curve.
 
     Args:
@@ -21,8 +21,8 @@ class Watch:
     def __init__(self, tell: Tell = lambda place, row: None, bars: bool = True, place: str = ""):
         self.tell, self.bars, self.place = tell, bars, place
 
-    def at(self, place: str) -> "Watch":
-        return Watch(self.tell, self.bars, place)
+    def at(self, place: str) -> "Progress":
+        return Progress(self.tell, self.bars, place)
 
     def bar(self, what: str, total: int, unit: str) -> tqdm:
         """A progress bar, gone when it is done; none where the output is not a terminal, or another rank's is."""

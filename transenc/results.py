@@ -1,13 +1,17 @@
-"""Results as rows: results.csv, and the table on the screen."""
+"""Results as rows, as results.csv, and as a table."""
 
 import csv
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from transenc.artifacts import replacing
+
+Key = tuple[int | None, str, int | None]  # iteration, encoder and member
 
 
 @dataclass(frozen=True)
@@ -36,18 +40,23 @@ class Row:
     average_precision: float | None = None
 
     @property
-    def measure(self) -> str:
-        """The name of what encoders are selected and compared by on this task, a key of `NAMES`."""
+    def metric(self) -> str:
+        """The name of what encoders are selected and compared by on this task, a key of `METRIC_NAMES`."""
         return "spearman" if self.auc is None else "auc"
 
     @property
     def value(self) -> float:
-        return getattr(self, self.measure)
+        return self.spearman if self.auc is None else self.auc
+
+    @property
+    def key(self) -> Key:
+        """The encoder it belongs to."""
+        return self.iteration, self.encoder, self.member
 
 
 RESULT = logging.INFO + 5  # the level at which a table is logged: a quiet terminal shows it too
 logging.addLevelName(RESULT, "RESULT")
-NAMES = {"spearman": "Spearman", "pearson": "Pearson", "auc": "AUC", "average_precision": "average precision"}
+METRIC_NAMES = {"spearman": "Spearman", "pearson": "Pearson", "auc": "AUC", "average_precision": "average precision"}
 
 
 def write_results(path: Path, rows: Sequence[Row], kind: type[Row] = Row) -> None:
@@ -65,7 +74,7 @@ def write_results(path: Path, rows: Sequence[Row], kind: type[Row] = Row) -> Non
         )
 
 
-def shown(value: float) -> str:
+def percent(value: float) -> str:
     """A value x100, as tables show it."""
     return "undefined" if math.isnan(value) else f"{100 * value:.2f}"
 
@@ -73,57 +82,72 @@ def shown(value: float) -> str:
 Line = tuple[str, Sequence[float | str | None]]  # its name, and for each column a value, or what to show as it is
 
 
-def grid(measures: Mapping[str, str], lines: Sequence[Line], more: Sequence[str] = ()) -> str:
+def grid(metrics: Mapping[str, str], lines: Sequence[Line], more: Sequence[str] = ()) -> str:
     """Values x100 with two decimals, tasks across; at most 80 columns for nine of them, if all are defined.
 
     Args:
-        measures: what each task is measured by, a key of `NAMES`, by the task's name.
+        metrics: what each task is metricd by, a key of `METRIC_NAMES`, by the task's name.
         lines: values by task, then of `more`.
         more: heads of further columns.
     """
-    heads = [task.partition("-")[::2] for task in measures] + [(head, "") for head in more]
-    kinds = list(dict.fromkeys(measures.values()))
-    title = f"{NAMES[kinds[0]]} x100" if len(kinds) == 1 else "x100"
+    heads = [task.partition("-")[::2] for task in metrics] + [(head, "") for head in more]
+    kinds = list(dict.fromkeys(metrics.values()))
+    title = f"{METRIC_NAMES[kinds[0]]} x100" if len(kinds) == 1 else "x100"
     rows = [("", [head[0] for head in heads]), (title, [head[1] for head in heads])]
     if len(kinds) > 1:
-        rows.append(("", [NAMES[measure] for measure in measures.values()]))
+        rows.append(("", [METRIC_NAMES[metric] for metric in metrics.values()]))
     for name, values in lines:
-        rows.append((name, ["" if v is None else v if isinstance(v, str) else shown(v) for v in values]))
+        rows.append((name, ["" if v is None else v if isinstance(v, str) else percent(v) for v in values]))
     width = max([7, *(len(cell) + 1 for _, cells in rows for cell in cells)])
     return "\n".join(f"{name:<20}{''.join(f'{cell:>{width}}' for cell in cells)}".rstrip() for name, cells in rows)
 
 
-def table(
-    rows: Sequence[Row],
-    tests: Sequence[str],
-    marks: Mapping[tuple[int | None, str, int | None], str],
-    published: Mapping[str, Mapping[str, float]],
-) -> str:
-    """Spearman, or AUC of binary tasks, by iteration and encoder.
+@dataclass(frozen=True)
+class Results:
+    """The results of a run as a table: tasks across, a line for each iteration and encoder.
 
-    Args:
-        rows: results.
-        tests: tasks that count for the average, which is shown where there are several of one measure.
-        marks: a sign behind the rows of (iteration, encoder, member).
-        published: figures x100 to show below, by encoder and task.
+    Attributes:
+        metrics: the metric of each task, a key of `METRIC_NAMES`, by the task's name.
+        averaged: whether the last column is the mean over the test sets, which needs several with one metric.
+        lines: the key of the encoder (None for published results), its name, and its values (None where there is none).
     """
-    measures = {row.task: row.measure for row in rows}
-    averaged = len(tests) > 1 and len({measures[test] for test in tests}) == 1
-    lines: list[Line] = []
-    for key in dict.fromkeys((row.iteration, row.encoder, row.member) for row in rows):
-        found = {row.task: row.value for row in rows if (row.iteration, row.encoder, row.member) == key}
-        values = [found.get(task) for task in measures]
-        if averaged:
-            values.append(sum(found[test] for test in tests) / len(tests))
+
+    metrics: dict[str, str]
+    averaged: bool
+    lines: list[tuple[Key | None, str, list[float | None]]]
+
+
+def tabulate(
+    rows: Sequence[Row], tests: Collection[str], published: Mapping[str, Mapping[str, float]] = MappingProxyType({})
+) -> Results:
+    """
+    Args:
+        rows: of a run; those of iteration None are shown as the reference.
+        tests: tasks that count for the average.
+        published: results x100 to show below, by encoder and task.
+    """
+    metrics = {row.task: row.metric for row in rows}
+    averaged = len(tests) > 1 and len({metrics[test] for test in tests}) == 1
+    lines: list[tuple[Key | None, str, list[float | None]]] = []
+
+    def add(key: Key | None, name: str, values: Mapping[str, float]) -> None:
+        complete = averaged and all(test in values for test in tests)
+        mean = sum(values[test] for test in tests) / len(tests) if complete else None
+        lines.append((key, name, [values.get(task) for task in metrics] + [mean] * averaged))
+
+    for key in dict.fromkeys(row.key for row in rows):
         iteration, encoder, member = key
         several = any(row.encoder == encoder and row.member not in (member, None) for row in rows)
-        if iteration is None:
-            name = "reference"
-        else:
-            name = f"{iteration}  {encoder}" + (f"-{member}" if several and member is not None else "")
-        lines.append((f"{name:<17}{marks.get(key, '')}", values))
-    for name, said in published.items():
-        whole = averaged and all(test in said for test in tests)
-        average = [sum(said[test] for test in tests) / len(tests) / 100 if whole else None] * averaged
-        lines.append((f"paper {name}", [said[task] / 100 if task in said else None for task in measures] + average))
-    return grid(measures, lines, ["avg"] if averaged else [])
+        name = f"{encoder}-{member}" if several and member is not None else encoder
+        values = {row.task: row.value for row in rows if row.key == key}
+        add(key, "reference" if iteration is None else f"{iteration}  {name}", values)
+    for encoder, figures in published.items():
+        add(None, f"paper {encoder}", {task: figure / 100 for task, figure in figures.items()})
+    return Results(metrics, averaged, lines)
+
+
+def table(rows: Sequence[Row], tests: Collection[str], marked: Collection[Key], published: Any) -> str:
+    """The results as text, with a star behind the `marked` encoders; see `tabulate`."""
+    results = tabulate(rows, tests, published)
+    lines = [(f"{name:<17}*" if key in marked else name, values) for key, name, values in results.lines]
+    return grid(results.metrics, lines, ["avg"] if results.averaged else [])

@@ -13,7 +13,8 @@ from typing import Any, TextIO
 import numpy as np
 
 from transenc.cli import at_home, complain, compose, one_line_errors
-from transenc.config import Evaluate, check_evaluation, listed
+from transenc.config.checks import check_evaluation
+from transenc.config.schema import Evaluate, listed
 from transenc.data.files import KINDS, Format, Reader, Record
 from transenc.errors import InputError, nearest
 from transenc.evaluate import recognise, shorthand
@@ -63,11 +64,12 @@ def run(cfg: Evaluate, reader: Reader, column: str, out: TextIO) -> None:
 
 def load(cfg: Evaluate) -> list[Any]:
     """The encoders, each of the kind that its folder says, on their device."""
-    from transenc.stages import device_of, encoder_class, locate  # here, so that --help need not load torch
+    from transenc.stages.evaluation import device_of  # here, so that --help need not load torch
+    from transenc.stages.models import encoder_class, find_model
 
     device, encoders = device_of(cfg.trainer.accelerator), []
     for name in listed(cfg.model.path):
-        source = locate("model", name)
+        source = find_model("model", name)
         kind, settings = recognise(source, cfg.model)
         loaded = encoder_class(kind).load(source, max_tokens=cfg.model.max_tokens, **settings)
         encoders.append(loaded.to(device))

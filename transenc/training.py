@@ -1,7 +1,7 @@
-"""One student learns one teacher's labels: Lightning's loop, with selection along the way, and bookmarks to go on from.
+"""Training one student on one teacher's labels: Lightning's loop, with selection and checkpoints.
 
-Lightning's own checkpoints would not do: they hold no random state, so dropout would be another after them, and in the
-middle of an epoch they skip as many batches as were done, but not those that were done.
+Lightning's own checkpoints would not do. They hold no random state, so dropout would differ after them, and in the
+middle of an epoch they skip as many batches as were done, but not the same ones.
 """
 
 import logging
@@ -13,7 +13,6 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ import pytorch_lightning as pl
 import torch
 
 from transenc import distributed
-from transenc.artifacts import BOOKMARK, file_digest, sync
+from transenc.checkpoint import Checkpoint
 from transenc.data.module import PairDataModule
 from transenc.encoders import PairEncoder
 from transenc.errors import InputError
@@ -29,28 +28,28 @@ from transenc.metrics import spearman
 
 log = logging.getLogger("transenc")
 
-FLUSH = 50  # steps between looks at the loss: each look waits for the device
-EVERY = 120.0  # seconds of work that an interruption may cost, if no epoch ends before
+FLUSH_STEPS = 50  # steps between reads of the loss, since each read waits for the device
+CHECKPOINT_SECONDS = 120.0  # work that an interruption may cost, if no epoch ends before
 
-# When a student counts as failed. Those of the quickstart and STS-B had 0.8 to 1.1 times their labels' deviation, and
-# agreed with them to .90 and more.
-SAMPLE = 500  # pairs it is examined on, of those it was taught
-FEWEST = 100  # fewer say nothing
-FLAT = 0.05  # standard deviation of its scores over that of its labels
-DISAGREES = 0.1  # Spearman with its labels
+# When a training counts as failed. Students of the quickstart and of STS-B had 0.8 to 1.1 times the standard deviation
+# of their labels, and Spearman of 0.90 and more with them.
+MAX_EXAMINED_PAIRS = 500
+MIN_EXAMINED_PAIRS = 100  # fewer do not show a collapse
+MIN_STD_RATIO = 0.05  # standard deviation of the scores over that of the labels
+MIN_SPEARMAN = 0.1  # of scores and labels
+
+# Why it failed.
+MIN_STEPS = 150  # a new head on MiniLM learns the order of its labels in 100 to 200 steps, at 2e-5, 5e-5 and 1e-4 alike
+MIN_LEARNING_RATE_SUM = 1e-3  # over all steps: about how far Adam moves a weight
+MAX_LEARNING_RATE = 3e-4  # for fine-tuning a whole encoder
 
 
-FEW_STEPS = 150  # a new head on MiniLM learns its labels' order in 100 to 200 steps, at 2e-5, 5e-5 and 1e-4 alike
-LOW_RATE = 1e-3  # sum of a training's learning rates, about what Adam moves a weight by
-HIGH_RATE = 3e-4  # of a whole encoder
-
-
-class Failed(Exception):  # noqa: N818  # what the student has done
-    """Training failed. The message says by which criterion and, where that is clear, why, with figures.
+class TrainingFailed(Exception):  # noqa: N818  # an event, which the loop may handle
+    """Training failed. The message says by which criterion, with figures, and the cause where it is clear.
 
     Args:
         message: one line.
-        cause: "few steps", "low rate", "high rate", "nan", or "chance", which alone another seed may mend.
+        cause: "few steps", "low rate", "high rate", "nan", or "chance". Only "chance" may go away with another seed.
     """
 
     def __init__(self, message: str, cause: str = "chance"):
@@ -59,13 +58,12 @@ class Failed(Exception):  # noqa: N818  # what the student has done
 
 
 @dataclass
-class Taught:
-    """What came of it.
-
+class TrainingResult:
+    """
     Attributes:
         curve: one row per record: {"step": int, and any of "loss", "learning_rate", "selection"}.
-        best: the selection score of the weights that were kept, or None where there was no selection.
-        step: the step they are from.
+        best: selection score of the weights that were kept; None without selection.
+        step: the step of these weights.
     """
 
     curve: list[dict[str, float]]
@@ -73,195 +71,172 @@ class Taught:
     step: int
 
 
-class Bookmark:
-    """Where an unfinished lesson stands, as one file in a folder, under its sha256 as its name.
+class TrainingCallback(pl.Callback):
+    """Records losses, stops at NaN, evaluates the student from time to time and keeps its best weights.
 
     Args:
-        folder: which keeps files of this suffix until the lesson is done (`transenc.artifacts`).
-    """
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-
-    def write(self, state: dict[str, Any]) -> None:
-        """Replace the file, in one step."""
-        scratch = self.folder / "unfinished"
-        torch.save(state, scratch)
-        sync(scratch)
-        path = self.folder / f"{file_digest(scratch)}{BOOKMARK}"
-        scratch.rename(path)
-        self.remove(path)
-
-    def read(self) -> dict[str, Any] | None:
-        """What was written last; None where nothing was, or it is damaged."""
-        for path in sorted(self.folder.glob(f"*{BOOKMARK}"), key=lambda path: path.stat().st_mtime_ns, reverse=True):
-            if file_digest(path) == path.stem:
-                return torch.load(path, weights_only=True, map_location="cpu")
-        return None
-
-    def remove(self, but: Path | None = None) -> None:
-        for path in self.folder.glob(f"*{BOOKMARK}"):
-            if path != but:
-                path.unlink()
-
-
-class Lesson(pl.Callback):
-    """Records losses, stops at one that is no number, scores the student from time to time and keeps its best weights.
-
-    Args:
-        last: steps of the whole lesson.
-        bookmark: written at each epoch's end and every `EVERY` seconds; None: never.
-        selection: gives the student's selection score, higher being better, any number better than NaN; None keeps the
-            last weights.
-        eval_steps: steps between selection scores, which are also taken at each epoch's end; 0: only there.
-        record: called with each row of the curve as it comes.
+        last: steps of the whole training.
+        checkpoint: written at the end of each epoch and every `CHECKPOINT_SECONDS`; None: never.
+        selection: computes the student's selection score, higher is better, and any number is better than NaN. None
+            keeps the last weights.
+        eval_steps: steps between selection scores, which are also computed at the end of each epoch; 0: only there.
+        record: called with each row of the curve.
         progress: called after each step with the number of steps done, 1.
     """
 
     def __init__(
         self,
         last: int,
-        bookmark: Bookmark | None,
+        checkpoint: Checkpoint | None,
         selection: Callable[[PairEncoder], float] | None,
         eval_steps: int,
         record: Callable[[dict[str, float]], Any],
         progress: Callable[[int], Any],
     ):
-        self.last, self.bookmark, self.written, self.done = last, bookmark, time.monotonic(), 0
-        self.selection, self.eval_steps, self.record, self.progress = selection, eval_steps, record, progress
-        self.pending: list[tuple[int, torch.Tensor, float]] = []
-        self.state: dict[str, Any] | None = None  # to go on from
-        self.taught = Taught([], None, 0)
+        self.last, self.checkpoint, self.selection, self.eval_steps = last, checkpoint, selection, eval_steps
+        self.record, self.progress = record, progress
+        self.result = TrainingResult([], None, 0)
         self.best_weights: dict[str, torch.Tensor] | None = None
         self.best_step = 0
+        self.pending: list[tuple[int, torch.Tensor, float]] = []  # step, loss and learning rate, not yet recorded
+        self.resumed: dict[str, Any] | None = None  # the checkpoint, until the first batch has restored it
+        self.steps_done = 0  # by the interrupted training
+        self.checkpoint_time = time.monotonic()
         self.sigterm = signal.getsignal(signal.SIGTERM)
 
     def on_train_start(self, trainer: pl.Trainer, student: pl.LightningModule) -> None:
-        # Lightning's own, which is there by now, would have the ranks exchange something in the middle of a step.
+        # Lightning has put its own handler there, which would have the ranks communicate in the middle of a step.
         if self.sigterm is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self.sigterm)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, student: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        if self.state is not None:  # here, so that nothing can draw a random number between
-            trainer.optimizers[0].load_state_dict(self.state["optimizer"])
-            trainer.lr_scheduler_configs[0].scheduler.load_state_dict(self.state["schedule"])
-            cpu, cuda = self.state["random"][distributed.rank()]
+        if self.resumed is not None:  # here, so that nothing draws a random number in between
+            trainer.optimizers[0].load_state_dict(self.resumed["optimizer"])
+            trainer.lr_scheduler_configs[0].scheduler.load_state_dict(self.resumed["schedule"])
+            cpu, cuda = self.resumed["random"][distributed.rank()]
             torch.set_rng_state(cpu)
             if cuda is not None:
                 torch.cuda.set_rng_state(cuda)
-            self.state = None
-        self.rate = trainer.optimizers[0].param_groups[0]["lr"]  # after the step it is the next one's
+            self.resumed = None
+        self.learning_rate = trainer.optimizers[0].param_groups[0]["lr"]  # after the step it is the next one's
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, student: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        step = self.done + trainer.global_step
-        self.pending.append((step, outputs["loss"].detach(), self.rate))
+        step = self.steps_done + trainer.global_step
+        self.pending.append((step, outputs["loss"].detach(), self.learning_rate))
         self.progress(1)
-        if len(self.pending) >= FLUSH:
+        if len(self.pending) >= FLUSH_STEPS:
             self.flush()
         if trainer.is_last_batch:
             return
         if self.eval_steps and step % self.eval_steps == 0:
-            self.select(step, student)
-        if self.due(step):
-            self.mark(trainer, step, student)
+            self.evaluate(step, student)
+        if self.checkpoint_due(step):
+            self.write_checkpoint(trainer, step, student)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, student: pl.LightningModule) -> None:
-        step = self.done + trainer.global_step
-        self.select(step, student)
+        step = self.steps_done + trainer.global_step
+        self.evaluate(step, student)
         if step < self.last:
-            self.mark(trainer, step, student)
+            self.write_checkpoint(trainer, step, student)
 
-    def due(self, step: int) -> bool:
-        """By the clock of rank 0. Several ranks look at it only now and then, since they wait for one another."""
-        if distributed.size() > 1 and step % FLUSH:
+    def checkpoint_due(self, step: int) -> bool:
+        """By the clock of rank 0. Several ranks ask it only every `FLUSH_STEPS`, since they wait for one another."""
+        if distributed.size() > 1 and step % FLUSH_STEPS:
             return False
-        return distributed.share(time.monotonic() - self.written >= EVERY)
+        return distributed.broadcast(time.monotonic() - self.checkpoint_time >= CHECKPOINT_SECONDS)
 
-    def mark(self, trainer: pl.Trainer, step: int, student: pl.LightningModule) -> None:
-        if self.bookmark is None:
+    def write_checkpoint(self, trainer: pl.Trainer, step: int, student: pl.LightningModule) -> None:
+        if self.checkpoint is None:
             return
         self.flush()
-        random = distributed.gather(
-            (torch.get_rng_state(), torch.cuda.get_rng_state() if student.device.type == "cuda" else None)
-        )
-        self.written = time.monotonic()
+        cuda = torch.cuda.get_rng_state() if student.device.type == "cuda" else None
+        random = distributed.gather((torch.get_rng_state(), cuda))
+        self.checkpoint_time = time.monotonic()
         if distributed.rank():
             return
-        self.bookmark.write(
+        self.checkpoint.write(
             {
                 "step": step,
                 "student": student.state_dict(),
                 "optimizer": trainer.optimizers[0].state_dict(),
                 "schedule": trainer.lr_scheduler_configs[0].scheduler.state_dict(),
                 "random": random,
-                "curve": self.taught.curve,
-                "best": self.taught.best,
+                "curve": self.result.curve,
+                "best": self.result.best,
                 "best step": self.best_step,
                 "best weights": self.best_weights,
             }
         )
 
-    def go_on(self, student: PairEncoder) -> None:
-        """From where the bookmark is, if there is one."""
-        self.state = None if self.bookmark is None else self.bookmark.read()
-        steps = distributed.gather(self.state and self.state["step"])
+    def resume(self, student: PairEncoder) -> None:
+        """Go on from the checkpoint, if there is one."""
+        self.resumed = None if self.checkpoint is None else self.checkpoint.read()
+        steps = distributed.gather(self.resumed and self.resumed["step"])
         if len(set(steps)) > 1:
-            raise InputError(f"paths.artifacts: the processes find different bookmarks there (steps {steps}); share it")
-        if self.state is None:
+            raise InputError(
+                f"paths.artifacts: the processes find different checkpoints there (steps {steps}); give a folder that"
+                " they share"
+            )
+        if self.resumed is None:
             return
-        student.load_state_dict(self.state["student"])
-        self.done = self.state["step"]
-        self.taught.best, self.best_step = self.state["best"], self.state["best step"]
-        self.best_weights = self.state["best weights"]
-        for row in self.state["curve"]:
+        student.load_state_dict(self.resumed["student"])
+        self.steps_done = self.resumed["step"]
+        self.result.best, self.best_step = self.resumed["best"], self.resumed["best step"]
+        self.best_weights = self.resumed["best weights"]
+        for row in self.resumed["curve"]:
             self._add(row)
-        self.progress(self.done)
-        log.info("goes on at step %d of %d", self.done, self.last)
+        self.progress(self.steps_done)
+        log.info("resumed at step %d of %d", self.steps_done, self.last)
 
-    def forget(self) -> None:
-        """The lesson is over."""
-        if self.bookmark is not None and not distributed.rank():
-            self.bookmark.remove()
+    def remove_checkpoint(self) -> None:
+        if self.checkpoint is not None and not distributed.rank():
+            self.checkpoint.remove()
 
     def flush(self) -> None:
+        """Record the pending losses.
+
+        Raises:
+            TrainingFailed: one of them is NaN or infinite.
+        """
         if not self.pending:
             return
         losses = distributed.mean(torch.stack([loss for _, loss, _ in self.pending])).tolist()
-        for (step, _, rate), value in zip(self.pending, losses, strict=True):
-            if not math.isfinite(value):
-                raise Failed(f"the loss is {value} at step {step}, learning rate {rate:.2g}", "nan")
-            self._add({"step": step, "loss": value, "learning_rate": rate})
+        for (step, _, learning_rate), loss in zip(self.pending, losses, strict=True):
+            if not math.isfinite(loss):
+                raise TrainingFailed(f"the loss is {loss} at step {step}, learning rate {learning_rate:.2g}", "nan")
+            self._add({"step": step, "loss": loss, "learning_rate": learning_rate})
         self.pending.clear()
 
-    def select(self, step: int, student: Any) -> None:
+    def evaluate(self, step: int, student: Any) -> None:
+        """Compute the selection score, and keep the weights if it is the best so far."""
         self.flush()
-        self.taught.step = step
+        self.result.step = step
         if self.selection is None:
             return
         score = self.selection(student)
         self._add({"step": step, "selection": score})
-        if self.taught.best is None or math.isnan(self.taught.best) or score > self.taught.best:
-            self.taught.best, self.best_step = score, step
-            self.best_weights = {name: w.detach().clone() for name, w in student.state_dict().items()}
+        if self.result.best is None or math.isnan(self.result.best) or score > self.result.best:
+            self.result.best, self.best_step = score, step
+            self.best_weights = {name: weight.detach().clone() for name, weight in student.state_dict().items()}
 
     def _add(self, row: dict[str, float]) -> None:
-        self.taught.curve.append(row)
+        self.result.curve.append(row)
         self.record(row)
 
-    def finish(self, student: PairEncoder) -> None:
+    def restore_best(self, student: PairEncoder) -> None:
         """Put the best weights back into the student."""
         if self.best_weights is not None:
             student.load_state_dict(self.best_weights)
-            self.taught.step = self.best_step
+            self.result.step = self.best_step
 
 
-def teach(
+def train(
     student: PairEncoder,
-    lessons: PairDataModule,
+    datamodule: PairDataModule,
     *,
     epochs: int,
     clip: float,
@@ -270,79 +245,79 @@ def teach(
     seed: int,
     selection: Callable[[PairEncoder], float] | None,
     eval_steps: int,
-    bookmark: Bookmark | None = None,
+    checkpoint: Checkpoint | None = None,
     record: Callable[[dict[str, float]], Any] = lambda row: None,
     progress: Callable[[int], Any] = lambda count: None,
-) -> Taught:
-    """Train `student` on labelled pairs, in place; it ends with its best weights by `selection`, or its last.
+) -> TrainingResult:
+    """Train `student` on labelled pairs, in place. It ends with its best weights by `selection`, or its last.
 
-    Interrupted and called again with the same arguments it goes on from its bookmark, and ends in the same bytes.
+    Interrupted and called again with the same arguments, it resumes from its checkpoint and ends in the same bytes.
 
     Args:
-        student: with `learning` set.
-        lessons: the labelled pairs.
+        student: with `optimizer_config` set.
+        datamodule: the labelled pairs.
         epochs: passes over them.
-        clip: gradients are scaled down to this norm; 0: never.
+        clip: maximum norm of the gradients; 0: no clipping.
         accelerator, precision: Lightning's.
         seed: of dropout.
-        selection, eval_steps, bookmark, record, progress: see `Lesson`.
+        selection, eval_steps, checkpoint, record, progress: see `TrainingCallback`.
 
     Raises:
-        Failed: the loss is not finite.
-        InputError: the GPU's memory does not hold a batch.
+        TrainingFailed: the loss is NaN or infinite.
+        InputError: a batch does not fit into the GPU's memory.
     """
-    student.steps = epochs * lessons.batches
-    lesson = Lesson(student.steps, bookmark, selection, eval_steps, record, progress)
-    # Dropout: the same whatever ran before in this process, and another in each rank.
+    student.steps = epochs * datamodule.batches
+    callback = TrainingCallback(student.steps, checkpoint, selection, eval_steps, record, progress)
+    # Dropout: the same whatever ran before in this process, and different in each rank.
     torch.manual_seed(seed + 1_000_003 * distributed.rank())
-    student.train()  # Lightning leaves the mode as it finds it, and a model comes from its folder in eval mode
-    with warnings.catch_warnings(), student.used_rows(lessons.pairs):
+    student.train()  # Lightning leaves the mode as it is, and a model is loaded in eval mode
+    with warnings.catch_warnings(), student.used_rows(datamodule.pairs):
         warnings.simplefilter("ignore")  # advice on data workers and logging intervals, which are chosen here
-        lesson.go_on(student)
-        lessons.done = lesson.done
+        callback.resume(student)
+        datamodule.done = callback.steps_done
         trainer = pl.Trainer(
-            max_epochs=epochs - lesson.done // lessons.batches,
-            reload_dataloaders_every_n_epochs=1,  # an interrupted run's first epoch is shorter than the others
+            max_epochs=epochs - callback.steps_done // datamodule.batches,
+            reload_dataloaders_every_n_epochs=1,  # the first epoch of a resumed training is shorter than the others
             gradient_clip_val=clip or None,
             accelerator=accelerator,
             **_processes(),
             precision=precision,  # type: ignore[arg-type]
-            callbacks=[lesson],
+            callbacks=[callback],
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        # It asks all ranks at each step whether one got SIGTERM, and waits for the device. Here that ends a process.
+        # At each step it asks all ranks whether one got SIGTERM, and waits for the device. Here SIGTERM ends a process.
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
         try:
-            trainer.fit(student, datamodule=lessons)
+            trainer.fit(student, datamodule=datamodule)
         except torch.OutOfMemoryError:
             raise InputError(
-                f"a batch of {lessons.batch_size} pairs does not fit into the GPU's memory at step"
-                f" {lesson.done + trainer.global_step}; lower distill.{student.kind}.batch_size, or"
+                f"a batch of {datamodule.batch_size} pairs does not fit into the GPU's memory at step"
+                f" {callback.steps_done + trainer.global_step}; lower distill.{student.kind}.batch_size, or"
                 f" model.{student.kind}_max_tokens, now {student.max_tokens}"
             ) from None
-        except Failed:  # going on would end there again
-            lesson.forget()
+        except TrainingFailed:  # from its checkpoint it would fail again
+            callback.remove_checkpoint()
             raise
-        lesson.finish(student)
-    lesson.forget()
+        callback.restore_best(student)
+    callback.remove_checkpoint()
     student.eval()
-    return lesson.taught
+    return callback.result
 
 
 def _processes() -> dict[str, Any]:
-    """How Lightning is to train in the processes there are."""
+    """Lightning's settings for the processes of this run."""
     if distributed.size() == 1:
         return {"devices": 1}
     from pytorch_lightning.plugins.environments import TorchElasticEnvironment
     from pytorch_lightning.strategies import DDPStrategy
 
-    here = int(os.environ["LOCAL_WORLD_SIZE"])
+    local_size = int(os.environ["LOCAL_WORLD_SIZE"])
     return {
-        "devices": here,
-        "num_nodes": distributed.size() // here,
+        "devices": local_size,
+        "num_nodes": distributed.size() // local_size,
         "plugins": [TorchElasticEnvironment()],
         # The one large buffer is the table of word embeddings, which no step changes.
         "strategy": DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True),
@@ -350,34 +325,36 @@ def _processes() -> dict[str, Any]:
     }
 
 
-def examine(scores: np.ndarray, labels: np.ndarray, steps: int, learning_rate: float) -> None:
-    """Tell a student that collapsed, or learnt nothing of its teacher, and why.
+def check_collapse(scores: np.ndarray, labels: np.ndarray, steps: int, learning_rate: float) -> None:
+    """Raise if a student collapsed or did not learn its labels.
 
     Args:
-        scores, labels: [N] of pairs it was taught; where they are fewer than `FEWEST`, they need only be numbers.
+        scores, labels: [N] of pairs it was trained on. Of fewer than `MIN_EXAMINED_PAIRS` only NaN is looked for.
         steps: of its training.
-        learning_rate: at its highest.
+        learning_rate: the highest.
 
     Raises:
-        Failed: its scores are no numbers, all but constant beside their labels, or in another order altogether.
+        TrainingFailed: scores are NaN or infinite, nearly constant beside the labels, or uncorrelated with them.
     """
     if not np.isfinite(scores).all():
-        raise Failed("its scores are no numbers", "nan")
-    if len(scores) < FEWEST:
+        raise TrainingFailed("its scores are NaN or infinite", "nan")
+    if len(scores) < MIN_EXAMINED_PAIRS:
         return
-    spread, wanted, agreement = float(scores.std()), float(labels.std()), spearman(scores, labels)
-    on = f"on {len(scores)} of the pairs it was taught"
-    if spread < FLAT * wanted:
-        least = f"below {FLAT:g} of its labels' {wanted:.3g}"
-        found = f"it collapsed: the standard deviation of its scores is {spread:.3g} {on}, {least}"
-    elif agreement < DISAGREES:
-        found = f"it learnt nothing: Spearman with its labels is {agreement:.2f} {on}, below {DISAGREES:g}"
+    std, label_std, correlation = float(scores.std()), float(labels.std()), spearman(scores, labels)
+    where = f"on {len(scores)} of its training pairs"
+    if std < MIN_STD_RATIO * label_std:
+        bound = f"below {MIN_STD_RATIO:g} of its labels' {label_std:.3g}"
+        symptom = f"it collapsed: the standard deviation of its scores is {std:.3g} {where}, {bound}"
+    elif correlation < MIN_SPEARMAN:
+        symptom = f"it learnt nothing: Spearman with its labels is {correlation:.2f} {where}, below {MIN_SPEARMAN:g}"
     else:
         return
-    if steps < FEW_STEPS:
-        raise Failed(f"{found}; it had {steps} steps, and takes {FEW_STEPS} or more", "few steps")
-    if learning_rate * steps / 2 < LOW_RATE:
-        raise Failed(f"{found}; the learning rate of {learning_rate:g} is too low for {steps} steps", "low rate")
-    if learning_rate > HIGH_RATE:
-        raise Failed(f"{found}; the learning rate of {learning_rate:g} is high for an encoder", "high rate")
-    raise Failed(found)
+    if steps < MIN_STEPS:
+        raise TrainingFailed(f"{symptom}; it had {steps} steps, and needs {MIN_STEPS} or more", "few steps")
+    if learning_rate * steps / 2 < MIN_LEARNING_RATE_SUM:
+        raise TrainingFailed(
+            f"{symptom}; the learning rate of {learning_rate:g} is too low for {steps} steps", "low rate"
+        )
+    if learning_rate > MAX_LEARNING_RATE:
+        raise TrainingFailed(f"{symptom}; the learning rate of {learning_rate:g} is high for an encoder", "high rate")
+    raise TrainingFailed(symptom)

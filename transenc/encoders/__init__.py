@@ -2,8 +2,8 @@
 inputs from tokens, and `cpu_layers` runs the backbone fast on a CPU.
 """
 
-from transenc.encoders.base import Learning, PairEncoder
+from transenc.encoders.base import OptimizerConfig, PairEncoder
 from transenc.encoders.bi import BiEncoder
 from transenc.encoders.cross import CrossEncoder
 
-__all__ = ["BiEncoder", "CrossEncoder", "Learning", "PairEncoder"]
+__all__ = ["BiEncoder", "CrossEncoder", "OptimizerConfig", "PairEncoder"]

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from transenc.data.tokens import TokenisedPairs, number_sentences, tokenise
 from transenc.encoders.cpu_layers import speed_up
-from transenc.encoders.inputs import Framing
+from transenc.encoders.inputs import ModelInputs
 from transenc.encoders.loading import reason
 from transenc.encoders.used_rows import UsedRows
 from transenc.errors import InputError
@@ -37,7 +37,7 @@ FP32_ONLY = ("deberta",)  # model types that transformers cannot run in bf16: it
 
 
 @dataclass(frozen=True)
-class Learning:
+class OptimizerConfig:
     """How a student learns.
 
     Attributes:
@@ -74,8 +74,10 @@ class PairEncoder(pl.LightningModule, ABC):
         self.backbone, self.tokenizer, self.max_tokens = backbone, tokenizer, max_tokens
         accepted = inspect.signature(backbone.forward).parameters
         segments = "token_type_ids" in accepted and "token_type_ids" in tokenizer.model_input_names
-        self.framing = Framing(tokenizer, max_tokens, segments)
-        self.learning: Learning | None = None  # set before training, as `steps` is; scoring needs neither
+        self.inputs = ModelInputs(tokenizer, max_tokens, segments)
+        self.optimizer_config: OptimizerConfig | None = (
+            None  # set before training, as `steps` is; scoring needs neither
+        )
         self.steps = 0  # of the whole training, those of an interrupted run included
 
     # What the two differ in.
@@ -99,7 +101,7 @@ class PairEncoder(pl.LightningModule, ABC):
     def work(self, pairs: TokenisedPairs) -> int:
         """Sequences to run through the backbone to score these pairs, as `score` reports progress in."""
 
-    # Learning.
+    # OptimizerConfig.
 
     def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
         """The loss of B pairs against their teacher's labels, [B] float32 in [0, 1]."""
@@ -114,26 +116,26 @@ class PairEncoder(pl.LightningModule, ABC):
             raw: [B] outputs of `forward`.
             labels: [B] in [0, 1]. Cross-entropy has no minimum for labels outside.
         """
-        assert self.learning is not None, "a student needs its learning settings"
-        if self.learning.loss == "bce":
+        assert self.optimizer_config is not None, "a student needs its learning settings"
+        if self.optimizer_config.loss == "bce":
             return F.binary_cross_entropy_with_logits(raw, labels)
         score = self.to_score(raw)
-        return F.mse_loss(score, labels) if self.learning.loss == "mse" else cosent(score, labels)
+        return F.mse_loss(score, labels) if self.optimizer_config.loss == "mse" else cosent(score, labels)
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW with a linear warm-up and a linear fall to 0 over `steps`."""
-        assert self.learning is not None, "a student needs its learning settings"
+        assert self.optimizer_config is not None, "a student needs its learning settings"
         matrices = [p for p in self.parameters() if p.requires_grad and p.ndim > 1]
         vectors = [p for p in self.parameters() if p.requires_grad and p.ndim <= 1]  # biases, normalisation weights
         optimizer = torch.optim.AdamW(
             [
-                {"params": matrices, "weight_decay": self.learning.weight_decay},
+                {"params": matrices, "weight_decay": self.optimizer_config.weight_decay},
                 {"params": vectors, "weight_decay": 0.0},
             ],
-            lr=self.learning.learning_rate,
+            lr=self.optimizer_config.learning_rate,
             fused=True,
         )
-        steps, rise = self.steps, int(self.learning.warmup * self.steps)
+        steps, rise = self.steps, int(self.optimizer_config.warmup * self.steps)
 
         def factor(step: int) -> float:
             return (step + 1) / (rise + 1) if step < rise else max(0.0, (steps - step) / max(1, steps - rise))

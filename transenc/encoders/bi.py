@@ -62,7 +62,7 @@ class BiEncoder(PairEncoder):
 
     def collate(self, pairs: TokenisedPairs, rows: np.ndarray, swapped: np.ndarray) -> dict[str, Tensor]:
         """2B sentences in one batch, so that a step is one pass. A cosine has no order to turn round."""
-        return self.framing.singles(pairs, pairs.pairs[rows].T.reshape(-1))
+        return self.inputs.singles(pairs, pairs.pairs[rows].T.reshape(-1))
 
     def work(self, pairs: TokenisedPairs) -> int:
         return sum(len(np.unique(pairs.pairs[start : start + BLOCK])) for start in range(0, len(pairs), BLOCK))
@@ -92,10 +92,10 @@ class BiEncoder(PairEncoder):
             unit: whether they are brought to length 1.
         """
         vectors = self.embed if unit else self.pool
-        lengths = self.framing.single_lengths(pairs.lengths[sentences])
+        lengths = self.inputs.single_lengths(pairs.lengths[sentences])
 
         def run(group: np.ndarray) -> None:
-            inputs = self.framing.singles(pairs, sentences[group])
+            inputs = self.inputs.singles(pairs, sentences[group])
             out[group] = vectors(self.to_device(inputs)).cpu().numpy()
             progress(len(group))
 
@@ -133,7 +133,7 @@ class BiEncoder(PairEncoder):
         Moving it leaves the encoder one of its family. None where the last layer does not end with such a bias.
         """
         some = tokenise(["a", "b"], np.array([[0, 1]]), self.tokenizer)
-        probe = self.to_device(self.framing.singles(some, np.arange(2)))
+        probe = self.to_device(self.inputs.singles(some, np.arange(2)))
         before = self.pool(probe)
         for module in reversed(list(self.backbone.modules())):  # in some families it is not the last to be registered
             bias = getattr(module, "bias", None) if type(module).__name__.endswith("LayerNorm") else None

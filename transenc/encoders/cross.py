@@ -54,7 +54,7 @@ class CrossEncoder(PairEncoder):
         return torch.sigmoid(raw)
 
     def collate(self, pairs: TokenisedPairs, rows: np.ndarray, swapped: np.ndarray) -> dict[str, Tensor]:
-        return self.framing.pairs(pairs, rows, swapped)
+        return self.inputs.pairs(pairs, rows, swapped)
 
     def work(self, pairs: TokenisedPairs) -> int:
         return len(pairs) * (2 if self.symmetric else 1)
@@ -62,10 +62,10 @@ class CrossEncoder(PairEncoder):
     def _similarities(self, pairs: TokenisedPairs, batch_tokens: int, progress: Progress) -> np.ndarray:
         orders = 2 if self.symmetric else 1
         logits = np.empty(orders * len(pairs), dtype=np.float32)  # those of pairs turned round behind the others
-        lengths = np.tile(self.framing.pair_lengths(*pairs.lengths[pairs.pairs].T), orders)
+        lengths = np.tile(self.inputs.pair_lengths(*pairs.lengths[pairs.pairs].T), orders)
 
         def run(group: np.ndarray) -> None:
-            inputs = self.framing.pairs(pairs, group % len(pairs), group >= len(pairs))
+            inputs = self.inputs.pairs(pairs, group % len(pairs), group >= len(pairs))
             logits[group] = self(self.to_device(inputs)).cpu().numpy()
             progress(len(group))
 

@@ -17,7 +17,7 @@ from transenc.data.tokens import TokenisedPairs
 from transenc.errors import InputError
 
 
-class Framing:
+class ModelInputs:
     """The frame that one tokenizer puts round its tokens.
 
     Args:

@@ -5,10 +5,11 @@
     embed     -> vectors.npy: a corpus by a bi-encoder
     mine      -> sentences.txt, pairs.npy: pairs out of a corpus
     gather    -> sentences.txt, pairs.npy: the pool, cleaned and drawn from everything above
-    flatten   -> sentences.txt, pairs.npy: fewer of the pool, their starting scores spread evenly
+    flatten   -> sentences.txt, pairs.npy: fewer of the pool, their initial scores spread evenly
     gold      -> sentences.txt, pairs.npy, labels.npy: human scores as labels, for supervised training only
+    tokenise  -> ids.npy, offsets.npy, and the pairs (and gold scores) again
 
-Whatever the unsupervised path learns from comes through `gather`, which reads no scores.
+All that unsupervised training learns from comes through `gather`, which reads no scores.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,8 +24,10 @@ from transenc.data.files import Format, Pair, read_file, read_sentences
 from transenc.data.mining import flat_sample
 from transenc.data.mining import mine as mine_pairs
 from transenc.data.tokens import TokenisedPairs, number_sentences
+from transenc.data.tokens import tokenise as tokenise_pairs
 from transenc.errors import InputError
-from transenc.progress import Watch
+from transenc.progress import Progress
+from transenc.terminal import quiet
 
 Config = Mapping[str, Any]
 Facts = dict[str, Any]
@@ -42,7 +45,7 @@ def _write(out: Path, sentences: Sequence[str], pairs: np.ndarray) -> Facts:
 
 
 @stage(version=2, ignore=("name", "files"))
-def read(out: Path, config: Config, watch: Watch) -> Facts:
+def read(out: Path, config: Config, progress: Progress) -> Facts:
     """The pairs of one set or file, as they stand; scored ones bring gold scores, others have no place for any."""
     name, paths, scored = config["name"], [Path(path) for path in config["files"]], config["scored"]
     if name in published.PUBLISHED:
@@ -67,7 +70,7 @@ def read(out: Path, config: Config, watch: Watch) -> Facts:
 
 
 @stage(version=1, ignore=("file",))
-def corpus(out: Path, config: Config, watch: Watch) -> Facts:
+def corpus(out: Path, config: Config, progress: Progress) -> Facts:
     """The different sentences of a file, as a set without pairs."""
     if Path(config["file"]).suffix.lower() in (".csv", ".tsv", ".jsonl", ".parquet"):
         raise InputError(f"{config['file']}: a table; data.sentences takes one sentence a line, data.path takes pairs")
@@ -81,26 +84,26 @@ def corpus(out: Path, config: Config, watch: Watch) -> Facts:
 
 
 @stage(version=1, ignore=("batch_tokens", "accelerator"))
-def embed(out: Path, config: Config, watch: Watch, model: Artifact, tokens: Artifact) -> Facts:
+def embed(out: Path, config: Config, progress: Progress, model: Artifact, tokens: Artifact) -> Facts:
     """A bi-encoder's vector of each sentence: [S, D] float16 of length 1, precise enough to tell neighbours."""
-    from transenc.encoders import BiEncoder  # here: see `transenc.stages`
+    from transenc.encoders import BiEncoder
 
     encoder = BiEncoder.load(model.path).to(config["accelerator"])
     corpus = TokenisedPairs.load(tokens.path)
     shape = (len(corpus.lengths), encoder.width)
     vectors = np.lib.format.open_memmap(out / "vectors.npy", mode="w+", dtype=np.float16, shape=shape)
-    with watch.bar("embed", len(vectors), "sentence") as bar:
+    with progress.bar("embed", len(vectors), "sentence") as bar:
         encoder.encode(corpus, np.arange(len(vectors)), vectors, config["batch_tokens"], bar.update)
     vectors.flush()
     return {"summary": f"{len(vectors):,} vectors of {encoder.width}"}
 
 
 @stage(version=1)
-def mine(out: Path, config: Config, watch: Watch, corpus: Artifact, *vectors: Artifact) -> Facts:
+def mine(out: Path, config: Config, progress: Progress, corpus: Artifact, *vectors: Artifact) -> Facts:
     """Pairs out of a corpus, in the asked shares."""
     sentences = sentences_of(corpus)
     count = config["pairs"] or len(sentences)
-    with watch.bar("mine", count, "pair") as bar:
+    with progress.bar("mine", count, "pair") as bar:
         pairs, made = mine_pairs(
             sentences,
             count,
@@ -116,7 +119,7 @@ def mine(out: Path, config: Config, watch: Watch, corpus: Artifact, *vectors: Ar
 
 
 @stage(version=2, content=("sentences.txt", "pairs.npy"))
-def gather(out: Path, config: Config, watch: Watch, *artifacts: Artifact) -> Facts:
+def gather(out: Path, config: Config, progress: Progress, *artifacts: Artifact) -> Facts:
     """The pool: the pairs of all sources, cleaned, less those of the development and test sets, and drawn from.
 
     The first `own` artifacts are the pairs to learn from, the next `extra` those added, the rest development and test.
@@ -133,7 +136,7 @@ def gather(out: Path, config: Config, watch: Watch, *artifacts: Artifact) -> Fac
 
 
 @stage(version=2, content=("sentences.txt", "pairs.npy"))
-def flatten(out: Path, config: Config, watch: Watch, pool: Artifact, labels: Artifact) -> Facts:
+def flatten(out: Path, config: Config, progress: Progress, pool: Artifact, labels: Artifact) -> Facts:
     """Some pairs of the pool, drawn so that the start's labels of them are spread as evenly as the supply allows."""
     rows = flat_sample(np.load(labels / "labels.npy"), config["count"], seed=config["seed"])
     facts = _write(out, *_used(sentences_of(pool), np.load(pool / "pairs.npy")[rows]))
@@ -141,7 +144,7 @@ def flatten(out: Path, config: Config, watch: Watch, pool: Artifact, labels: Art
 
 
 @stage(version=2, content=("sentences.txt", "pairs.npy", "labels.npy"))
-def gold(out: Path, config: Config, watch: Watch, *artifacts: Artifact) -> Facts:
+def gold(out: Path, config: Config, progress: Progress, *artifacts: Artifact) -> Facts:
     """Human scores as labels: cleaned like a pool, and never those of the development and test sets.
 
     Each set's scale becomes [0, 1]; of a pair that occurs twice, the first score counts. The first `own` artifacts are
@@ -153,7 +156,23 @@ def gold(out: Path, config: Config, watch: Watch, *artifacts: Artifact) -> Facts
     labels = np.concatenate([_to_unit(artifact) for artifact in own])[rows]
     np.save(out / "labels.npy", labels)
     facts = _write(out, *_used(sentences, pairs[rows]))
-    return {**facts, **spread(labels), "clamped": 0.0, **_account(facts, shared[rows], dropped)}
+    return {**facts, **label_statistics(labels), "clamped": 0.0, **_account(facts, shared[rows], dropped)}
+
+
+@stage(version=1, ignore=("folder",))
+def tokenise(out: Path, config: Config, progress: Progress, pairs: Artifact) -> Facts:
+    """The tokens of a set of pairs; models that share a tokenizer share them."""
+    from transformers import AutoTokenizer
+
+    quiet()
+    tokenizer = AutoTokenizer.from_pretrained(config["folder"], trust_remote_code=False)
+    sentences = sentences_of(pairs)
+    gold = np.load(pairs / "gold.npy") if (pairs / "gold.npy").exists() else None
+    with progress.bar("tokenise", len(sentences), "sentence") as bar:
+        tokens = tokenise_pairs(sentences, np.load(pairs / "pairs.npy"), tokenizer, gold, bar.update)
+    tokens.save(out)
+    facts = {"binary": pairs.facts["binary"]} if gold is not None else {}
+    return {**facts, "tokens": len(tokens.ids), "summary": f"{len(tokens.ids):,} tokens"}
 
 
 def _cleaned(
@@ -215,7 +234,7 @@ def told(dropped: Mapping[str, int]) -> str:
     return f"; dropped {counts}" if counts else ""
 
 
-def spread(labels: np.ndarray) -> dict[str, float]:
+def label_statistics(labels: np.ndarray) -> dict[str, float]:
     return {"mean": float(labels.mean()), "std": float(labels.std())}
 
 

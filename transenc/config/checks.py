@@ -1,0 +1,181 @@
+"""What the types of the schema cannot say: ranges, and settings that do not go together."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from transenc.config.schema import Centre, Direction, Evaluate, Pooling, Select, Train, TrainingConfig, listed
+from transenc.errors import InputError, nearest
+
+Rule = tuple[str, Any, bool, str]  # a key, its value, whether the value is valid, and what is valid
+
+MODELS = "a hub name, a folder, package://..., or a list of them"
+MAX_MIN_STEPS = 1_000_000  # the order of their pairs is held in memory
+MAX_NUMBER = 2**32
+
+
+def check_evaluation(cfg: Evaluate) -> None:
+    """`check` for the commands that score models.
+
+    Raises:
+        InputError: a value is out of its range.
+    """
+    _hold(
+        [
+            ("model", cfg.model.path, _are_names(cfg.model.path), MODELS),
+            ("resamples", cfg.resamples, cfg.resamples >= 0, "at least 0"),
+            *_common_rules(cfg),
+        ]
+    )
+
+
+def check(cfg: Train) -> None:
+    """
+    Raises:
+        InputError: a value is out of its range, or settings do not go together.
+    """
+    model, data, distill, direction = cfg.model, cfg.data, cfg.distill, cfg.distill.direction
+    rules = [
+        ("seed", cfg.seed, cfg.seed >= 0, "at least 0"),
+        ("data.seed", data.seed, data.seed >= 0, "at least 0"),
+        ("data.limit", data.limit, data.limit is None or data.limit >= 1, "at least 1, or null"),
+        ("data.extra", data.extra, data.extra is None or _are_names(data.extra), "a known set, a file, or a list"),
+        (
+            "data.extra_limit",
+            data.extra_limit,
+            data.extra_limit is None or data.extra_limit >= 1,
+            "at least 1, or null",
+        ),
+        ("data.mining.pairs", data.mining.pairs, data.mining.pairs is None or data.mining.pairs >= 1, "at least 1"),
+        ("data.mining.neighbours", data.mining.neighbours, data.mining.neighbours >= 1, "at least 1"),
+        ("distill.iterations", distill.iterations, distill.iterations >= 1, "at least 1"),
+        ("distill.retries", distill.retries, distill.retries >= 0, "at least 0"),
+        ("distill.holdout", distill.holdout, 0 < distill.holdout < 1, "between 0 and 1"),
+        *_common_rules(cfg),
+    ]
+    if "bi" in direction.kinds:
+        rules.append(("model.bi", model.bi, _are_names(model.bi), MODELS))
+    if "cross" in direction.kinds:
+        rules.append(("model.cross", model.cross, _are_names(model.cross), MODELS))
+    if "bi" in direction.students:
+        rules += _training_rules("distill.bi", distill.bi)
+    if "cross" in direction.students:
+        rules += _training_rules("distill.cross", distill.cross)
+    _hold(rules)
+    _check_members(cfg)
+    shares = (data.mining.random, data.mining.nearest, data.mining.lexical)
+    if min(shares) < 0 or sum(shares) == 0:
+        raise InputError("data.mining: the shares random, nearest, lexical must be at least 0, and one of them above")
+    if data.flatten and data.limit is None:
+        raise InputError("data.flatten=true: flattening leaves pairs out; give data.limit=N, how many to keep")
+    if direction is not Direction.both and distill.iterations > 1:
+        raise InputError(f"distill.direction={direction.name} is one step; set distill.iterations=1")
+    if distill.select is Select.dev and data.dev is None:
+        raise InputError("distill.select=dev: there is no development set; give data.dev=FILE, or select by agreement")
+    if direction.supervised:
+        if data.flatten or data.extra is not None or distill.centre is not Centre.none:
+            refused = "takes no data.flatten, no data.extra and no distill.centre"
+            raise InputError(f"distill.direction={direction.name}: {refused}")
+        if not data.gold:
+            raise InputError(f"distill.direction={direction.name}: no gold scores to learn from; give data.gold=[FILE]")
+    elif not cfg.sources:
+        raise InputError(
+            "data.path: no pairs to learn from; give data.path=FILE, data.sentences=FILE, or data=NAME for a known set"
+        )
+
+
+def _hold(rules: list[Rule]) -> None:
+    for key, value, valid, rule in rules:
+        if not valid:
+            raise InputError(f"{key}={value}: must be {rule}")
+
+
+def _common_rules(cfg: Train | Evaluate) -> list[Rule]:
+    data, folder = cfg.data, Path(cfg.paths.artifacts)
+    numbers = [(key, value) for key, value in _values(asdict(cfg)) if isinstance(value, int | float)]
+    lists = [("data.pool", data.pool), ("data.gold", data.gold), ("data.test", data.test)]
+    columns = [
+        ("data.columns.sentence1", data.columns.sentence1),
+        ("data.columns.sentence2", data.columns.sentence2),
+        ("data.columns.score", data.columns.score),
+    ]
+    return [
+        *((key, value, abs(value) < MAX_NUMBER, "a number, below 2**32") for key, value in numbers),  # NaN is not below
+        *(
+            (key, names, names == [] or (isinstance(names, list) and _are_names(names)), "a list of names")
+            for key, names in lists
+        ),
+        *((key, column, _is_column(column), "a column's name, or its number from 0") for key, column in columns),
+        ("data.score_max", data.score_max, data.score_max > data.score_min, "above data.score_min"),
+        ("trainer.score_tokens", cfg.trainer.score_tokens, cfg.trainer.score_tokens >= 1, "at least 1"),
+        ("paths.artifacts", folder, folder.is_dir() or not folder.exists(), "a folder, or nothing yet"),
+    ]
+
+
+def _training_rules(key: str, training: TrainingConfig) -> list[Rule]:
+    return [
+        (f"{key}.epochs", training.epochs, training.epochs >= 1, "at least 1"),
+        (
+            f"{key}.min_steps",
+            training.min_steps,
+            0 <= training.min_steps <= MAX_MIN_STEPS,
+            f"from 0 to {MAX_MIN_STEPS:,}",
+        ),
+        (f"{key}.batch_size", training.batch_size, training.batch_size >= 1, "at least 1"),
+        (f"{key}.learning_rate", training.learning_rate, training.learning_rate > 0, "above 0"),
+        (f"{key}.warmup", training.warmup, 0 <= training.warmup < 1, "at least 0 and below 1"),
+        (f"{key}.weight_decay", training.weight_decay, training.weight_decay >= 0, "at least 0"),
+        (f"{key}.clip", training.clip, training.clip >= 0, "at least 0"),
+        (f"{key}.eval_steps", training.eval_steps, training.eval_steps >= 0, "at least 0"),
+    ]
+
+
+def _check_members(cfg: Train) -> None:
+    """Settings that are one value for all members, or a list with one for each."""
+    model, kinds = cfg.model, cfg.distill.direction.kinds
+    bis, crosses = len(listed(model.bi)), len(listed(model.cross))
+    if "bi" in kinds:
+        _check_list("model.pooling", model.pooling, "model.bi", bis)
+        for pooling in listed(model.pooling):
+            if not isinstance(pooling, str) or pooling not in Pooling.__members__:
+                hint = nearest(str(pooling), Pooling.__members__, listed=True)
+                raise InputError(f"model.pooling={pooling}: no such choice{hint}")
+        _check_counts("model.bi_layers", model.bi_layers, "model.bi", bis)
+        _check_counts("model.bi_max_tokens", model.bi_max_tokens, "model.bi", bis)
+    if "cross" in kinds:
+        _check_counts("model.cross_layers", model.cross_layers, "model.cross", crosses)
+        _check_counts("model.cross_max_tokens", model.cross_max_tokens, "model.cross", crosses)
+    if cfg.distill.direction is Direction.both and bis != crosses:
+        names = f"model.bi names {bis} and model.cross {crosses} models"
+        raise InputError(f"{names}: members come in pairs; repeat a name to fill up")
+
+
+def _check_list(key: str, value: Any, models: str, members: int) -> None:
+    if isinstance(value, list) and len(value) != members:
+        raise InputError(f"{key}: a list of {len(value)}, where {models} names {members} models")
+
+
+def _check_counts(key: str, value: Any, models: str, members: int) -> None:
+    _check_list(key, value, models, members)
+    for count in listed(value):
+        if count is not None and (type(count) is not int or count < 1):
+            raise InputError(f"{key}={count}: must be at least 1, or null")
+
+
+def _are_names(value: Any) -> bool:
+    return bool(listed(value)) and all(isinstance(name, str) and name for name in listed(value))
+
+
+def _is_column(value: Any) -> bool:
+    return value is None or type(value) is str or (type(value) is int and value >= 0)
+
+
+def _values(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Each single value under its dotted key; those in a list under the list's key."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _values(inner, f"{key}.{name}" if key else name)
+    else:
+        for inner in listed(value):
+            yield key, inner

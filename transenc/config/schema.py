@@ -1,0 +1,335 @@
+"""The schema: what each setting is called, its unit, and what its special values mean. The values are in conf/.
+
+Hydra checks each composed configuration against these classes, so a misspelt key or a wrong type stops before anything
+runs. `transenc.stages` turns the settings into objects; nothing below the stages sees them.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+
+class Pooling(Enum):
+    """How a bi-encoder makes one embedding of the last hidden states of its tokens."""
+
+    auto = "what the model folder says, else cls"
+    cls = "the hidden state of the first token"
+    mean = "the mean over all tokens but padding"
+
+
+class Direction(Enum):
+    """Who trains whom."""
+
+    both = "the bi-encoder labels for the cross-encoder and the cross-encoder for the bi-encoder, in turn"
+    bi_to_cross = "the bi-encoder labels for the cross-encoder, once"
+    cross_to_bi = "a trained cross-encoder labels for the bi-encoder, once"
+    gold_to_cross = "the cross-encoder is trained on human scores (data.gold): supervised, an upper bound"
+    gold_to_bi = "the bi-encoder is trained on human scores (data.gold)"
+
+    @property
+    def turns(self) -> list[tuple[str, str]]:
+        """(teacher, student) in the order of an iteration."""
+        return [("bi", "cross"), ("cross", "bi")] if self is Direction.both else [tuple(self.name.split("_to_"))]  # type: ignore[list-item]
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds of encoder that take part."""
+        return [kind for kind in ("bi", "cross") if any(kind in turn for turn in self.turns)]
+
+    @property
+    def students(self) -> list[str]:
+        return [kind for kind in ("bi", "cross") if any(kind == student for _, student in self.turns)]
+
+    @property
+    def supervised(self) -> bool:
+        return self in (Direction.gold_to_cross, Direction.gold_to_bi)
+
+
+class Teachers(Enum):
+    """Who labels the pairs for a student."""
+
+    other = "the newest encoders of the other kind (the paper)"
+    both = "the newest encoders of both kinds, as far as they are trained"
+
+
+class Centre(Enum):
+    """Which bi-encoders are mean-centred: the mean of their embeddings over the sentences of the pool becomes 0."""
+
+    none = "none (the paper)"
+    starts = "the initial ones"
+    students = "each one after its training"
+    auto = "the initial one if it has [CLS] pooling, else the students (docs/ablations.md says why)"
+
+
+class Average(Enum):
+    """How the scores of several teachers become one label."""
+
+    mean = "their mean (the paper); the teacher with the widest range counts most"
+    z = "mean of the standardised scores, with the teachers' average mean and standard deviation"
+    rank = "mean of the ranks, with the values of the plain mean in that order"
+
+
+class Scores(Enum):
+    """What gold scores are."""
+
+    graded = "degrees of similarity; the metric is Spearman's rank correlation"
+    binary = "0 or 1; the metric is the area under the ROC curve (AUC)"
+
+
+class Start(Enum):
+    """Which weights the training of a student begins with."""
+
+    base = "those of the initial encoder, in every iteration (the paper)"
+    previous = "its own of the iteration before (the original prototype)"
+
+
+class Select(Enum):
+    """What selects the checkpoint of a training and the iteration at the end."""
+
+    auto = "dev if there is a development set, else agreement"
+    dev = "Spearman (AUC if they are binary) with the gold scores of the development pairs (the paper)"
+    agreement = "Spearman with the teacher's labels on held-out pairs of the pool; uses no gold scores"
+    last = "no selection: the last checkpoint of the last iteration"
+
+
+class Failure(Enum):
+    """What happens when the training of a student failed, with all seeds that could help."""
+
+    stop = "the run ends with an error that says why"
+    keep = "the encoder of the iteration before, or the initial bi-encoder, stays in its place"
+    ignore = "collapse and nearly constant labels are not looked for; only a NaN loss ends the run"
+
+
+class Loss(Enum):
+    """How a student's output is compared with the label."""
+
+    bce = "binary cross-entropy; the output (logit or cosine) is used as a logit"
+    mse = "squared error of the score (sigmoid of the logit, or the cosine)"
+    cosent = "CoSENT: all two pairs of a batch whose scores are not in the order of their labels; the scale is free"
+
+
+class Accelerator(Enum):
+    """What training and scoring run on."""
+
+    auto = "a GPU if torch sees one, else the CPU"
+    cpu = "the CPU"
+    gpu = "one GPU"
+
+
+class Verbosity(Enum):
+    """What the terminal shows. The log in the run folder has everything."""
+
+    quiet = "warnings, errors and the table at the end"
+    normal = "a line for each stage, and progress bars"
+    verbose = "also where artifacts are, and the messages of the libraries"
+
+
+class Logger(Enum):
+    """Where curves and scores go beside TensorBoard and curves.csv."""
+
+    wandb = "Weights & Biases, set up by its environment variables (WANDB_PROJECT, WANDB_MODE=offline, ...)"
+    mlflow = "MLflow, set up by its environment variables (MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME, ...)"
+
+
+class Strategy(Enum):
+    """How many processes train and score."""
+
+    single = "one"
+    ddp = "those that torchrun or srun started; they share each batch, and the pairs to score"
+
+
+# Of training, labelling and selection scores; results are computed in fp32. Lightning's names, hence this form.
+Precision = Enum(
+    "Precision",
+    {
+        "auto": "bf16-mixed if the hardware computes in bf16, else 32-true",
+        "bf16-mixed": "matrix products and layers in bf16; weights, cosines, logits and losses in fp32",
+        "32-true": "all in fp32",
+    },
+)
+
+
+@dataclass
+class Model:
+    """The initial encoders. All but the names and `reference` may be a list, with a value for each member."""
+
+    bi: Any  # initial bi-encoder(s): a hub name (NAME or NAME@REVISION), a folder, package://..., or a list of them
+    cross: Any  # pretrained backbone(s) of the cross-encoder, likewise; a trained one if it is the only teacher
+    pooling: Any  # of the bi-encoder, a name of Pooling
+    bi_layers: Any  # keep only this many of the bi-encoder's first layers; null: all
+    bi_max_tokens: Any  # sentences are truncated to this many tokens, special tokens included; null: the folder's value
+    cross_layers: Any  # keep only this many of the cross-encoder's first layers; null: all
+    cross_max_tokens: Any  # pairs are truncated to this many tokens, special tokens included; null: the folder's value
+    reference: str | None  # one more bi-encoder to evaluate and show beside the results; null: none
+
+
+@dataclass
+class Columns:
+    """The columns of your files."""
+
+    sentence1: Any  # a column's name, or its number (from 0) in a file without a header line
+    sentence2: Any  # likewise
+    score: Any  # likewise; only read from development, test and gold pairs
+
+
+@dataclass
+class Cleaning:
+    """How pairs to learn from are cleaned. The log counts what each rule drops."""
+
+    blanks: bool  # strip whitespace at both ends of a sentence (of development and test pairs too)
+    empty: bool  # drop pairs with an empty sentence
+    identical: bool  # drop pairs of two equal sentences
+    repeated: bool  # keep one of equal pairs, in either order (in the same order if data.ordered)
+
+
+@dataclass
+class Mining:
+    """How pairs are made of single sentences (data.sentences)."""
+
+    pairs: int | None  # how many; null: as many as there are sentences
+    random: float  # share of pairs of two random sentences; the three shares are divided by their sum
+    nearest: float  # share of pairs of a sentence and a neighbour by cosine of the (first) initial bi-encoder
+    lexical: float  # share of pairs of a sentence and a neighbour by BM25
+    neighbours: int  # a neighbour is one of the nearest this many, at random
+
+
+@dataclass
+class Data:
+    """The pairs to learn from, and the scored pairs to select and evaluate by."""
+
+    path: str | None  # a file of your unlabelled pairs; null: none
+    sentences: str | None  # a file of single sentences, one a line, to make pairs of; null: none
+    pool: list[str]  # unlabelled pairs if neither is given: names of known sets, or files
+    extra: Any  # more unlabelled pairs: a known set, a file, or a list of them; null: none
+    extra_limit: int | None  # use this many of the extra pairs, at random; null: all
+    limit: int | None  # use this many pairs in all, at random; null: all
+    flatten: bool  # draw them so that the initial bi-encoder's scores are spread evenly; needs data.limit
+    seed: int  # of the draws and of mining
+    gold: list[str]  # pairs with human scores for supervised training (distill.direction=gold_to_...)
+    dev: str | None  # scored pairs for selection: a known set or a file; null: none
+    test: list[str]  # scored pairs to report: known sets or files
+    transductive: bool  # the pool may hold pairs of the development and test sets, without their scores
+    ordered: bool  # the two sentences differ in kind (question, answer), so a pair is never swapped
+    clean: Cleaning
+    mining: Mining
+    columns: Columns
+    scores: Scores  # of your files
+    score_min: float  # lowest gold score of your files
+    score_max: float  # highest gold score of your files
+
+
+@dataclass
+class TrainingConfig:
+    """How one kind of student is trained."""
+
+    loss: Loss
+    epochs: int  # passes over the labelled pairs
+    min_steps: int  # at least this many steps: with few pairs, an epoch passes over them several times; 0: one pass
+    batch_size: int  # pairs in a step
+    learning_rate: float  # of AdamW, the highest
+    warmup: float  # share of the steps in which it rises from 0; then it falls linearly to 0
+    weight_decay: float  # not of biases and normalisation weights
+    clip: float  # maximum norm of the gradients; 0: no clipping
+    both_orders: bool  # train on (a, b) and on (b, a), unless data.ordered
+    eval_steps: int  # steps between selection scores, which are also computed after each epoch; 0: only there
+
+
+@dataclass
+class Distill:
+    """The loop."""
+
+    direction: Direction
+    iterations: int  # an iteration trains the cross-encoder, then the bi-encoder
+    teachers: Teachers
+    average: Average
+    start: Start
+    centre: Centre
+    symmetric: bool  # the cross-encoder's logit is the mean over both orders of a pair, unless data.ordered
+    select: Select
+    holdout: float  # share of the pool that is held out for selection by agreement
+    retries: int  # how often a training that failed without a known cause is repeated, with another seed
+    failure: Failure
+    cross: TrainingConfig
+    bi: TrainingConfig
+
+
+@dataclass
+class Trainer:
+    """What training and scoring run on."""
+
+    accelerator: Accelerator
+    strategy: Strategy
+    precision: Precision
+    score_tokens: int  # tokens in a batch for labelling and evaluation, padding included
+
+
+@dataclass
+class Paths:
+    """Folders."""
+
+    dataset: str  # what download_dataset.sh fills
+    artifacts: str  # the store of finished stages; deleting it is safe
+
+
+@dataclass
+class Train:
+    """`python train.py`."""
+
+    model: Model
+    data: Data
+    distill: Distill
+    trainer: Trainer
+    paths: Paths
+    seed: int  # of new heads, the order of pairs, and dropout
+    save_predictions: bool  # write predictions/: the score of every encoder for every test pair
+    loggers: list[Logger]
+    published: dict[str, dict[str, float]]  # a recipe's published results x100, by encoder and test set
+    verbosity: Verbosity
+
+    @property
+    def pair_sources(self) -> list[str]:
+        """The sets or files of pairs to learn from, without the extra ones."""
+        data = self.data
+        if self.distill.direction.supervised:
+            return data.gold
+        if data.path is not None:
+            return [data.path]
+        return data.pool if data.sentences is None else []
+
+    @property
+    def extra_sources(self) -> list[str]:
+        return [] if self.data.extra is None else listed(self.data.extra)
+
+    @property
+    def sources(self) -> list[str]:
+        """All sets or files to learn from."""
+        if self.distill.direction.supervised or self.data.sentences is None:
+            return self.pair_sources + self.extra_sources
+        return [*self.pair_sources, self.data.sentences, *self.extra_sources]
+
+
+@dataclass
+class Scored:
+    """The encoders to evaluate, or to score pairs with."""
+
+    path: Any  # bi- or cross-encoder(s): a hub name, a folder, package://..., or a list, which is also an ensemble
+    pooling: Pooling  # of bi-encoders
+    max_tokens: int | None  # texts are truncated to this many tokens; null: the folder's value
+    symmetric: bool | None  # a cross-encoder's logit is the mean over both orders of a pair; null: the folder's value
+
+
+@dataclass
+class Evaluate:
+    """`python -m transenc.evaluate` and, with the pairs of one file, `python -m transenc.score`."""
+
+    model: Scored
+    data: Data
+    trainer: Trainer
+    paths: Paths
+    resamples: int  # of the bootstrap for 95% intervals and p-values; 0: neither
+    verbosity: Verbosity
+
+
+def listed(value: Any) -> list[Any]:
+    """A list as it is, anything else as a list of one."""
+    return list(value) if isinstance(value, list | tuple) else [value]

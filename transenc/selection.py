@@ -1,0 +1,76 @@
+"""Which iteration's encoders are handed out, and which of those are not worth using."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transenc.config.schema import Select
+from transenc.results import Row
+from transenc.stages.evaluation import Member
+
+MIN_AGREEMENT = 0.8  # Spearman with the teacher, below which all cross-encoders measured were worse than it
+
+
+@dataclass(frozen=True)
+class Selected:
+    """
+    Attributes:
+        member: the selected encoder.
+        score: its selection score, in [-1, 1]; None where it was not selected by one, or the score is undefined.
+    """
+
+    member: Member
+    score: float | None
+
+
+def select(candidates: Sequence[Member], rows: Sequence[Row], by: Select, dev: str | None) -> list[Selected]:
+    """The best iteration of each member, the earliest of equals.
+
+    By development scores the initial encoder is a candidate too. If no iteration improves on it, it is handed back.
+
+    Args:
+        candidates: the evaluated encoders of one kind, in the order of iterations.
+        rows: their results.
+        by: what they are compared by; not `auto`.
+        dev: name of the development set; None if there is none.
+    """
+    best: dict[int, tuple[float, Selected]] = {}
+    for member in candidates:
+        if member.iteration == 0 and by is not Select.dev:
+            continue
+        if by is Select.last:
+            score, order = None, float(member.iteration or 0)
+        else:
+            if by is Select.dev:
+                score = next(row.value for row in rows if row.key == member.key and row.task == dev)
+            else:  # a retained initial encoder has no agreement
+                score = member.artifact.facts.get("selection", -1.0)
+            score = None if math.isnan(score) else score
+            order = -2.0 if score is None else score  # an undefined score ranks below all correlations
+        if member.number not in best or order > best[member.number][0]:
+            best[member.number] = order, Selected(member, score)
+    return [selected for _, selected in best.values()]
+
+
+def warning(member: Member, rows: Sequence[Row], by: Select, tasks: Sequence[str]) -> str | None:
+    """Why not to use a selected encoder; None if nothing speaks against it.
+
+    An encoder that scores below the initial bi-encoder is not worth using. Without gold scores, neither is a
+    cross-encoder that hardly agrees with its teacher.
+
+    Args:
+        member: the encoder.
+        rows: all results of the run.
+        by: what it was selected by.
+        tasks: the test sets, or the development set if there are none.
+    """
+    own = [row.value for row in rows if row.key == member.key and row.task in tasks]
+    initial = [row.value for row in rows if row.key == (0, "bi", member.number) and row.task in tasks]
+    if own and initial:
+        score, before = 100 * sum(own) / len(own), 100 * sum(initial) / len(initial)
+        where = tasks[0] if len(tasks) == 1 else f"{len(tasks)} sets on average"
+        return f"{score:.2f} on {where}, below the initial bi-encoder's {before:.2f}" if score < before else None
+    agreement = member.artifact.facts.get("selection") if by is Select.agreement else None
+    if member.kind == "cross" and agreement is not None and agreement < MIN_AGREEMENT:
+        return f"Spearman with its teacher's labels is {agreement:.2f} on held-out pairs, below {MIN_AGREEMENT:g}"
+    return None

@@ -1,0 +1,11 @@
+"""The stages: pure steps from (plain settings, artifacts) to a folder (`transenc.artifacts`).
+
+    pairs       reading, cleaning, mining and tokenising pairs
+    models      loading, mean-centring and scoring with an encoder
+    training    labels of the teachers, and training a student on them
+    evaluation  scored sets of pairs, and the metrics of encoders on them
+    run         the whole configuration of a run, as the verbs that the loop calls
+
+What takes seconds to import is imported by the stage that needs it, so that a run which finds everything built starts
+at once.
+"""

@@ -1,0 +1,246 @@
+"""Scored sets of pairs, and the metrics of encoders on them, for training runs and for `transenc.evaluate`."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from transenc import distributed
+from transenc.artifacts import Artifact, Store, file_digest
+from transenc.config.schema import Accelerator, Data, Paths, Scores, Strategy, Trainer
+from transenc.data import hub, published
+from transenc.errors import InputError, nearest
+from transenc.metrics import compute_metrics
+from transenc.model_folder import Source
+from transenc.progress import Progress
+from transenc.results import METRIC_NAMES, Row
+from transenc.stages.models import load, score
+from transenc.stages.pairs import read, tokenise
+from transenc.stages.training import average
+
+MAX_NAME_BYTES = 200  # in a set's name. A file name may have 255, and some are made of this and the encoder's
+KNOWN_DATASETS = (*published.PUBLISHED, *hub.HUB)
+
+
+def task_name(name: str) -> str:
+    """What a set is reported under: its own name, or a file's without folder and suffix."""
+    return name if name in KNOWN_DATASETS else Path(name).stem
+
+
+def device_of(accelerator: Accelerator) -> str:
+    """Lightning's name of the device to use.
+
+    Raises:
+        InputError: a GPU is asked for and torch sees none.
+    """
+    available = torch.cuda.is_available()
+    if accelerator is Accelerator.gpu and not available:
+        raise InputError("trainer.accelerator=gpu: torch sees no GPU here; use cpu or auto")
+    return "cuda" if available and accelerator is not Accelerator.cpu else "cpu"
+
+
+def digest_of(path: Path) -> str:
+    """The sha256 of a person's file.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        return file_digest(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+@dataclass(frozen=True)
+class Member:
+    """One encoder of an iteration: an artifact with its place in the run.
+
+    Attributes:
+        kind: "bi" or "cross".
+        iteration: 0 for an initial encoder, None for one that is only compared with.
+        number: its position in `model.bi` or `model.cross`.
+        several: whether there are several members.
+        artifact: its model folder.
+        centred: whether it is an initial bi-encoder that has been mean-centred.
+    """
+
+    kind: str
+    iteration: int | None
+    number: int
+    several: bool
+    artifact: Artifact
+    centred: bool = False
+
+    @property
+    def encoder(self) -> str:
+        """Its name in results.csv."""
+        return f"{self.kind}-centred" if self.centred else self.kind
+
+    @property
+    def name(self) -> str:
+        """`cross`, or `cross-0`, `cross-1`, ... where there are several."""
+        return f"{self.kind}-{self.number}" if self.several else self.kind
+
+    @property
+    def place(self) -> str:
+        """Its prefix in the log, the curves and TensorBoard: `1/cross`."""
+        if self.iteration is None:
+            return "reference"
+        return f"{self.iteration}/{self.name}" + ("-centred" if self.centred else "")
+
+    @property
+    def key(self) -> tuple[int | None, str, int | None]:
+        """What its rows of results.csv are found by: iteration, encoder and member."""
+        return self.iteration, self.encoder, self.number
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """An encoder, or an ensemble of all members, on one task.
+
+    Attributes:
+        encoder: its name in results.csv.
+        number: of the member; None for an ensemble.
+        raw: [N] cosines or logits; of an ensemble, mean scores.
+        metrics: by name, see `transenc.metrics.compute_metrics`.
+    """
+
+    encoder: str
+    number: int | None
+    raw: np.ndarray
+    metrics: dict[str, float]
+
+
+class Evaluation:
+    """The settings `data`, `paths` and `trainer`, bound to a store."""
+
+    def __init__(self, store: Store, data: Data, paths: Paths, trainer: Trainer, progress: Progress):
+        self.store, self.data, self.dataset, self.progress = store, data, Path(paths.dataset), progress
+        self.accelerator = device_of(trainer.accelerator)
+        _check_processes(trainer.strategy)
+        self.scoring = {"batch_tokens": trainer.score_tokens, "accelerator": self.accelerator}
+
+    def read(self, name: str, scored: bool) -> Artifact:
+        """The pairs of a set or file, with gold scores if `scored`."""
+        kind, form = name, None
+        if name in published.PUBLISHED:
+            files = published.find(name, self.dataset)
+        elif name in hub.HUB:
+            local = hub.find(name, self.dataset)
+            files = [] if local is None else [local]
+            kind = f"{name}@{hub.HUB[name].source[1]}"  # the revision, in place of the digest that only files have
+        elif os.path.isfile(name):
+            files, kind, form = [Path(name)], Path(name).suffix.lower(), self._format(name, scored)
+        else:
+            hint = nearest(name, KNOWN_DATASETS, listed=True)
+            raise InputError(f"{name}: neither a file nor a known set of pairs{hint}")
+        config = {
+            "name": name,
+            "kind": kind,
+            "files": [str(path) for path in files],
+            "digests": [digest_of(path) for path in files],
+            "scored": scored,
+            "format": form,
+            "strip": self.data.clean.blanks,
+        }
+        return self.store(read, config, progress=self.progress, title=f"read {task_name(name)}")
+
+    def _format(self, name: str, scored: bool) -> dict[str, Any]:
+        """Where sentences and gold scores stand in a person's file, see `transenc.data.files.Format`."""
+        if scored and self.data.columns.score is None:
+            raise InputError(f"{name}: has to be scored, and data.columns.score=null names no column of scores")
+        binary = self.data.scores is Scores.binary
+        low, high = (0.0, 1.0) if binary else (self.data.score_min, self.data.score_max)
+        columns = asdict(self.data.columns) | ({} if scored else {"score": None})
+        return {**columns, "score_min": low, "score_max": high, "binary": binary}
+
+    def tasks(self, names: Sequence[str]) -> dict[str, Artifact]:
+        """Scored sets by the name under which they are reported.
+
+        Raises:
+            InputError: a name is too long, or two are the same.
+        """
+        paths: dict[str, str] = {}
+        for path in names:
+            task = task_name(path)
+            if paths.setdefault(task, path) != path:
+                raise InputError(f"{path} and {paths[task]} would be reported under one name; rename a file")
+            if len(task.encode()) > MAX_NAME_BYTES:
+                raise InputError(f"{path}: results are written under this name, which is too long; rename the file")
+        return {task: self.read(path, True) for task, path in paths.items()}
+
+    def load(self, kind: str, source: Source, key: str, **settings: Any) -> Artifact:
+        """The model that the configuration names under `key`. Its fingerprint is of the bytes of its files."""
+        config = {
+            "kind": kind,
+            "source": source,
+            "key": key,
+            "settings": settings,
+            "state": source.state(),  # before the files are read
+            "identity": [[str(path.relative_to(source.folder)), file_digest(path)] for path in source.files],
+        }
+        return self.store(load, config, progress=self.progress, title=f"load {key.removeprefix('model.')}")
+
+    def tokens(self, pairs: Artifact, model: Artifact, title: str) -> Artifact:
+        config = {"tokenizer": model.facts["tokenizer"], "folder": str(model.path)}
+        return self.store(tokenise, config, pairs, progress=self.progress.at(title), title=f"tokenise {title}")
+
+    def score(self, model: Artifact, pairs: Artifact, place: str, title: str, precision: str = "32-true") -> Artifact:
+        """A model's similarities for a set of pairs."""
+        tokens = self.tokens(pairs, model, title)
+        config = {**self.scoring, "precision": precision}
+        return self.store(score, config, model, tokens, progress=self.progress.at(place), title=f"{place} {title}")
+
+    def evaluate_each(
+        self, members: Sequence[Member], tasks: Mapping[str, Artifact]
+    ) -> Iterator[tuple[str, Artifact, list[Evaluated]]]:
+        """For each task, its pairs and the members on them; if there are several, their ensemble comes last."""
+        for task, pairs in tasks.items():
+            scored = [self.score(member.artifact, pairs, member.place, task) for member in members]
+            evaluated = [
+                Evaluated(
+                    member.encoder,
+                    member.number,
+                    np.load(artifact / "raw.npy"),
+                    {name: artifact.facts[name] for name in METRIC_NAMES if name in artifact.facts},
+                )
+                for member, artifact in zip(members, scored, strict=True)
+            ]
+            if len(members) > 1:
+                mean = average(np.stack([np.load(artifact / "scores.npy") for artifact in scored]), "mean")
+                encoders = {member.encoder for member in members}
+                name = f"{encoders.pop()}-ensemble" if len(encoders) == 1 else "ensemble"
+                metrics = compute_metrics(mean, np.load(pairs / "gold.npy"), pairs.facts["binary"])
+                evaluated.append(Evaluated(name, None, mean, metrics))
+            yield task, pairs, evaluated
+
+    def rows(self, members: Sequence[Member], tasks: Mapping[str, Artifact]) -> list[Row]:
+        """The members' results, task by task."""
+        return [
+            Row(members[0].iteration, one.encoder, one.number, task, pairs.facts["pairs"], **one.metrics)
+            for task, pairs, evaluated in self.evaluate_each(members, tasks)
+            for one in evaluated
+        ]
+
+
+def _check_processes(strategy: Strategy) -> None:
+    """
+    Raises:
+        InputError: the launched processes are not what `trainer.strategy` says.
+    """
+    processes = distributed.launched()
+    if (processes or 1) != distributed.size():
+        raise InputError(
+            f"{processes} processes were started, and this one knows of none: use train.py, not Python code"
+        )
+    if strategy is Strategy.ddp and processes is None:
+        raise InputError(
+            "trainer.strategy=ddp: nothing started several processes; use"
+            " torchrun --nproc-per-node N train.py trainer=ddp ... (or srun), or leave it out"
+        )
+    if strategy is Strategy.single and processes not in (None, 1):
+        raise InputError(f"trainer.strategy=single: {processes} processes were started as one run; add trainer=ddp")

@@ -1,0 +1,118 @@
+"""The stages that make and use encoders:
+
+load    -> a model folder
+centre  -> a bi-encoder's folder, its embeddings mean-centred
+score   -> raw.npy, scores.npy: one encoder's cosines or logits for one set of pairs, and the scores they make
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from transenc import distributed
+from transenc.artifacts import Artifact, file_digest, stage
+from transenc.data.tokens import TokenisedPairs
+from transenc.errors import InputError
+from transenc.metrics import compute_metrics, main_metric_name
+from transenc.model_folder import Source, describe, find
+from transenc.progress import Progress
+from transenc.results import METRIC_NAMES, percent
+from transenc.stages.pairs import Config, Facts
+from transenc.terminal import quiet
+
+if TYPE_CHECKING:
+    from transenc.encoders import PairEncoder
+
+
+def encoder_class(kind: str) -> "type[PairEncoder]":
+    from transenc.encoders import BiEncoder, CrossEncoder
+
+    quiet()
+    return {"bi": BiEncoder, "cross": CrossEncoder}[kind]
+
+
+def find_model(key: str, name: str) -> Source:
+    """Find the model that the configuration names under `key`.
+
+    Raises:
+        InputError: see `transenc.model_folder.find`; the message begins with the key.
+    """
+    try:
+        return find(name)
+    except InputError as error:
+        raise InputError(f"{key}={error}") from None
+
+
+def model_facts(folder: Path, encoder: "PairEncoder") -> Facts:
+    # Two models have the same tokenizer if this file is the same. The lengths to which they cut are in another file.
+    return {"kind": encoder.kind, "tokenizer": file_digest(folder / "tokenizer.json")}
+
+
+@stage(version=3, ignore=("source", "key", "state"))
+def load(out: Path, config: Config, progress: Progress) -> Facts:
+    """The model that a person named, as the kind of encoder it will be, in our own folder layout."""
+    source, settings = config["source"], config["settings"]
+    try:
+        encoder = encoder_class(config["kind"]).load(source, **settings)
+        if source.state() != config["state"]:  # the fingerprint may be of other bytes than were read
+            raise InputError(f"{source.name}: changed while it was read; give the command again")
+    except InputError as error:
+        raise InputError(f"{config['key']}={error}") from None
+    encoder.save(out)
+    summary, facts = source.name.partition("#")[0], {}
+    if config["kind"] == "bi":
+        default = settings["pooling"] == "auto" and describe(source.folder).pooling is None
+        summary += f", {encoder.pooling} pooling{' (the default)' if default else ''}"
+        facts = {"can_be_centred": encoder.shift() is not None}
+    return {**model_facts(out, encoder), **facts, "summary": summary}
+
+
+@stage(version=1, ignore=("batch_tokens", "accelerator"))
+def centre(out: Path, config: Config, progress: Progress, model: Artifact, tokens: Artifact) -> Facts:
+    """A bi-encoder whose embeddings are mean-centred over the sentences of the pool."""
+    from transenc.encoders.bi import CENTRED, BiEncoder
+
+    quiet()
+    encoder, pairs = BiEncoder.load(model.path).to(config["accelerator"]), TokenisedPairs.load(tokens.path)
+    with progress.bar("centre", min(CENTRED, len(pairs.lengths)), "sentence") as bar:
+        share = encoder.centre(pairs, config["batch_tokens"], bar.update)
+    encoder.save(out)
+    return {
+        **model_facts(out, encoder),
+        "share": share,
+        "summary": f"the mean was {share:.0%} of an embedding's length",
+    }
+
+
+@stage(version=3, ignore=("batch_tokens", "accelerator"))
+@distributed.collective
+def score(out: Path, config: Config, progress: Progress, model: Artifact, tokens: Artifact) -> Facts:
+    """One encoder's similarities for one set of pairs."""
+    encoder = encoder_class(model.facts["kind"]).load(model.path).to(config["accelerator"])
+    pairs = TokenisedPairs.load(tokens.path)
+    with progress.bar("score", encoder.work(pairs.select(distributed.shard(len(pairs)))), "seq") as bar:
+        raw = similarities(encoder, pairs, config, bar.update)
+    if distributed.rank():
+        return {}
+    np.save(out / "raw.npy", raw)
+    np.save(out / "scores.npy", encoder.to_score(torch.from_numpy(raw)).numpy())
+    summary, metrics = f"{len(raw):,} pairs", {}
+    if pairs.gold is not None:
+        binary = tokens.facts["binary"]
+        metrics = compute_metrics(raw, pairs.gold, binary)
+        name = main_metric_name(binary)
+        summary += f", {METRIC_NAMES[name]} {percent(metrics[name])}"
+    return {"kind": encoder.kind, "pairs": len(raw), **metrics, "summary": summary}
+
+
+def similarities(
+    encoder: "PairEncoder", pairs: TokenisedPairs, config: Config, progress: Callable[[int], Any] = lambda count: None
+) -> np.ndarray:
+    """[N] cosines or logits, of which each rank computes its shard."""
+    rows = distributed.shard(len(pairs))
+    shard = pairs if len(rows) == len(pairs) else pairs.select(rows)
+    raw = encoder.score(shard, config["batch_tokens"], progress, config["precision"])
+    return distributed.gather_shards(raw, len(pairs))

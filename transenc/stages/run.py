@@ -1,0 +1,279 @@
+"""The whole configuration of a run, bound to a store: the verbs that the loop calls."""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from transenc import distributed
+from transenc.artifacts import Artifact, Store
+from transenc.config.schema import Centre, Failure, Precision, Select, Start, Teachers, Train, listed
+from transenc.errors import InputError
+from transenc.metrics import varies
+from transenc.model_folder import describe
+from transenc.progress import Progress
+from transenc.results import Row
+from transenc.stages.evaluation import Evaluation, Member, digest_of, task_name
+from transenc.stages.models import centre, find_model
+from transenc.stages.pairs import corpus, embed, flatten, gather, gold, mine
+from transenc.stages.training import label, train
+
+log = logging.getLogger("transenc")
+
+MIN_LABEL_STD = 0.003  # standard deviation of labels in [0, 1], below which there is nothing to learn
+FLAT_GOLD = "holds one gold score only, once or throughout"
+REMEDIES = {  # by the cause of a failed training
+    "few steps": "raise distill.{kind}.min_steps",
+    "low rate": "raise distill.{kind}.learning_rate, or distill.{kind}.min_steps",
+    "high rate": "lower distill.{kind}.learning_rate",
+    "nan": "lower distill.{kind}.learning_rate, or set trainer.precision=32-true",
+    "chance": "try another distill.{kind}.learning_rate, or raise distill.{kind}.min_steps",
+}
+HEAD_SEEDS = 1_000_003  # between the seeds of two members' new heads, so that no other run has the same
+
+
+def precision_of(precision: Precision, accelerator: str) -> str:
+    """Lightning's name of the training precision: bf16 where the hardware computes in it, which halves the time."""
+    if precision is not Precision.auto:
+        return precision.name
+    if accelerator == "cuda":
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    return "bf16-mixed" if torch.cpu._is_avx512_bf16_supported() else "32-true"
+
+
+class Stages(Evaluation):
+    """The verbs of the loop. Whatever is wrong with the data is an error here, before a model is loaded.
+
+    Attributes:
+        dev, tests: the scored sets by name; `dev` has one or none.
+        select: what encoders are selected by, never `auto`.
+        failures: failed trainings: `place`, `reasons` (one for each seed), and `kept`, what stands in its place.
+    """
+
+    def __init__(self, cfg: Train, store: Store, progress: Progress):
+        super().__init__(store, cfg.data, cfg.paths, cfg.trainer, progress)
+        self.cfg = cfg
+        self.failures: list[dict[str, Any]] = []
+        self.precision = precision_of(cfg.trainer.precision, self.accelerator)
+        self.select = cfg.distill.select
+        if self.select is Select.auto:
+            self.select = Select.agreement if cfg.data.dev is None else Select.dev
+        self.corpus: Artifact | None = None  # single sentences, to make pairs of
+        if cfg.data.sentences is not None and not cfg.distill.direction.supervised:
+            self.corpus = self._read_corpus(cfg.data.sentences)
+        self.own = [self.read(name, cfg.distill.direction.supervised) for name in cfg.pair_sources]
+        self.extra = [self.read(name, False) for name in cfg.extra_sources]
+        dev = [] if cfg.data.dev is None else [cfg.data.dev]
+        tasks = self.tasks([*dev, *cfg.data.test])
+        for name in [*dev, *cfg.data.test]:
+            self._check_gold(name, tasks[task_name(name)])
+        self.dev = {task_name(name): tasks[task_name(name)] for name in dev}
+        self.tests = {task_name(name): tasks[task_name(name)] for name in cfg.data.test}
+
+    def _read_corpus(self, name: str) -> Artifact:
+        if not os.path.isfile(name):
+            raise InputError(f"data.sentences={name}: no such file")
+        config = {"file": name, "digest": digest_of(Path(name))}
+        return self.store(corpus, config, progress=self.progress, title=f"read {task_name(name)}")
+
+    def _check_gold(self, name: str, pairs: Artifact) -> None:
+        if varies(np.load(pairs / "gold.npy")):
+            return
+        if name == self.cfg.data.dev and self.select is Select.dev:
+            raise InputError(
+                f"data.dev={name}: {FLAT_GOLD}, and nothing can be selected by it; give other pairs, or data.dev=null"
+            )
+        log.warning("%s: %s, so correlations with it are undefined", name, FLAT_GOLD)
+
+    def initial_encoders(self, kind: str) -> list[Member]:
+        """Iteration 0: the encoders that `model` names. The head of a cross-encoder that is to be trained is new."""
+        model, direction = self.cfg.model, self.cfg.distill.direction
+        names = listed(model.bi if kind == "bi" else model.cross)
+
+        def per_member(values: Any) -> list[Any]:
+            return list(values) if isinstance(values, list) else [values] * len(names)
+
+        if kind == "bi":
+            settings = {
+                "pooling": per_member(model.pooling),
+                "layers": per_member(model.bi_layers),
+                "max_tokens": per_member(model.bi_max_tokens),
+            }
+        else:
+            trained = kind in direction.students
+            settings = {
+                "new_head": [self.cfg.seed + i * HEAD_SEEDS if trained else None for i in range(len(names))],
+                "symmetric": per_member(self.cfg.distill.symmetric and not self.data.ordered),
+                "layers": per_member(model.cross_layers),
+                "max_tokens": per_member(model.cross_max_tokens),
+            }
+        key, members = f"model.{kind}", []
+        for i, name in enumerate(names):
+            own = {setting: values[i] for setting, values in settings.items()}
+            artifact = self.load(kind, find_model(key, name), key, **own)
+            members.append(Member(kind, 0, i, len(names) > 1, artifact))
+            if kind == "bi" and self.cfg.distill.centre is not Centre.none and not artifact.facts["can_be_centred"]:
+                raise InputError(
+                    f"{key}={name}: cannot be centred, its last layer does not end with a normalisation that has a"
+                    " bias; set distill.centre=none"
+                )
+        return members
+
+    def _centring(self, member: Member) -> Centre:
+        """Whether a bi-encoder is centred before the loop, or after each training."""
+        if self.cfg.distill.centre is not Centre.auto:
+            return self.cfg.distill.centre
+        return Centre.starts if describe(member.artifact.path).pooling == "cls" else Centre.students
+
+    def trained(self, encoders: Mapping[str, Sequence[Member]]) -> list[str]:
+        """The kinds that can score: all but an initial cross-encoder with a new head."""
+        students = self.cfg.distill.direction.students
+        return [kind for kind in encoders if kind == "bi" or kind not in students or encoders[kind][0].iteration]
+
+    def gather(self, initial: Mapping[str, Sequence[Member]]) -> Artifact:
+        """The pool, the pairs to learn from. The first initial bi-encoder finds neighbours among single sentences."""
+        data, sources = self.data, self.own
+        scored = [*self.dev.values(), *self.tests.values()]
+        if self.corpus is not None:
+            sources = [*sources, self._mine(self.corpus, initial["bi"][0])]
+        config: dict[str, Any] = {"own": len(sources), "ordered": data.ordered, "seed": data.seed}
+        config |= {"empty": data.clean.empty, "identical": data.clean.identical, "repeated": data.clean.repeated}
+        config |= {"limit": None if data.flatten else data.limit}
+        if self.cfg.distill.direction.supervised:
+            return self.store(gold, config, *sources, *scored, progress=self.progress, title="gold")
+        config |= {"extra": len(self.extra), "extra_limit": data.extra_limit, "transductive": data.transductive}
+        return self.store(gather, config, *sources, *self.extra, *scored, progress=self.progress, title="pool")
+
+    def _mine(self, corpus: Artifact, bi: Member) -> Artifact:
+        """Pairs made of single sentences."""
+        mining, embeddings = self.data.mining, []
+        if mining.nearest > 0:
+            tokens = self.tokens(corpus, bi.artifact, "sentences")
+            progress, title = self.progress.at(bi.place), f"{bi.place} embed"
+            embeddings = [self.store(embed, self.scoring, bi.artifact, tokens, progress=progress, title=title)]
+        config = {
+            "pairs": mining.pairs,
+            "shares": {"random": mining.random, "nearest": mining.nearest, "lexical": mining.lexical},
+            "neighbours": mining.neighbours,
+            "seed": self.data.seed,
+        }
+        return self.store(mine, config, corpus, *embeddings, progress=self.progress, title="mine")
+
+    def flatten(self, pool: Artifact, labels: Artifact) -> Artifact:
+        """`data.limit` pairs of the pool, whose initial labels are spread evenly."""
+        config = {"count": self.data.limit, "seed": self.data.seed}
+        return self.store(flatten, config, pool, labels, progress=self.progress, title="flatten")
+
+    def centre(self, initial: Sequence[Member], pool: Artifact) -> dict[int, Member]:
+        """Those initial bi-encoders that are centred before the loop, mean-centred over the pool, by number."""
+        centred = {}
+        for member in initial:
+            if self._centring(member) is Centre.starts:
+                result = replace(member, centred=True)
+                tokens, progress = self.tokens(pool, member.artifact, "pool"), self.progress.at(result.place)
+                artifact = self.store(
+                    centre, self.scoring, member.artifact, tokens, progress=progress, title=result.place
+                )
+                centred[member.number] = replace(result, artifact=artifact)
+        return centred
+
+    def label(self, encoders: Mapping[str, Sequence[Member]], teacher: str, pool: Artifact, iteration: int) -> Artifact:
+        """Labels for the pool: the teachers' average, or the human scores that came with it.
+
+        Raises:
+            InputError: the labels are nearly constant.
+        """
+        if teacher == "gold":
+            return pool
+        kinds = [teacher] if self.cfg.distill.teachers is Teachers.other else self.trained(encoders)
+        members = [member for kind in kinds for member in encoders[kind]]
+        scored = [self.score(m.artifact, pool, m.place, "pool", self.precision) for m in members]
+        config = {"average": self.cfg.distill.average.name}
+        title = f"{iteration}/{teacher} label"
+        labels = self.store(label, config, *scored, progress=self.progress, title=title)
+        if not labels.facts["std"] >= MIN_LABEL_STD and self.cfg.distill.failure is not Failure.ignore:
+            raise InputError(
+                f"{title}: nearly constant, mean {labels.facts['mean']:.3f} and standard deviation"
+                f" {labels.facts['std']:.2g}, below {MIN_LABEL_STD:g}: nothing can be learnt from them; take an initial"
+                " encoder that tells these pairs apart (model.bi, model.pooling), or other pairs"
+            )
+        return labels
+
+    def train(self, initial: Member, previous: Member, pool: Artifact, labels: Artifact, iteration: int) -> Member:
+        """One student of an iteration, trained on the labels.
+
+        Args:
+            initial: the encoder of iteration 0, which training begins with unless `distill.start=previous`.
+            previous: the encoder of the iteration before; it stays if the training fails and `distill.failure=keep`.
+            pool, labels: what it learns.
+            iteration: from 1.
+
+        Raises:
+            InputError: the training failed.
+        """
+        student = previous if self.cfg.distill.start is Start.previous else initial
+        settings = self.cfg.distill.cross if student.kind == "cross" else self.cfg.distill.bi
+        if self.data.ordered:
+            settings = replace(settings, both_orders=False)
+        result = Member(student.kind, iteration, student.number, student.several, student.artifact)
+        config: dict[str, Any] = {
+            "training": {key: v.name if isinstance(v, Enum) else v for key, v in asdict(settings).items()},
+            "select": self.select.name,
+            "holdout": None,
+            "precision": self.precision,
+            **self.scoring,
+            "examine": self.cfg.distill.failure is not Failure.ignore,
+        }
+        if self.select is Select.agreement:
+            config["holdout"] = {"share": self.cfg.distill.holdout, "seed": self.cfg.seed}
+        if student.kind == "bi" and self._centring(student) is Centre.students:
+            config["centre"] = True
+        if distributed.size() > 1:  # each rank has a dropout of its own
+            config["processes"] = distributed.size()
+        tokens = self.tokens(pool, student.artifact, "pool")
+        dev = [self.tokens(pairs, student.artifact, name) for name, pairs in self.dev.items()]
+        inputs = [student.artifact, tokens, labels, *(dev if self.select is Select.dev else [])]
+
+        reasons: list[str] = []
+        for attempt in range(self.cfg.distill.retries + 1):
+            place = f"{result.place}/{attempt}" if attempt else result.place
+            config["seed"] = int(hashlib.sha256(f"{self.cfg.seed}/{place}".encode()).hexdigest()[:8], 16)
+            progress = self.progress.at(place)
+            artifact = self.store(train, config, *inputs, progress=progress, title=f"{result.place} train")
+            if artifact.reused:  # its curve belongs to this run as well
+                progress.rows(map(json.loads, (artifact / "curve.jsonl").read_text(encoding="utf-8").splitlines()))
+            if "failed" not in artifact.facts:
+                if reasons:
+                    self.failures.append({"place": result.place, "reasons": reasons, "kept": None})
+                return replace(result, artifact=artifact)
+            reasons.append(artifact.facts["failed"])
+            if artifact.facts["cause"] != "chance":
+                break
+        self.failures.append({"place": result.place, "reasons": reasons, "kept": previous.place})
+        seeds = f"{len(reasons)} seeds" if len(reasons) > 1 else "one seed"
+        message = f"{result.place} failed with {seeds}: {reasons[-1]}"
+        if self.cfg.distill.failure is Failure.keep and (previous.iteration or previous.kind == "bi"):
+            log.warning("%s; %s is kept in its place", message, previous.place)
+            return replace(result, artifact=previous.artifact)
+        raise InputError(f"{message}; {REMEDIES[artifact.facts['cause']].format(kind=student.kind)}")
+
+    def evaluate(self, members: Sequence[Member]) -> list[Row]:
+        """The members' results on the development and test sets."""
+        return self.rows(members, {**self.dev, **self.tests})
+
+    def reference(self) -> list[Row]:
+        """The results of `model.reference` on the same sets; none where no model is named."""
+        name = self.cfg.model.reference
+        if name is None:
+            return []
+        key = "model.reference"
+        model = self.load("bi", find_model(key, name), key, pooling="auto", layers=None, max_tokens=None)
+        return self.evaluate([Member("bi", None, 0, False, model)])

@@ -1,0 +1,190 @@
+"""The stages of a turn of the loop:
+
+label  -> labels.npy: the teachers' scores, averaged, in [0, 1]
+train  -> a model folder, and its learning curve
+"""
+
+import json
+import logging
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from transenc import distributed
+from transenc.artifacts import Artifact, stage
+from transenc.data.tokens import TokenisedPairs
+from transenc.errors import InputError
+from transenc.metrics import main_metric
+from transenc.progress import Progress
+from transenc.stages.models import encoder_class, model_facts, similarities
+from transenc.stages.pairs import Config, Facts, label_statistics
+
+if TYPE_CHECKING:
+    from transenc.encoders import PairEncoder
+
+log = logging.getLogger("transenc")
+
+
+@stage(version=2)
+def label(out: Path, config: Config, progress: Progress, *scored: Artifact) -> Facts:
+    """The teachers' scores, averaged, and clamped to [0, 1], where both losses are defined."""
+    scores = average(np.stack([np.load(artifact / "scores.npy") for artifact in scored]), config["average"])
+    clamped = float(np.mean((scores < 0) | (scores > 1)))
+    labels = np.clip(scores, 0, 1).astype(np.float32)
+    np.save(out / "labels.npy", labels)
+    low, middle, high = np.quantile(labels, (0.1, 0.5, 0.9)).tolist()
+    summary = f"10/50/90% {low:.2f} {middle:.2f} {high:.2f}, clamped {clamped:.1%}"
+    return {"clamped": clamped, **label_statistics(labels), "summary": summary}
+
+
+def average(scores: np.ndarray, how: str) -> np.ndarray:
+    """The scores of several teachers as one.
+
+    Args:
+        scores: [M, N], a row for each teacher.
+        how: "mean"; "z", the mean of the standardised rows, scaled back to the rows' average mean and standard
+            deviation; or "rank", the pairs in the order of their mean rank, with the values of the plain mean in that
+            order. For a single teacher all three are the same.
+
+    Returns:
+        [N] float64.
+    """
+    scores = scores.astype(np.float64)
+    mean = scores.mean(axis=0)
+    if len(scores) == 1 or how == "mean":
+        return mean
+    if how == "z":
+        means, stds = scores.mean(axis=1, keepdims=True), scores.std(axis=1, keepdims=True)
+        # A constant teacher carries no order; rounding leaves it a standard deviation of not quite 0.
+        standardised = np.where(stds > 1e-9, (scores - means) / np.maximum(stds, 1e-9), 0)
+        return means.mean() + stds.mean() * standardised.mean(axis=0)
+    from scipy.stats import rankdata
+
+    mean_rank = rankdata(rankdata(scores, axis=1).mean(axis=0))  # 1 to N; ties share their average rank
+    return np.interp(mean_rank, np.arange(1, len(mean) + 1), np.sort(mean))
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a student's checkpoints are compared by: its metric on N pairs.
+
+    Attributes:
+        pairs: the development pairs, or held-out pairs of the pool.
+        truth: [N] gold scores, or the teacher's labels.
+        binary: whether these are 0 or 1.
+        config: how to score.
+    """
+
+    pairs: TokenisedPairs
+    truth: np.ndarray
+    binary: bool
+    config: Config
+
+    def __call__(self, encoder: "PairEncoder") -> float:
+        return main_metric(similarities(encoder, self.pairs, self.config), self.truth, self.binary)
+
+
+@stage(version=5, ignore=("batch_tokens",))
+@distributed.collective
+def train(
+    out: Path, config: Config, progress: Progress, student: Artifact, tokens: Artifact, labels: Artifact, *dev: Artifact
+) -> Facts:
+    """A student trained on the labels. It keeps its best checkpoint by the selection that `config` names, or its last.
+
+    Of a failed training only the curve is kept, and the facts `failed`, the reason, and `cause`.
+    """
+    from transenc.checkpoint import Checkpoint
+    from transenc.data.module import PairDataModule
+    from transenc.encoders import OptimizerConfig
+    from transenc.training import MAX_EXAMINED_PAIRS, TrainingFailed, check_collapse
+    from transenc.training import train as train_student
+
+    settings, seed = config["training"], config["seed"]
+    encoder = encoder_class(student.facts["kind"]).load(student.path)
+    encoder.optimizer_config = OptimizerConfig(
+        settings["loss"], settings["learning_rate"], settings["warmup"], settings["weight_decay"]
+    )
+    pairs, targets = TokenisedPairs.load(tokens.path), np.load(labels / "labels.npy")
+    selection: Selection | None = None
+    if config["select"] == "dev":
+        dev_pairs = TokenisedPairs.load(dev[0].path)
+        assert dev_pairs.gold is not None
+        selection = Selection(dev_pairs, dev_pairs.gold, dev[0].facts["binary"], config)
+    elif config["select"] == "agreement":
+        # The same pairs are held out in every iteration, since iterations are compared by them.
+        rows = np.random.default_rng(config["holdout"]["seed"]).permutation(len(pairs))
+        held_out, kept = np.split(rows, [max(2, int(config["holdout"]["share"] * len(pairs)))])
+        held_out, kept = np.sort(held_out), np.sort(kept)
+        selection = Selection(pairs.select(held_out), targets[held_out], False, config)
+        pairs, targets = pairs.select(kept), targets[kept]
+    if not len(pairs):
+        raise InputError("data.path: too few pairs to hold some out for selection by agreement; add pairs")
+
+    datamodule = PairDataModule(
+        pairs,
+        targets,
+        encoder.collate,
+        batch_size=settings["batch_size"],
+        both_orders=settings["both_orders"],
+        seed=seed,
+        min_batches=math.ceil(settings["min_steps"] / settings["epochs"]),
+        part=(distributed.rank(), distributed.size()),
+    )
+    steps = settings["epochs"] * datamodule.batches
+    if datamodule.passes > 1:
+        passes = f"{len(pairs):,} pairs are few; an epoch passes over them {datamodule.passes} times"
+        log.info("%s: %s, so that there are %d steps or more", progress.place, passes, settings["min_steps"])
+    curve: list[dict[str, float]] = []
+
+    def record(row: dict[str, float]) -> None:
+        curve.append(row)
+        progress.row(row)
+
+    def finished(facts: Facts) -> Facts:
+        if distributed.rank():
+            return {}
+        (out / "curve.jsonl").write_text("".join(json.dumps(row) + "\n" for row in curve), encoding="utf-8")
+        return {"kind": encoder.kind, **facts}
+
+    with progress.bar("train", steps, "step") as bar:
+        try:
+            result = train_student(
+                encoder,
+                datamodule,
+                epochs=settings["epochs"],
+                clip=settings["clip"],
+                accelerator=config["accelerator"],
+                precision=config["precision"],
+                seed=seed,
+                selection=selection,
+                eval_steps=settings["eval_steps"],
+                checkpoint=Checkpoint(out),
+                record=record,
+                progress=bar.update,
+            )
+            encoder.to(config["accelerator"])
+            if "centre" in config:
+                encoder.centre(pairs, config["batch_tokens"])
+                if selection is not None:
+                    result.best = selection(encoder)  # iterations are compared as they are handed on
+            if config["examine"]:
+                rows = np.unique(np.linspace(0, len(pairs) - 1, MAX_EXAMINED_PAIRS).astype(int))
+                raw = similarities(encoder, pairs.select(rows), config)
+                scores = encoder.to_score(torch.from_numpy(raw)).numpy()
+                check_collapse(scores, targets[rows], steps, settings["learning_rate"])
+        except TrainingFailed as failure:
+            return finished({"failed": str(failure), "cause": failure.cause, "summary": f"failed: {failure}"})
+    if distributed.rank():
+        return {}
+    encoder.save(out)
+    losses = [row["loss"] for row in curve if "loss" in row]
+    repeated = f" in {settings['epochs'] * datamodule.passes} passes" if datamodule.passes > 1 else ""
+    summary = f"{len(losses):,} steps{repeated}, loss {np.mean(losses[-20:]):.4f}"
+    if result.best is not None:
+        summary += f", {config['select']} {100 * result.best:.2f} at {result.step:,}"
+    facts = {"select": config["select"], "selection": result.best, "step": result.step, "summary": summary}
+    return finished({**model_facts(out, encoder), **facts, "centred": "centre" in config})
