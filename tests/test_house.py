@@ -37,7 +37,7 @@ ORDER = [  # each may import those before it, never those after
     ["run_writer"],
     ["loop"],
     ["cli"],
-    ["evaluate", "publish"],
+    ["evaluate", "publish", "api"],
     ["score"],
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}

@@ -1,17 +1,33 @@
 """Trans-Encoder: better bi- and cross-encoders from unlabelled sentence pairs.
 
+    import transenc
+    run = transenc.distill("model=minilm", pairs="pairs.csv")    # as python train.py, see transenc.api.distill
+
 The words, used everywhere:
 
-- pair: two sentences. score: their similarity in [0, 1]. cosine, in [-1, 1], is what a bi-encoder computes, logit, in
-  R, what a cross-encoder computes; each turns its own into a score in one method, `to_score`.
+- pair: two sentences. score: their similarity in [0, 1]. A bi-encoder computes a cosine in [-1, 1], a cross-encoder a
+  logit; each turns its own into a score in one method, `to_score`.
 - teacher, student: roles, never types. stage: a pure step, (configuration, artifacts) -> artifact.
-- iteration: the bi-encoder teaches the cross-encoder, then the cross-encoder teaches the bi-encoder. Iteration 0 is the
-  starting bi-encoder.
-- member: one backbone of an ensemble. Self-distillation has one member, mutual distillation several.
 - pool: the unlabelled pairs. label: a teacher's score for a pair of the pool.
+- iteration: the bi-encoder labels for the cross-encoder, then the cross-encoder for the bi-encoder. Iteration 0 is the
+  initial bi-encoder.
+- member: one backbone of an ensemble. Self-distillation has one member, mutual distillation several.
+- checkpoint: what an interrupted training resumes from.
 - recipe: a file in conf/experiment/, a small delta over the defaults.
 
-The code, in reading order: `loop` (the method, on one screen), `stages` (what each verb of it does), `artifacts` (how a
-stage's result is kept and found again), `encoders`, `training` (one student, one teacher's labels), `data`,
-`run_writer` (what a run writes), `report` (its page).
+The code, in reading order: `loop` (the method, on one screen), `stages` (what each verb of it does), `artifacts` (how
+the result of a stage is kept and found again), `encoders`, `training` (one student on one teacher's labels), `data`,
+`selection`, `run_writer` (what a run writes), `report` (its page), `cli`.
 """
+
+from typing import Any
+
+__all__ = ["distill"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'transenc' has no attribute {name!r}")
+    from transenc import api  # here, so that `python train.py --help` need not load torch
+
+    return getattr(api, name)

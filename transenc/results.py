@@ -54,9 +54,27 @@ class Row:
         return self.iteration, self.encoder, self.member
 
 
+PUBLISHED = Path(__file__).resolve().parents[1] / "results" / "published.csv"
 RESULT = logging.INFO + 5  # the level at which a table is logged: a quiet terminal shows it too
 logging.addLevelName(RESULT, "RESULT")
 METRIC_NAMES = {"spearman": "Spearman", "pearson": "Pearson", "auc": "AUC", "average_precision": "average precision"}
+
+
+def published_results(overrides: Sequence[str]) -> dict[str, dict[str, float]]:
+    """The published results of a recipe, x100, by encoder and task; none if the command line changed what it trains.
+
+    Args:
+        overrides: what the command line set, `experiment=NAME` among them.
+    """
+    settings = dict(override.partition("=")[::2] for override in overrides)
+    if any(key.partition(".")[0] in ("model", "data", "distill") for key in settings):
+        return {}
+    results: dict[str, dict[str, float]] = {}
+    with open(PUBLISHED, encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            if row["recipe"] == settings.get("experiment"):
+                results.setdefault(row["encoder"], {})[row["task"]] = float(row["x100"])
+    return results
 
 
 def write_results(path: Path, rows: Sequence[Row], kind: type[Row] = Row) -> None:

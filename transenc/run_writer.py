@@ -11,7 +11,7 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from enum import Enum
 from importlib.metadata import version
 from pathlib import Path
@@ -27,7 +27,7 @@ from transenc.model_card import as_code, card, public_name
 from transenc.progress import Progress
 from transenc.report.page import write_report
 from transenc.report.run import flat
-from transenc.results import RESULT, Row, table, write_results
+from transenc.results import RESULT, Row, published_results, table, write_results
 from transenc.run_folder import RunFolder
 from transenc.selection import Selected, warning
 from transenc.stages.evaluation import Member
@@ -54,9 +54,7 @@ class RunWriter:
     """
 
     def __init__(self, cfg: Train, folder: Path, overrides: Sequence[str] | None):
-        groups = {override.partition("=")[0].partition(".")[0] for override in overrides or ()}
-        if groups & {"model", "data", "distill"}:  # published figures are those of an unchanged recipe
-            cfg = replace(cfg, published={})
+        self.published = published_results(overrides or ())
         self.cfg, self.folder, self.overrides, self.started = cfg, folder, overrides, time.monotonic()
         self.settings = plain(asdict(cfg))
         self.rows: list[Row] = []
@@ -161,6 +159,7 @@ class RunWriter:
             "tests": {task: next(row.metric for row in self.rows if row.task == task) for task in stages.tests},
             "stages": stages.store.log,
             "seconds": round(time.monotonic() - self.started, 1),
+            "published": self.published,
             "processes": distributed.size(),
             **environment(),
             "config": self.settings,
@@ -219,7 +218,7 @@ class RunWriter:
         self, selected: Sequence[Member], reference: Sequence[Row], warnings: Mapping[str, str], stages: Stages
     ) -> None:
         marked = [member.key for member in selected]
-        lines = [table([*self.rows, *reference], stages.tests, marked, self.cfg.published)] if self.rows else []
+        lines = [table([*self.rows, *reference], stages.tests, marked, self.published)] if self.rows else []
         by = next(iter(stages.dev)) if stages.select is Select.dev else stages.select.name
         lines.append(f"* by {by}: " + ", ".join(f"{m.name} of iteration {m.iteration}" for m in selected))
         for failure in stages.failures:

@@ -70,7 +70,7 @@ class Average(Enum):
 
 
 class Scores(Enum):
-    """What gold scores are."""
+    """What the gold scores of your files are."""
 
     graded = "degrees of similarity; the metric is Spearman's rank correlation"
     binary = "0 or 1; the metric is the area under the ROC curve (AUC)"
@@ -131,13 +131,6 @@ class Logger(Enum):
     mlflow = "MLflow, set up by its environment variables (MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME, ...)"
 
 
-class Strategy(Enum):
-    """How many processes train and score."""
-
-    single = "one"
-    ddp = "those that torchrun or srun started; they share each batch, and the pairs to score"
-
-
 # Of training, labelling and selection scores; results are computed in fp32. Lightning's names, hence this form.
 Precision = Enum(
     "Precision",
@@ -155,7 +148,7 @@ class Model:
 
     bi: Any  # initial bi-encoder(s): a hub name (NAME or NAME@REVISION), a folder, package://..., or a list of them
     cross: Any  # pretrained backbone(s) of the cross-encoder, likewise; a trained one if it is the only teacher
-    pooling: Any  # of the bi-encoder, a name of Pooling
+    pooling: Any  # how the bi-encoder pools: auto (what the model folder says, else cls), cls or mean
     bi_layers: Any  # keep only this many of the bi-encoder's first layers; null: all
     bi_max_tokens: Any  # sentences are truncated to this many tokens, special tokens included; null: the folder's value
     cross_layers: Any  # keep only this many of the cross-encoder's first layers; null: all
@@ -204,7 +197,7 @@ class Data:
     extra_limit: int | None  # use this many of the extra pairs, at random; null: all
     limit: int | None  # use this many pairs in all, at random; null: all
     flatten: bool  # draw them so that the initial bi-encoder's scores are spread evenly; needs data.limit
-    seed: int  # of the draws and of mining
+    seed: int  # random seed of the draws and of mining
     gold: list[str]  # pairs with human scores for supervised training (distill.direction=gold_to_...)
     dev: str | None  # scored pairs for selection: a known set or a file; null: none
     test: list[str]  # scored pairs to report: known sets or files
@@ -213,25 +206,31 @@ class Data:
     clean: Cleaning
     mining: Mining
     columns: Columns
-    scores: Scores  # of your files
+    scores: Scores
     score_min: float  # lowest gold score of your files
     score_max: float  # highest gold score of your files
 
 
 @dataclass
 class TrainingConfig:
-    """How one kind of student is trained."""
+    """How a student is trained."""
 
     loss: Loss
     epochs: int  # passes over the labelled pairs
     min_steps: int  # at least this many steps: with few pairs, an epoch passes over them several times; 0: one pass
     batch_size: int  # pairs in a step
-    learning_rate: float  # of AdamW, the highest
-    warmup: float  # share of the steps in which it rises from 0; then it falls linearly to 0
-    weight_decay: float  # not of biases and normalisation weights
+    learning_rate: float  # highest learning rate of AdamW
+    warmup: float  # share of the steps in which the learning rate rises from 0; then it falls linearly to 0
+    weight_decay: float  # of AdamW; biases and normalisation weights have none
     clip: float  # maximum norm of the gradients; 0: no clipping
-    both_orders: bool  # train on (a, b) and on (b, a), unless data.ordered
     eval_steps: int  # steps between selection scores, which are also computed after each epoch; 0: only there
+
+
+@dataclass
+class CrossTrainingConfig(TrainingConfig):
+    """How the cross-encoder is trained."""
+
+    both_orders: bool  # train on (a, b) and on (b, a), unless data.ordered; cross-encoder only
 
 
 @dataclass
@@ -249,7 +248,7 @@ class Distill:
     holdout: float  # share of the pool that is held out for selection by agreement
     retries: int  # how often a training that failed without a known cause is repeated, with another seed
     failure: Failure
-    cross: TrainingConfig
+    cross: CrossTrainingConfig
     bi: TrainingConfig
 
 
@@ -258,7 +257,6 @@ class Trainer:
     """What training and scoring run on."""
 
     accelerator: Accelerator
-    strategy: Strategy
     precision: Precision
     score_tokens: int  # tokens in a batch for labelling and evaluation, padding included
 
@@ -280,10 +278,9 @@ class Train:
     distill: Distill
     trainer: Trainer
     paths: Paths
-    seed: int  # of new heads, the order of pairs, and dropout
+    seed: int  # random seed of new heads, the order of pairs, and dropout
     save_predictions: bool  # write predictions/: the score of every encoder for every test pair
     loggers: list[Logger]
-    published: dict[str, dict[str, float]]  # a recipe's published results x100, by encoder and test set
     verbosity: Verbosity
 
     @property
@@ -313,7 +310,7 @@ class Scored:
     """The encoders to evaluate, or to score pairs with."""
 
     path: Any  # bi- or cross-encoder(s): a hub name, a folder, package://..., or a list, which is also an ensemble
-    pooling: Pooling  # of bi-encoders
+    pooling: Pooling
     max_tokens: int | None  # texts are truncated to this many tokens; null: the folder's value
     symmetric: bool | None  # a cross-encoder's logit is the mean over both orders of a pair; null: the folder's value
 
@@ -326,7 +323,7 @@ class Evaluate:
     data: Data
     trainer: Trainer
     paths: Paths
-    resamples: int  # of the bootstrap for 95% intervals and p-values; 0: neither
+    resamples: int  # bootstrap resamples for 95% intervals and p-values; 0: neither
     verbosity: Verbosity
 
 

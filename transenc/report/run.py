@@ -113,11 +113,9 @@ def read_table(path: Path) -> Any:
 
 
 def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted name; lists as text; without published results."""
+    """Nested settings by dotted name; lists as text."""
     items: dict[str, Any] = {}
     for key, value in settings.items():
-        if key == "published":
-            continue
         if isinstance(value, dict):
             items |= flat(value, f"{prefix}{key}.")
         else:

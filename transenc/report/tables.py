@@ -43,7 +43,7 @@ def html_table(
 def score_table(run: Run) -> str:
     """All results, the selected encoders marked."""
     tests = run.facts["tests"]
-    results = tabulate(run.rows, tests, run.facts["config"].get("published", {}))
+    results = tabulate(run.rows, tests, run.facts.get("published", {}))
     rows = [[name, *(None if v is None else 100 * v for v in values)] for _, name, values in results.lines]
     selected = [run.key(name) for name in run.selected]
     marked = [i for i, (key, _, _) in enumerate(results.lines) if key in selected]

@@ -11,7 +11,7 @@ import torch
 
 from transenc import distributed
 from transenc.artifacts import Artifact, Store, file_digest
-from transenc.config.schema import Accelerator, Data, Paths, Scores, Strategy, Trainer
+from transenc.config.schema import Accelerator, Data, Paths, Scores, Trainer
 from transenc.data import hub, published
 from transenc.errors import InputError, nearest
 from transenc.metrics import compute_metrics
@@ -121,7 +121,7 @@ class Evaluation:
     def __init__(self, store: Store, data: Data, paths: Paths, trainer: Trainer, progress: Progress):
         self.store, self.data, self.dataset, self.progress = store, data, Path(paths.dataset), progress
         self.accelerator = device_of(trainer.accelerator)
-        _check_processes(trainer.strategy)
+        _check_processes()
         self.scoring = {"batch_tokens": trainer.score_tokens, "accelerator": self.accelerator}
 
     def read(self, name: str, scored: bool) -> Artifact:
@@ -227,20 +227,11 @@ class Evaluation:
         ]
 
 
-def _check_processes(strategy: Strategy) -> None:
+def _check_processes() -> None:
     """
     Raises:
-        InputError: the launched processes are not what `trainer.strategy` says.
+        InputError: several processes were launched, and this one has not joined them.
     """
-    processes = distributed.launched()
-    if (processes or 1) != distributed.size():
-        raise InputError(
-            f"{processes} processes were started, and this one knows of none: use train.py, not Python code"
-        )
-    if strategy is Strategy.ddp and processes is None:
-        raise InputError(
-            "trainer.strategy=ddp: nothing started several processes; use"
-            " torchrun --nproc-per-node N train.py trainer=ddp ... (or srun), or leave it out"
-        )
-    if strategy is Strategy.single and processes not in (None, 1):
-        raise InputError(f"trainer.strategy=single: {processes} processes were started as one run; add trainer=ddp")
+    processes = distributed.launched() or 1
+    if processes != distributed.size():
+        raise InputError(f"{processes} processes were launched as one run; use train.py for that, not Python code")

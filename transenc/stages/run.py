@@ -220,12 +220,14 @@ class Stages(Evaluation):
             InputError: the training failed.
         """
         student = previous if self.cfg.distill.start is Start.previous else initial
-        settings = self.cfg.distill.cross if student.kind == "cross" else self.cfg.distill.bi
-        if self.data.ordered:
-            settings = replace(settings, both_orders=False)
+        if student.kind == "cross":
+            both_orders = self.cfg.distill.cross.both_orders and not self.data.ordered
+            settings = asdict(self.cfg.distill.cross) | {"both_orders": both_orders}
+        else:
+            settings = asdict(self.cfg.distill.bi) | {"both_orders": False}
         result = Member(student.kind, iteration, student.number, student.several, student.artifact)
         config: dict[str, Any] = {
-            "training": {key: v.name if isinstance(v, Enum) else v for key, v in asdict(settings).items()},
+            "training": {key: v.name if isinstance(v, Enum) else v for key, v in settings.items()},
             "select": self.select.name,
             "holdout": None,
             "precision": self.precision,

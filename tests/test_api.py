@@ -1,0 +1,45 @@
+"""The loop from Python: pairs in memory go in, and the results and the selected encoders come out."""
+
+import pandas
+import pytest
+from conftest import pairs
+
+import transenc
+from transenc.errors import InputError
+
+
+@pytest.fixture
+def settings(bert, files, tmp_path):
+    return [
+        f"model.bi={bert}", f"model.cross={bert}", f"paths.artifacts={tmp_path}/artifacts", "trainer=cpu",
+        "distill=paper", "distill.iterations=1", "distill.failure=ignore", "distill.bi.epochs=1",
+        f"data.dev={files}/dev.tsv", f"data.test=[{files}/test.tsv]",
+    ]  # fmt: skip
+
+
+def test_pairs_in_memory_are_distilled_and_results_and_models_come_back(settings, tmp_path, caplog):
+    sentences = [pair[:2] for pair in pairs(60, seed=1)]
+    run = transenc.distill(*settings, pairs=sentences, folder=tmp_path / "run")
+    assert list(run.results.encoder) == ["bi", "bi", "cross", "cross", "bi", "bi"]
+    assert {name: (path / "config.json").exists() for name, path in run.models.items()} == {"bi": True, "cross": True}
+    assert "<td>0  bi</td>" in run._repr_html_()
+    assert "Spearman x100" in caplog.text
+    labelled = pandas.read_csv(tmp_path / "run" / "labels" / "1-bi.csv")
+    assert set(zip(labelled.sentence1, labelled.sentence2, strict=True)) <= set(sentences)
+
+
+def test_a_data_frame_and_a_file_give_the_same_run_as_a_list(settings, tmp_path):
+    sentences = [pair[:2] for pair in pairs(60, seed=1)]
+    frame = pandas.DataFrame(sentences, columns=["text", "other"])
+    frame.set_axis(["sentence1", "sentence2"], axis=1).to_csv(tmp_path / "pairs.csv", index=False)
+    runs = [
+        transenc.distill(*settings, pairs=source, folder=tmp_path / str(i))
+        for i, source in enumerate([sentences, frame, tmp_path / "pairs.csv"])
+    ]
+    results = [(run.folder / "results.csv").read_text() for run in runs]
+    assert results[0] == results[1] == results[2]
+
+
+def test_a_mistake_is_an_error_that_python_code_can_catch(settings):
+    with pytest.raises(InputError, match=r"no such key; did you mean distill.iterations"):
+        transenc.distill(*settings, "distill.iteration=1")

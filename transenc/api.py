@@ -1,0 +1,90 @@
+"""The loop from Python, in a notebook or a script: the same code, settings and run folder as `python train.py`."""
+
+import csv
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from transenc.artifacts import digest, replacing
+from transenc.cli import compose
+from transenc.config.schema import Train
+from transenc.loop import distill as run_loop
+from transenc.report.run import Run, read_table
+from transenc.report.tables import score_table
+
+
+class DistilledRun(Run):
+    """A finished run, as `distill` returns it. A notebook shows its results as a table.
+
+    Attributes:
+        folder: the run folder, with report.html.
+        results: results.csv as a data frame: iteration, encoder, member, task, n, spearman, pearson, ...
+        models: the folders of the selected encoders by name, `bi` and `cross` (`bi-0`, `bi-1`, ... with several
+            members), for `SentenceTransformer(...)` and `CrossEncoder(...)`.
+        warnings: why not to use an encoder, by its name.
+    """
+
+    @property
+    def results(self) -> Any:
+        return read_table(self.folder / "results.csv")
+
+    @property
+    def models(self) -> dict[str, Path]:
+        folders = {name: name.replace("bi", "bi-encoder").replace("cross", "cross-encoder") for name in self.selected}
+        return {name: self.folder / "models" / folder for name, folder in folders.items()}
+
+    @property
+    def warnings(self) -> dict[str, str]:
+        return self.facts["warnings"]
+
+    def __repr__(self) -> str:
+        return f"DistilledRun({str(self.folder)!r})"
+
+    def _repr_html_(self) -> str:
+        return score_table(self) if self.rows else f"<code>{self!r}</code>"
+
+
+def distill(*overrides: str, pairs: Any = None, folder: str | Path | None = None) -> DistilledRun:
+    """Train a bi-encoder and a cross-encoder in turn, without labels.
+
+    Args:
+        overrides: settings, as on the command line: "model=minilm", "distill.iterations=1", ...
+        pairs: unlabelled pairs to learn from: a file, a data frame whose first two columns hold the sentences, or an
+            iterable of (sentence1, sentence2). None: what the overrides say, by default STS-B.
+        folder: the run folder; by default outputs/DATE/TIME.
+
+    Raises:
+        InputError: something in the settings, the data or the models is wrong.
+
+    Example:
+        >>> import transenc
+        >>> run = transenc.distill("model=minilm", pairs=[("A man eats.", "Someone eats."), ...])
+        >>> SentenceTransformer(str(run.models["bi"]))
+    """
+    settings = list(overrides)
+    if pairs is not None:
+        cfg = compose("train", ["data=pairs", "data.path=-", *settings])
+        settings = ["data=pairs", *settings, f"data.path='{_file(pairs, cfg)}'"]
+    place = Path(folder or datetime.now().strftime("outputs/%Y-%m-%d/%H-%M-%S"))
+    run_loop(compose("train", settings), place)
+    finished = Run.read(place)
+    return DistilledRun(finished.folder, finished.facts)
+
+
+def _file(pairs: Any, cfg: Train) -> Path:
+    """The pairs as a file; those that are in memory go into the store, which is safe to delete."""
+    if isinstance(pairs, str | Path):
+        return Path(pairs)
+    rows = _rows(pairs)
+    path = Path(cfg.paths.artifacts) / f"pairs-{digest(rows)[:16]}.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as file:
+        csv.writer(file).writerows([("sentence1", "sentence2"), *rows])
+    return path
+
+
+def _rows(pairs: Iterable[Sequence[str]]) -> list[tuple[str, str]]:
+    if hasattr(pairs, "itertuples"):  # a data frame, of pandas or like it
+        pairs = pairs.itertuples(index=False)
+    return [(str(pair[0]), str(pair[1])) for pair in pairs]
