@@ -4,7 +4,7 @@ An artifact is a folder with a record, `artifact.json`. Its identity is a finger
 of its configuration less the keys that cannot change the result, and of the artifacts it was built from. A stage
 works in a scratch folder; the record is written last, and one rename publishes the folder. So a folder under its final
 name is complete, a killed run leaves none that looks so, and running again builds only what is missing. The record
-holds the sha256 of every file and its own: an artifact that is not what was written is told, and built anew.
+holds the sha256 of every file and its own: a damaged artifact is logged and built again.
 
 Two processes that want the same artifact build it once: the second waits for the first.
 
@@ -29,7 +29,7 @@ from typing import IO, Any
 log = logging.getLogger("transenc")
 
 RECORD = "artifact.json"
-CHECKPOINT_SUFFIX = ".checkpoint"  # suffix of a file that an interrupted stage goes on from; a finished one has none
+CHECKPOINT_SUFFIX = ".checkpoint"  # suffix of a file that an interrupted stage resumes from; a finished one has none
 MIN_FREE_BYTES = 1 << 20  # bytes; libraries have errors of their own for a full disk, which is known by less than this
 
 
@@ -46,7 +46,7 @@ def file_digest(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A finished folder: `artifact / "file"` is a path in it, `facts` what its stage said about it.
+    """A finished folder: `artifact / "file"` is a path in it, `facts` what its stage recorded about it.
 
     The fingerprint is what it counts by as an input: of what it was built from, or of its content (`Stage.content`).
     """
@@ -97,8 +97,10 @@ class Store:
 
     def __init__(self, root: Path):
         self.root = root
-        self.told: set[str] = set()  # fingerprints that have had their line in the log
-        self.log: list[dict[str, Any]] = []  # what was asked for, in order: title, seconds it took to build, reused
+        self.logged: set[str] = set()  # fingerprints that the log has a line for
+        self.log: list[
+            dict[str, Any]
+        ] = []  # the artifacts that were requested, in order: title, seconds it took to build, reused
         self.checked: dict[Path, tuple[int, ...]] = {}  # files whose digest was right, as they stood then
 
     def __call__(
@@ -130,7 +132,7 @@ class Store:
                     if path.exists():  # damaged, or left of an interrupted deletion of the store
                         shutil.rmtree(path)  # now: where this is refused, nothing is built in vain
                     started = time.monotonic()
-                    with _full_disk_explained(scratch):
+                    with _disk_full_as_oserror(scratch):
                         facts = dict(stage.build(scratch, config, progress, *inputs))
                     seconds = time.monotonic() - started
                     record = {**identity, "fingerprint": fingerprint, "facts": facts, "seconds": seconds}
@@ -141,16 +143,16 @@ class Store:
                     record["sha256"] = digest(record)
                     (scratch / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
                     _publish(scratch, path)
-                    self.told.add(fingerprint)
+                    self.logged.add(fingerprint)
                     log.debug("%s: in %s", title, path)
                     self.log.append({"title": title, "seconds": round(seconds, 2), "reused": False})
                     log.info("%-24s %7.1f s  %s", title, seconds, facts.get("summary", ""))
                     return Artifact(path, record.get("content", fingerprint), facts)
         facts = record["facts"]
-        if fingerprint not in self.told:
+        if fingerprint not in self.logged:
             self.log.append({"title": title, "seconds": round(record["seconds"], 2), "reused": True})
             log.info("%-24s %9s  %s", title, "reused", facts.get("summary", ""))
-            self.told.add(fingerprint)
+            self.logged.add(fingerprint)
         return Artifact(path, record.get("content", fingerprint), facts, reused=True)
 
     def _find(self, path: Path, fingerprint: str) -> dict[str, Any] | None:
@@ -193,8 +195,8 @@ class Store:
         """A scratch folder for `path` that no other process has, gone at the end unless it was renamed.
 
         The folder itself is locked. A lock ends with its process, however that ends, so whatever a killed one left in
-        the folder is known to be nobody's. It is empty but for checkpoints, by which a stage goes on where one with the
-        same fingerprint ended early, whatever ended it.
+        the folder is known to be nobody's. It is empty but for checkpoints, from which a stage resumes where one with
+        the same fingerprint ended early, whatever ended it.
         """
         scratch = path.with_name(f".{path.name}")
         self.root.mkdir(parents=True, exist_ok=True)
@@ -226,7 +228,7 @@ def _stands(folder: Path, handle: int) -> bool:
 
 
 @contextmanager
-def _full_disk_explained(scratch: Path) -> Iterator[None]:
+def _disk_full_as_oserror(scratch: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:

@@ -74,9 +74,9 @@ def main(name: str, task: Task, shorthand: Callable[[str], str] = str) -> None:
             if job.mode is not RunMode.MULTIRUN:
                 raise
         # As an error it lets the jobs behind this one go on, and ends the sweep with it.
-        raise InputError(f"job {job.job.num} failed; what it said stands above, and in {job.runtime.output_dir}")
+        raise InputError(f"job {job.job.num} failed; see above, and the log in {job.runtime.output_dir}")
 
-    # Unless told so, Hydra prints its errors itself, over several lines, and exits before they can be put better.
+    # By default Hydra prints its errors itself, over several lines, and exits.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     logging.raiseExceptions = TRACEBACKS  # where a log file cannot be written, the error itself says why
     threading.excepthook = quiet_thread
@@ -87,7 +87,7 @@ def main(name: str, task: Task, shorthand: Callable[[str], str] = str) -> None:
         try:
             run()
         finally:
-            Sweep.tell()
+            Sweep.report()
 
 
 def quiet_thread(failure: threading.ExceptHookArgs) -> None:
@@ -133,7 +133,7 @@ class Sweep(Callback):
         Sweep.folder = Path(config.hydra.sweep.dir)
 
     @classmethod
-    def tell(cls) -> None:
+    def report(cls) -> None:
         if cls.folder is None:
             return
         jobs = sorted((path.parent for path in cls.folder.glob("*/.hydra")), key=lambda path: path.name.zfill(9))
@@ -163,7 +163,7 @@ class Interrupted(BaseException):
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Say what stopped the command and that it goes on from there; exit with 128 and the signal's number."""
+    """Say what stopped the command and how to resume it; exit with 128 and the signal's number."""
 
     def interrupt(number: int, _: Any) -> None:
         signal.signal(number, signal.SIG_DFL)  # one that lands in a destructor is lost; the next then ends the process
@@ -174,7 +174,7 @@ def interruptible() -> Iterator[None]:
         yield
     except Interrupted as interrupted:
         number = signal.Signals(interrupted.args[0])
-        complain(f"stopped by {number.name}; the same command goes on where it stopped")
+        complain(f"stopped by {number.name}; the same command resumes where it stopped")
         sys.exit(128 + number)
     finally:
         for number, handler in before.items():
@@ -183,12 +183,12 @@ def interruptible() -> Iterator[None]:
 
 @contextmanager
 def together(name: str) -> Iterator[None]:
-    """Where several processes were started as one run, rank 0 goes on, and the others end here when it is through.
+    """If several processes were launched as one run, rank 0 continues, and the others serve it and end here.
 
     Raises:
         InputError: it is a sweep.
     """
-    if not {"RANK", "SLURM_STEP_NUM_TASKS"} & os.environ.keys():  # told without torch, which --help need not load
+    if not {"RANK", "SLURM_STEP_NUM_TASKS"} & os.environ.keys():  # known without torch, which --help need not load
         yield
         return
     from transenc import distributed
@@ -215,7 +215,7 @@ def together(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def one_line_errors(name: str, tell: Callable[[str], Any]) -> Iterator[None]:
+def one_line_errors(name: str, report: Callable[[str], Any]) -> Iterator[None]:
     """Tell a person's error, or the machine's, in one line and exit with status 1."""
     try:
         yield
@@ -224,7 +224,7 @@ def one_line_errors(name: str, tell: Callable[[str], Any]) -> Iterator[None]:
         line = explain(error, name) if ours else refusal(error) or lost(error)
         if TRACEBACKS or line is None:
             raise
-        tell(line)
+        report(line)
         sys.exit(1)
 
 
@@ -259,7 +259,7 @@ def lost(error: BaseException) -> str | None:
     distributed = sys.modules.get("transenc.distributed")
     if distributed is None or not distributed.lost(error):
         return None
-    return "another process of this run ended; the same command goes on where it stopped"
+    return "another process of this run ended; the same command resumes where it stopped"
 
 
 def complain(message: str) -> None:

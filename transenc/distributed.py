@@ -108,7 +108,7 @@ def serve(progress: Any) -> None:
     def next_call() -> Any:
         try:
             return broadcast(None)
-        except RuntimeError:  # rank 0 is gone, and has said why
+        except RuntimeError:  # rank 0 is gone, and has given the reason
             raise SystemExit(1) from None
 
     while (call := next_call()) is not None:

@@ -17,7 +17,7 @@ class InputError(ValueError):
 
 
 def nearest(word: str, words: Iterable[str], listed: bool = False) -> str:
-    """`; did you mean ...?` for a misspelt word, with the whole list where asked; else where to look."""
+    """`; did you mean ...?` for a misspelt word, with the whole list if requested; else where to look."""
     words = list(words)
     ends: dict[str, str] = {}
     for full in words:  # a key is recognised by its last part too: iteratons is distill.iterations

@@ -6,23 +6,23 @@ from tqdm import tqdm
 
 from transenc import distributed
 
-Tell = Callable[[str, Mapping[str, float]], None]
+OnRow = Callable[[str, Mapping[str, float]], None]
 
 
 class Progress:
     """One place in a run, `1/cross` say, with its bars and its learning curve.
 
     Args:
-        tell: called with the place and each row of its curve: `step`, and values by name.
+        on_row: called with the place and each row of its curve: `step`, and values by name.
         bars: whether to show any.
         place: what the bars and the curve are named after.
     """
 
-    def __init__(self, tell: Tell = lambda place, row: None, bars: bool = True, place: str = ""):
-        self.tell, self.bars, self.place = tell, bars, place
+    def __init__(self, on_row: OnRow = lambda place, row: None, bars: bool = True, place: str = ""):
+        self.on_row, self.bars, self.place = on_row, bars, place
 
     def at(self, place: str) -> "Progress":
-        return Progress(self.tell, self.bars, place)
+        return Progress(self.on_row, self.bars, place)
 
     def bar(self, what: str, total: int, unit: str) -> tqdm:
         """A progress bar, gone when it is done; none where the output is not a terminal, or another rank's is."""
@@ -31,7 +31,7 @@ class Progress:
 
     def row(self, row: Mapping[str, float]) -> None:
         """A row of the learning curve."""
-        self.tell(self.place, row)
+        self.on_row(self.place, row)
 
     def rows(self, rows: Iterable[Mapping[str, float]]) -> None:
         for row in rows:

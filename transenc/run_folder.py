@@ -61,7 +61,7 @@ class RunFolder:
         if inside.is_relative_to(artifacts) or any(artifacts.is_relative_to(part) for part in parts):
             raise InputError(f"paths.artifacts={store}: it and the run folder, {folder}, must not lie in one another")
         self.earlier, self.written = recorded(folder) or set(), set[str]()
-        self.remove("tensorboard")  # in the folder of a killed run everything is told again
+        self.remove("tensorboard")  # in the folder of a killed run everything is written again
         self.path("tensorboard")
 
     def path(self, *parts: str) -> Path:

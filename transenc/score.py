@@ -47,7 +47,7 @@ def run(cfg: Evaluate, reader: Reader, column: str, out: TextIO) -> None:
         InputError: the model or the file is missing or wrong; the pairs before the mistake have been written.
     """
     records = without(column, reader)
-    first = next(records)  # so that a file that is wrong from the start is told before the model is loaded
+    first = next(records)  # so that a file that is wrong from the start is an error before the model is loaded
     encoders = load(cfg)
     end = reader.line_end
     out.write(reader.mark)
@@ -55,8 +55,8 @@ def run(cfg: Evaluate, reader: Reader, column: str, out: TextIO) -> None:
         out.write(reader.header + DELIMITERS[reader.kind] + column + end)
     for chunk in chunks(chain([first], records)):
         pairs = [record[1:3] for record in chunk if whole(record)]
-        said = [encoder.predict(pairs, cfg.trainer.score_tokens) for encoder in encoders] if pairs else [[]]
-        scores = iter(np.mean(said, axis=0))
+        scores_of_each = [encoder.predict(pairs, cfg.trainer.score_tokens) for encoder in encoders] if pairs else [[]]
+        scores = iter(np.mean(scores_of_each, axis=0))
         for record in chunk:
             out.write(extended(record.text, reader.kind, column, f"{next(scores):.6f}" if whole(record) else "") + end)
         out.flush()
@@ -112,8 +112,8 @@ def extended(text: str, kind: str, column: str, cell: str) -> str:
 
 def main(arguments: Sequence[str]) -> None:
     """Score what the command line says, to standard output."""
-    said = [argument.partition("=") for argument in arguments]
-    own = {key: value for key, equals, value in said if equals and key in ("column", "format")}
+    parts = [argument.partition("=") for argument in arguments]
+    own = {key: value for key, equals, value in parts if equals and key in ("column", "format")}
     files = [argument for argument in arguments if "=" not in argument or os.path.isfile(argument)]
     settings = [a for a in arguments if a not in files and a.partition("=")[0] not in own]
     cfg = compose("evaluate", ["data=pairs", *(at_home(shorthand(argument)) for argument in settings)])

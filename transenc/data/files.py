@@ -25,7 +25,7 @@ SHOWN = 40  # characters of what is wrong that an error repeats
 
 
 class Pair(NamedTuple):
-    """Two sentences, each on one line; the gold score is None where it is not given or not asked for."""
+    """Two sentences, each on one line; the gold score is None where it is not given or not requested."""
 
     sentence1: str
     sentence2: str
@@ -37,7 +37,7 @@ class Record(NamedTuple):
 
     Attributes:
         where: file and line, as errors begin with it.
-        sentence1, sentence2: each on one line, surrounding blanks kept.
+        sentence1, sentence2: each on one line, surrounding whitespace kept.
         score: as it is written; None where it is not read or missing.
         text: the whole record as it is written, without its line end. A row that is shorter than the header is filled
             up with empty columns; a row of parquet is written as csv.
@@ -121,7 +121,7 @@ def parse_score(text: Any, low: float, high: float, where: str) -> float:
 
 
 def read_file(path: Path, form: Format) -> list[Pair]:
-    """All pairs of one file, in order, blanks around sentences kept; its suffix tells the format.
+    """All pairs of one file, in order, whitespace around sentences kept; its suffix tells the format.
 
     Args:
         path: of the file.

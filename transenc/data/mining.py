@@ -46,7 +46,7 @@ def mine(
     seed: int,
     progress: Callable[[int], Any] = lambda count: None,
 ) -> tuple[np.ndarray, dict[str, int]]:
-    """Pairs of different sentences, none twice whichever way round, in an order that tells nothing of their kinds.
+    """Pairs of different sentences, none twice in either order, in an order independent of their kinds.
 
     Args:
         sentences: S distinct texts.
@@ -122,7 +122,7 @@ def _any_two(size: int, most: int, rng: np.random.Generator) -> Iterator[np.ndar
 
 
 def _near(search: Search, size: int, neighbours: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """[N, 2] pairs of a sentence and one near it, searched for as they are asked for.
+    """[N, 2] pairs of a sentence and one near it, searched for on demand.
 
     Each sentence in random order with one of its neighbours drawn evenly; then each with a second one, and so on.
     """
@@ -209,14 +209,14 @@ def _by_words(sentences: Sequence[str], neighbours: int) -> Search:
     documents = weights.T.tocsr()  # [S, V], in each row the rarest word first
 
     def search(queries: np.ndarray) -> np.ndarray:
-        asked = documents[queries]
-        asked.data[:] = 1
-        lengths = np.diff(asked.indptr)
+        queried = documents[queries]
+        queried.data[:] = 1
+        lengths = np.diff(queried.indptr)
         rows = np.repeat(np.arange(len(queries)), lengths)
-        reach = np.cumsum(np.concatenate([[0], frequency[asked.indices]]))
-        start = asked.indptr[rows]
-        choosing = (reach[1:] - reach[start] <= POSTINGS) | (np.arange(asked.nnz) == start)  # the rarest in any case
-        rare = sp.csr_array((asked.data[choosing], (rows[choosing], asked.indices[choosing])), asked.shape)
+        reach = np.cumsum(np.concatenate([[0], frequency[queried.indices]]))
+        start = queried.indptr[rows]
+        choosing = (reach[1:] - reach[start] <= POSTINGS) | (np.arange(queried.nnz) == start)  # the rarest in any case
+        rare = sp.csr_array((queried.data[choosing], (rows[choosing], queried.indices[choosing])), queried.shape)
         chosen = (rare @ weights).tocsr()
         parts = []
         for begin, end in zip(chosen.indptr[:-1], chosen.indptr[1:], strict=True):
@@ -225,7 +225,7 @@ def _by_words(sentences: Sequence[str], neighbours: int) -> Search:
             parts.append(chosen.indices[begin:end][best])
         rows, near = np.repeat(np.arange(len(queries)), list(map(len, parts))), np.concatenate(parts)
         rows, near = rows[near != queries[rows]], near[near != queries[rows]]
-        bm25 = asked[rows].multiply(documents[near]).sum(axis=1)
+        bm25 = queried[rows].multiply(documents[near]).sum(axis=1)
         order = np.lexsort((near, -bm25, rows))
         lengths = np.bincount(rows, minlength=len(queries))
         ranks = np.arange(len(rows)) - np.repeat(np.cumsum(lengths) - lengths, lengths)

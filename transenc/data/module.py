@@ -11,14 +11,14 @@ from torch.utils.data import DataLoader, Sampler
 
 from transenc.data.tokens import TokenisedPairs
 
-GROUP = 16  # batches sorted among themselves: pads little, and leaves chance enough in what meets in a batch
+SORTED_BATCHES = 16  # batches that are sorted by length together: little padding, and still random batches
 
 
 class Shuffled(Sampler[int]):
-    """All of `range(N)`, shuffled so that every `batch_size` in a row are of like length.
+    """All of `range(N)`, shuffled so that every `batch_size` in a row are of similar length.
 
     The order depends on `seed` and the epoch only, not on how many random numbers were drawn before. The items are
-    shuffled, then sorted within groups of `GROUP` batches, then whole batches are shuffled.
+    shuffled, then sorted within groups of `SORTED_BATCHES` batches, then whole batches are shuffled.
 
     Args:
         lengths: [N] tokens.
@@ -36,12 +36,12 @@ class Shuffled(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         rng = np.random.default_rng([self.seed, self.epoch])
         order = rng.permutation(len(self.lengths))
-        whole = len(order) - len(order) % self.batch_size
-        rest, group = order[whole:], GROUP * self.batch_size
-        for start in range(0, whole, group):
-            some = order[start : min(start + group, whole)]
-            some[:] = some[np.argsort(self.lengths[some], kind="stable")]
-        batches = rng.permutation(order[:whole].reshape(-1, self.batch_size))
+        full = len(order) - len(order) % self.batch_size
+        rest, group = order[full:], SORTED_BATCHES * self.batch_size
+        for start in range(0, full, group):
+            chunk = order[start : min(start + group, full)]
+            chunk[:] = chunk[np.argsort(self.lengths[chunk], kind="stable")]
+        batches = rng.permutation(order[:full].reshape(-1, self.batch_size))
         return iter(np.concatenate([batches.reshape(-1), rest])[self.skip * self.batch_size :].tolist())
 
 
@@ -51,8 +51,8 @@ class PairDataModule(pl.LightningDataModule):
     Args:
         pairs: N unlabelled pairs; gold scores are refused.
         labels: [N] float32 in [0, 1], a teacher's scores.
-        collate: makes a model's inputs of `(pairs, rows, swapped)`, where `rows` are pair numbers and `swapped` says
-            which of them to turn round; `PairEncoder.collate`.
+        collate: makes the model inputs of `(pairs, rows, swapped)`, where `rows` are pair numbers and `swapped` says
+            which of them to swap; `PairEncoder.collate`.
         batch_size: pairs in a batch.
         both_orders: a pass over the pairs holds each as (a, b) and as (b, a).
         min_batches: that an epoch has; where one pass over the pairs has fewer, it passes over them several times.
@@ -92,11 +92,11 @@ class PairDataModule(pl.LightningDataModule):
 
     def collate(self, items: list[int]) -> dict[str, Any]:
         """The first N items are pairs as they stand; with both orders, the next N are the same pairs swapped."""
-        own = items[self.rank :: self.ranks]
-        weight = len(own) * self.ranks / len(items)
-        own = own or items[:1]  # which then weighs nothing: a rank without a pair would keep the others waiting
-        turn, rows = np.divmod(own, len(self.pairs))
-        swapped = turn % self.orders == 1
+        shard = items[self.rank :: self.ranks]
+        weight = len(shard) * self.ranks / len(items)
+        shard = shard or items[:1]  # of weight 0: a rank without a pair would keep the others waiting
+        repeat, rows = np.divmod(shard, len(self.pairs))
+        swapped = repeat % self.orders == 1
         return {
             "inputs": self.make_inputs(self.pairs, rows, swapped),
             "labels": torch.from_numpy(self.labels[rows]),  # fancy indexing copies, so the labels themselves stay
@@ -113,5 +113,5 @@ class PairDataModule(pl.LightningDataModule):
             batch_size=self.batch_size,
             sampler=Shuffled(lengths, self.batch_size, self.seed, past + epoch, 0 if epoch else skip),
             collate_fn=self.collate,
-            generator=torch.Generator(),  # else each epoch draws from the random numbers of dropout
+            generator=torch.Generator(),  # otherwise each epoch would draw from dropout's random numbers
         )

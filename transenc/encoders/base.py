@@ -32,18 +32,18 @@ from transenc.model_folder import Description, Source, describe, find
 log = logging.getLogger("transenc")
 
 Progress = Callable[[int], Any]
-SHARPNESS = 20.0  # of CoSENT
+COSENT_SCALE = 20.0  # of CoSENT
 FP32_ONLY = ("deberta",)  # model types that transformers cannot run in bf16: its mask's value overflows there
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """How a student learns.
+    """How a student is trained.
 
     Attributes:
         loss: "bce", cross-entropy with the output as a logit; "mse", squared error of the score; or "cosent", see
             `cosent`, of the score.
-        learning_rate: AdamW's, at its highest.
+        learning_rate: the highest, of AdamW.
         warmup: share of the steps in which it rises from 0; afterwards it falls linearly to 0.
         weight_decay: on matrices; biases and normalisation weights have none.
     """
@@ -92,7 +92,7 @@ class PairEncoder(pl.LightningModule, ABC):
 
     @abstractmethod
     def collate(self, pairs: TokenisedPairs, rows: np.ndarray, swapped: np.ndarray) -> dict[str, Tensor]:
-        """Inputs of `forward` for some pairs; `swapped` says which to turn round."""
+        """Inputs of `forward` for some pairs; `swapped` says which to swap."""
 
     @abstractmethod
     def _similarities(self, pairs: TokenisedPairs, batch_tokens: int, progress: Progress) -> np.ndarray: ...
@@ -101,7 +101,7 @@ class PairEncoder(pl.LightningModule, ABC):
     def work(self, pairs: TokenisedPairs) -> int:
         """Sequences to run through the backbone to score these pairs, as `score` reports progress in."""
 
-    # OptimizerConfig.
+    # Training.
 
     def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
         """The loss of B pairs against their teacher's labels, [B] float32 in [0, 1]."""
@@ -116,7 +116,7 @@ class PairEncoder(pl.LightningModule, ABC):
             raw: [B] outputs of `forward`.
             labels: [B] in [0, 1]. Cross-entropy has no minimum for labels outside.
         """
-        assert self.optimizer_config is not None, "a student needs its learning settings"
+        assert self.optimizer_config is not None, "set optimizer_config before training"
         if self.optimizer_config.loss == "bce":
             return F.binary_cross_entropy_with_logits(raw, labels)
         score = self.to_score(raw)
@@ -124,7 +124,7 @@ class PairEncoder(pl.LightningModule, ABC):
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW with a linear warm-up and a linear fall to 0 over `steps`."""
-        assert self.optimizer_config is not None, "a student needs its learning settings"
+        assert self.optimizer_config is not None, "set optimizer_config before training"
         matrices = [p for p in self.parameters() if p.requires_grad and p.ndim > 1]
         vectors = [p for p in self.parameters() if p.requires_grad and p.ndim <= 1]  # biases, normalisation weights
         optimizer = torch.optim.AdamW(
@@ -178,7 +178,7 @@ class PairEncoder(pl.LightningModule, ABC):
     ) -> np.ndarray:
         """Similarities of all pairs, as they stand (first sentence first), in eval mode.
 
-        Batches hold sequences of like length, so little is padding; what else is in a batch does not change a score
+        Batches hold sequences of similar length, so little is padding; what else is in a batch does not change a score
         beyond rounding.
 
         Args:
@@ -211,7 +211,7 @@ class PairEncoder(pl.LightningModule, ABC):
 
     @classmethod
     @abstractmethod
-    def from_source(cls, source: Source, said: Description, **settings: Any) -> Self: ...
+    def from_source(cls, source: Source, description: Description, **settings: Any) -> Self: ...
 
     @classmethod
     def load(cls, name: str | Path | Source, **settings: Any) -> Self:
@@ -278,13 +278,13 @@ def cosent(scores: Tensor, labels: Tensor) -> Tensor:
     Args:
         scores, labels: [B].
     """
-    gaps = SHARPNESS * (scores[None, :] - scores[:, None])
+    gaps = COSENT_SCALE * (scores[None, :] - scores[:, None])
     wrong = gaps[labels[:, None] > labels[None, :]]
     return torch.logsumexp(torch.cat([wrong.new_zeros(1), wrong]), dim=0)
 
 
 def in_batches(lengths: np.ndarray, batch_tokens: int, run: Callable[[np.ndarray], Any]) -> None:
-    """Call `run` with groups of indices of like length, longest first, until each has been in one.
+    """Call `run` with groups of indices of similar length, longest first, until each has been in one.
 
     Where a GPU's memory does not hold a group, it and all behind it are halved.
 

@@ -16,8 +16,8 @@ from transenc.encoders.loading import load_backbone, load_parts, refuse
 from transenc.errors import InputError
 from transenc.model_folder import Description, Source
 
-CENTRED = 10_000  # sentences at most that a mean vector is taken over
-BLOCK = 1 << 16  # pairs whose vectors are held at once: twice 0.4 GB where all sentences differ and D is 768
+CENTRING_SENTENCES = 10_000  # sentences at most that a mean vector is taken over
+BLOCK_PAIRS = 1 << 16  # pairs whose vectors are held at once: twice 0.4 GB where all sentences differ and D is 768
 
 
 class BiEncoder(PairEncoder):
@@ -39,11 +39,11 @@ class BiEncoder(PairEncoder):
             backbone.pooler = None
 
     def embed(self, inputs: dict[str, Tensor]) -> Tensor:
-        """[B, D] float32 sentence vectors of length 1."""
+        """[B, D] float32 sentence embeddings of length 1."""
         return F.normalize(self.pool(inputs), dim=-1)
 
     def pool(self, inputs: dict[str, Tensor]) -> Tensor:
-        """[B, D] float32 sentence vectors as they come."""
+        """[B, D] float32 sentence embeddings as they come."""
         hidden = self.backbone(**inputs).last_hidden_state  # [B, L, D]
         with torch.autocast(self.device.type, enabled=False):
             if self.pooling == "cls":
@@ -65,7 +65,9 @@ class BiEncoder(PairEncoder):
         return self.inputs.singles(pairs, pairs.pairs[rows].T.reshape(-1))
 
     def work(self, pairs: TokenisedPairs) -> int:
-        return sum(len(np.unique(pairs.pairs[start : start + BLOCK])) for start in range(0, len(pairs), BLOCK))
+        return sum(
+            len(np.unique(pairs.pairs[start : start + BLOCK_PAIRS])) for start in range(0, len(pairs), BLOCK_PAIRS)
+        )
 
     @property
     def width(self) -> int:
@@ -103,7 +105,7 @@ class BiEncoder(PairEncoder):
 
     @torch.no_grad()
     def centre(self, pairs: TokenisedPairs, batch_tokens: int, progress: Progress = lambda count: None) -> float:
-        """Take the mean vector of the sentences, or of `CENTRED` of them spread evenly, to 0.
+        """Take the mean vector of the sentences, or of `CENTRING_SENTENCES` of them spread evenly, to 0.
 
         Vectors that all share a direction differ little by cosine, and less by meaning than they could (the first step
         of Mu and Viswanath 2018, arXiv 1702.01417; their second takes out the first principal components).
@@ -119,7 +121,7 @@ class BiEncoder(PairEncoder):
         """
         if (shift := self.shift()) is None:
             raise InputError(f"a {self.backbone.config.model_type} cannot be centred")
-        sentences = np.unique(np.linspace(0, len(pairs.lengths) - 1, CENTRED).astype(int))
+        sentences = np.unique(np.linspace(0, len(pairs.lengths) - 1, CENTRING_SENTENCES).astype(int))
         vectors = np.empty((len(sentences), self.width), dtype=np.float32)
         self.encode(pairs, sentences, vectors, batch_tokens, progress, unit=False)
         mean = vectors.mean(axis=0)
@@ -148,19 +150,19 @@ class BiEncoder(PairEncoder):
 
     def _similarities(self, pairs: TokenisedPairs, batch_tokens: int, progress: Progress) -> np.ndarray:
         cosines = np.empty(len(pairs), dtype=np.float32)
-        for start in range(0, len(pairs), BLOCK):
-            used, places = np.unique(pairs.pairs[start : start + BLOCK], return_inverse=True)
+        for start in range(0, len(pairs), BLOCK_PAIRS):
+            used, places = np.unique(pairs.pairs[start : start + BLOCK_PAIRS], return_inverse=True)
             vectors = torch.empty(len(used), self.width)
             self.encode(pairs, used, vectors.numpy(), batch_tokens, progress)
             first, second = vectors[places.reshape(-1, 2).T]
-            cosines[start : start + BLOCK] = (first * second).sum(-1).numpy()
+            cosines[start : start + BLOCK_PAIRS] = (first * second).sum(-1).numpy()
         return cosines
 
     @classmethod
     def from_source(
         cls,
         source: Source,
-        said: Description,
+        description: Description,
         *,
         pooling: str = "auto",
         layers: int | None = None,
@@ -168,7 +170,7 @@ class BiEncoder(PairEncoder):
     ) -> Self:
         """
         Args:
-            source, said: the model folder and what it says of itself.
+            source, description: the model folder.
             pooling: "cls", "mean", or "auto": what the folder says, else cls.
             layers: keep only this many first layers; None keeps all.
             max_tokens: tokens a sentence is cut to; None is what the folder says.
@@ -176,16 +178,18 @@ class BiEncoder(PairEncoder):
         Raises:
             InputError: it is a cross-encoder, or asks for something this class lacks.
         """
-        if said.cross:
+        if description.cross:
             raise InputError(f"{source.name}: is a cross-encoder, and a bi-encoder is needed")
-        refuse(source, said)
+        refuse(source, description)
         if pooling == "auto":
-            pooling = said.pooling or "cls"
+            pooling = description.pooling or "cls"
         if pooling not in ("cls", "mean"):
             raise InputError(
                 f"{source.name}: its pooling, {pooling!r:.80}, is not supported; set model.pooling to mean or cls"
             )
-        config, tokenizer, length = load_parts(source, max_tokens or said.max_tokens, layers, said.lowercase)
+        config, tokenizer, length = load_parts(
+            source, max_tokens or description.max_tokens, layers, description.lowercase
+        )
         backbone = load_backbone(AutoModel, source, config)
         return cls(backbone, tokenizer, length, pooling).eval()
 

@@ -61,7 +61,7 @@ class CrossEncoder(PairEncoder):
 
     def _similarities(self, pairs: TokenisedPairs, batch_tokens: int, progress: Progress) -> np.ndarray:
         orders = 2 if self.symmetric else 1
-        logits = np.empty(orders * len(pairs), dtype=np.float32)  # those of pairs turned round behind the others
+        logits = np.empty(orders * len(pairs), dtype=np.float32)  # those of swapped pairs come second
         lengths = np.tile(self.inputs.pair_lengths(*pairs.lengths[pairs.pairs].T), orders)
 
         def run(group: np.ndarray) -> None:
@@ -76,7 +76,7 @@ class CrossEncoder(PairEncoder):
     def from_source(
         cls,
         source: Source,
-        said: Description,
+        description: Description,
         *,
         new_head: int | None = None,
         layers: int | None = None,
@@ -85,7 +85,7 @@ class CrossEncoder(PairEncoder):
     ) -> Self:
         """
         Args:
-            source, said: the model folder and what it says of itself.
+            source, description: the model folder.
             new_head: seed of a fresh head for an encoder that has none; None demands a trained cross-encoder. One that
                 has a head keeps it.
             layers: keep only this many first layers; None keeps all.
@@ -93,20 +93,20 @@ class CrossEncoder(PairEncoder):
             symmetric: see the class; None is what the folder says, else one order.
 
         Raises:
-            InputError: it has no head, and none was asked for, or it asks for something this class lacks.
+            InputError: it has no head and no new one was requested, or it needs something that is not supported.
         """
-        if said.cross:
-            refuse(source, said)
+        if description.cross:
+            refuse(source, description)
         elif new_head is None:
             raise InputError(f"{source.name}: is no cross-encoder (it has no classification head)")
-        config, tokenizer, length = load_parts(source, max_tokens, layers, said.lowercase)
-        if said.cross and config.num_labels != 1:
+        config, tokenizer, length = load_parts(source, max_tokens, layers, description.lowercase)
+        if description.cross and config.num_labels != 1:
             raise InputError(f"{source.name}: its head has {config.num_labels} outputs, and a score is one")
         config.num_labels = 1
-        config.transenc_symmetric = said.symmetric if symmetric is None else symmetric
+        config.transenc_symmetric = description.symmetric if symmetric is None else symmetric
         # What sentence-transformers applies to the logit when it loads the folder.
         config.sentence_transformers = {"activation_fn": "torch.nn.modules.activation.Sigmoid"}
-        head = None if said.cross else new_head
+        head = None if description.cross else new_head
         backbone = load_backbone(AutoModelForSequenceClassification, source, config, head)
         return cls(backbone, tokenizer, length, config.transenc_symmetric).eval()
 

@@ -85,7 +85,7 @@ class ModelInputs:
         Args:
             pairs: the tokens.
             rows: [B] pair numbers.
-            swapped: [B] bool, which pairs to turn round.
+            swapped: [B] bool, which pairs to swap.
         """
         sides = pairs.pairs[rows]
         sides = np.where(swapped[:, None], sides[:, ::-1], sides)

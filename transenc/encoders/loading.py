@@ -21,13 +21,13 @@ UNKNOWN = "\N{SNOWMAN}"
 LAYERS = 1000  # at most; what config.json asks for is built before its weights are looked at
 
 
-def refuse(source: Source, said: Description) -> None:
+def refuse(source: Source, description: Description) -> None:
     """
     Raises:
         InputError: the model's files ask for something that is lacking here, without which its scores would be others.
     """
-    if said.unsupported:
-        raise InputError(f"{source.name}: has {said.unsupported}, which is not supported; take another model")
+    if description.unsupported:
+        raise InputError(f"{source.name}: has {description.unsupported}, which is not supported; take another model")
 
 
 def load_parts(source: Source, max_tokens: int | None, layers: int | None, lowercase: bool) -> tuple[Any, Any, int]:
@@ -35,7 +35,7 @@ def load_parts(source: Source, max_tokens: int | None, layers: int | None, lower
 
     Args:
         source: the model.
-        max_tokens: asked for, or None for the longest the model and its tokenizer allow.
+        max_tokens: tokens to truncate to; None: the most that the model and its tokenizer allow.
         layers: keep this many of the first layers; None keeps all.
         lowercase: bring text to lower case, as sentence-transformers does with such a folder.
 
@@ -47,7 +47,7 @@ def load_parts(source: Source, max_tokens: int | None, layers: int | None, lower
             f"{source.name}: there is no tokenizer in this folder (none of {', '.join(VOCABULARIES)}); save it there"
             " with tokenizer.save_pretrained"
         )
-    try:  # unless told, transformers asks on the terminal whether to run a model's own code
+    try:  # by default transformers asks on the terminal whether to run code of the model
         config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False)
     except Exception as error:  # whatever it stumbles over in files of others
@@ -128,28 +128,28 @@ def load_backbone(auto: Any, source: Source, config: Any, new_head: int | None =
     held = sum(path.stat().st_size for path in source.weights)
     state = read_pickled(source) if source.pickled else None
     try:
-        with torch.device("meta"):  # missing weights would be allocated before they are told of
+        with torch.device("meta"):  # missing weights would be allocated first
             described = auto.from_config(config)
         if (numbers := sum(weight.numel() for weight in described.parameters())) > held:
             raise ValueError(f"config.json describes {numbers:.3g} of them, the files have {held:,} bytes")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(new_head or 0)
-            backbone, told = type(described).from_pretrained(
+            backbone, loading_info = type(described).from_pretrained(
                 None if state else source.folder,
                 config=config,
                 state_dict=state,
                 dtype=torch.float32,
                 use_safetensors=True,
                 trust_remote_code=False,
-                ignore_mismatched_sizes=True,  # told below, by name
+                ignore_mismatched_sizes=True,  # an error below, by name
                 output_loading_info=True,
             )
     except Exception as error:  # whatever the library stumbles over in files of others
         raise InputError(f"{source.name}: its weights cannot be loaded ({reason(error)})") from error
     inside = f"{backbone.base_model_prefix}."
-    for name, found, needed in sorted(told["mismatched_keys"]):
+    for name, found, needed in sorted(loading_info["mismatched_keys"]):
         raise InputError(f"{source.name}: {name} is {list(found)} in the weights, {list(needed)} by config.json")
-    for name in sorted(told["missing_keys"]):
+    for name in sorted(loading_info["missing_keys"]):
         if backbone.base_model is backbone:
             drawn = name.startswith("pooler.")
         else:
@@ -158,7 +158,7 @@ def load_backbone(auto: Any, source: Source, config: Any, new_head: int | None =
             raise InputError(f"{source.name}: its weights lack {name}; copy it again, or save it with save_pretrained")
     for name, weight in backbone.named_parameters():
         if not weight.isfinite().all():
-            raise InputError(f"{source.name}: {name} holds values that are no numbers (NaN or infinite); copy it again")
+            raise InputError(f"{source.name}: {name} holds NaN or infinite values; copy it again")
     return backbone
 
 

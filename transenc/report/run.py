@@ -10,7 +10,7 @@ from typing import Any
 from transenc.errors import InputError
 from transenc.results import Key, Row
 
-NUMBERS = ("label", "gold", "score", "loss", "learning_rate", "selection")  # columns where an empty cell is no number
+NUMBERS = ("label", "gold", "score", "loss", "learning_rate", "selection")  # columns where an empty cell is NaN
 
 
 @dataclass(frozen=True)

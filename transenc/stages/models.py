@@ -73,11 +73,11 @@ def load(out: Path, config: Config, progress: Progress) -> Facts:
 @stage(version=1, ignore=("batch_tokens", "accelerator"))
 def centre(out: Path, config: Config, progress: Progress, model: Artifact, tokens: Artifact) -> Facts:
     """A bi-encoder whose embeddings are mean-centred over the sentences of the pool."""
-    from transenc.encoders.bi import CENTRED, BiEncoder
+    from transenc.encoders.bi import CENTRING_SENTENCES, BiEncoder
 
     quiet()
     encoder, pairs = BiEncoder.load(model.path).to(config["accelerator"]), TokenisedPairs.load(tokens.path)
-    with progress.bar("centre", min(CENTRED, len(pairs.lengths)), "sentence") as bar:
+    with progress.bar("centre", min(CENTRING_SENTENCES, len(pairs.lengths)), "sentence") as bar:
         share = encoder.centre(pairs, config["batch_tokens"], bar.update)
     encoder.save(out)
     return {

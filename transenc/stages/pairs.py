@@ -79,13 +79,13 @@ def corpus(out: Path, config: Config, progress: Progress) -> Facts:
     if len(sentences) < 2:
         raise InputError(f"{config['file']}: pairs are made of two different sentences, and there is only one")
     facts = _write(out, sentences, np.empty((0, 2), dtype=np.int32))
-    summary = f"{len(sentences):,} sentences" + told({"repeated": len(lines) - len(sentences)})
+    summary = f"{len(sentences):,} sentences" + dropped_text({"repeated": len(lines) - len(sentences)})
     return {**facts, "summary": summary}
 
 
 @stage(version=1, ignore=("batch_tokens", "accelerator"))
 def embed(out: Path, config: Config, progress: Progress, model: Artifact, tokens: Artifact) -> Facts:
-    """A bi-encoder's vector of each sentence: [S, D] float16 of length 1, precise enough to tell neighbours."""
+    """A bi-encoder's embedding of each sentence: [S, D] float16 of length 1, precise enough to find neighbours."""
     from transenc.encoders import BiEncoder
 
     encoder = BiEncoder.load(model.path).to(config["accelerator"])
@@ -100,7 +100,7 @@ def embed(out: Path, config: Config, progress: Progress, model: Artifact, tokens
 
 @stage(version=1)
 def mine(out: Path, config: Config, progress: Progress, corpus: Artifact, *vectors: Artifact) -> Facts:
-    """Pairs out of a corpus, in the asked shares."""
+    """Pairs out of a corpus, in the given shares."""
     sentences = sentences_of(corpus)
     count = config["pairs"] or len(sentences)
     with progress.bar("mine", count, "pair") as bar:
@@ -195,7 +195,7 @@ def _cleaned(
     numbers: dict[str, int] = {}
     parts = [_renumbered(artifact, numbers) for artifact in (*own, *judged)]
     pairs = np.concatenate(parts[: len(own)])
-    # Blanks around a sentence make no other sentence of it, even where they are kept.
+    # Whitespace around a sentence does not make another sentence of it, even if it is kept.
     plain: dict[str, int] = {}
     same = np.asarray([plain.setdefault(sentence.strip(), len(plain)) for sentence in numbers], dtype=np.int64)
     sides, keys = same[pairs], _keys(same[pairs], config["ordered"])
@@ -212,7 +212,7 @@ def _cleaned(
             dropped[reason], rows = len(rows) - len(kept), kept
     if not len(rows):
         hint = "; data.transductive=true keeps those of dev and test" if "transductive" in config else ""
-        raise InputError(f"none of the {len(pairs):,} pairs to learn from is left{told(dropped)}{hint}")
+        raise InputError(f"none of the {len(pairs):,} pairs to learn from is left{dropped_text(dropped)}{hint}")
     return list(numbers), pairs, rows, shared, dropped
 
 
@@ -223,12 +223,12 @@ def _drawn(rows: np.ndarray, limit: int | None, rng: np.random.Generator) -> np.
 
 def _account(facts: Facts, shared: np.ndarray, dropped: dict[str, int]) -> Facts:
     count = int(shared.sum())
-    summary = f"{facts['pairs']:,} pairs, {facts['sentences']:,} sentences{told(dropped)}"
+    summary = f"{facts['pairs']:,} pairs, {facts['sentences']:,} sentences{dropped_text(dropped)}"
     summary += f"; {count:,} are of dev or test" if count else ""
     return {"dropped": dropped, "shared": count, "summary": summary}
 
 
-def told(dropped: Mapping[str, int]) -> str:
+def dropped_text(dropped: Mapping[str, int]) -> str:
     """`; dropped 57 repeated, 1 of equal sides`, or nothing."""
     counts = ", ".join(f"{number:,} {reason}" for reason, number in dropped.items() if number)
     return f"; dropped {counts}" if counts else ""
