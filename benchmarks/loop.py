@@ -11,7 +11,7 @@ disturbs all; the round's number is the seed. Runs that are in the `--json` file
 `ours`, which trains and labels in bf16 where the hardware has it; `ours-fp32`; `st`, sentence-transformers as it comes
 (fp32); `st-bf16`, the same given bf16 for training, and autocast for its labels.
 
-Shares are of the matrix-product rate measured between the sides: 6 (teaching) or 2 (labelling) operations for each
+Shares are of the matrix-product rate measured between the sides: 6 (training) or 2 (labelling) operations for each
 parameter outside the embeddings and each real token, whether or not a side needs them all.
 """
 
@@ -37,7 +37,7 @@ SHAPES = {  # hidden_size, num_hidden_layers, num_attention_heads, intermediate_
 RATES = {"cross": 1e-4, "bi": 5e-5}
 Told = tuple[dict[str, float], dict[str, float]]  # seconds by stage, final test Spearman by kind of encoder
 BATCH, WARMUP, DECAY = 32, 0.1, 0.01
-STAGES = ("label by bi", "teach cross", "label by cross", "teach bi", "evaluate", "all else")
+STAGES = ("label by bi", "train cross", "label by cross", "train bi", "evaluate", "all else")
 
 
 def read(dataset: Path, pairs: int):
@@ -93,8 +93,8 @@ def ours(folder: Path, prepared: Path, options: argparse.Namespace, precision: s
     for path in (folder / "artifacts").glob("*/artifact.json"):
         record = json.loads(path.read_text())
         kind = record["facts"].get("kind")
-        if record["stage"] == "teach":
-            seconds[f"teach {kind}"] += record["seconds"]
+        if record["stage"] == "train":
+            seconds[f"train {kind}"] += record["seconds"]
         elif record["stage"] == "score":
             seconds["evaluate" if "spearman" in record["facts"] else f"label by {kind}"] += record["seconds"]
     lines = [line.split(",") for line in (folder / "results.csv").read_text().splitlines()[1:]]
@@ -159,14 +159,14 @@ def theirs(folder: Path, prepared: Path, options: argparse.Namespace, bf16: bool
     trainer = CrossEncoderTrainer(
         cross, settings("cross", CrossArguments), train_dataset=datamodule, loss=BinaryCrossEntropyLoss(cross)
     )
-    timed("teach cross", trainer.train)
+    timed("train cross", trainer.train)
     timed("evaluate", lambda: evaluate("cross", scores, cross))
     labels = timed("label by cross", lambda: scores(cross, pool, labelling()))
     datamodule = Dataset.from_dict({"a": [p[0] for p in pool], "b": [p[1] for p in pool], "label": labels.tolist()})
     trainer = SentenceTransformerTrainer(
         bi, settings("bi", BiArguments), train_dataset=datamodule, loss=CosineSimilarityLoss(bi)
     )
-    timed("teach bi", trainer.train)
+    timed("train bi", trainer.train)
     timed("evaluate", lambda: evaluate("bi", cosines, bi))
     return seconds, final
 
@@ -216,9 +216,9 @@ def work(prepared: Path, pool: list[tuple[str, str]]) -> dict[str, float]:
     double = int(cross.inputs.pair_lengths(*tokens.lengths[index].T).sum())
     return {
         "label by bi": 2 * size["bi"] * int(single.sum()),
-        "teach cross": 6 * size["cross"] * 2 * double,
+        "train cross": 6 * size["cross"] * 2 * double,
         "label by cross": 2 * size["cross"] * double,
-        "teach bi": 6 * size["bi"] * int(single[index].sum()),
+        "train bi": 6 * size["bi"] * int(single[index].sum()),
     }
 
 
@@ -291,7 +291,7 @@ def compare(prepared: Path, options: argparse.Namespace) -> None:
         print(f"{label:<16}" + "".join(f"{statistics.median(map(value, told[n])):12.4g}{'':>7}" for n in names))
 
     for stage in operations:
-        taught = len(pool) * (2 if stage == "teach cross" else 1)
+        taught = len(pool) * (2 if stage == "train cross" else 1)
         line(f"{stage} /s", lambda run, stage=stage, taught=taught: taught / run["seconds"][stage])
     line("peak GiB", lambda run: run["gib"])
     if options.device == "gpu":

