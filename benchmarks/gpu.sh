@@ -1,7 +1,7 @@
 #!/bin/sh
 # What a GPU does with this project, in one go, resumable: the seed's table in the shape of roberta-base (random weights:
 # only the seconds mean something), the same iteration beside sentence-transformers on STS-B and on the paper's pool,
-# the README's STS-B table, and distill=paper beside distill=best on STS-B and the seven tasks (docs/ablations.md). Needs
+# the STS-B table of docs/results.md, and distill=paper beside distill=best on STS-B and the seven tasks (docs/ablations.md). Needs
 # dataset/ (download_dataset.sh all), accelerate and sentence-transformers.
 #
 #   sh benchmarks/gpu.sh [DEVICE] [PAIRS] [POOL]     gpu 5749 37000; "cpu 64 96" is a dry run

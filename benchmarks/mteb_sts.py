@@ -2,8 +2,8 @@
 
     python benchmarks/mteb_sts.py MODEL [--tasks STS12 ...] [--dataset FOLDER]    # needs mteb, requirements-extras.txt
 
-Shows Spearman x100 by MTEB's code and by this project's, side by side. With a network, leave the local copies out: the
-README has the three lines. MTEB's cache is off: it knows every local folder by the same name, and would give back the
+Shows Spearman x100 by MTEB's code and by this project's, side by side. With a network, leave the local copies out:
+docs/usage.md has the lines. MTEB's cache is off: it knows every local folder by the same name, and would return the
 scores of the model before.
 """
 

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Development and test Spearman on STS-B per iteration, MiniLM read weakly (three layers) and strongly (all six), three
-# seeds each: the README's table. Resumable: finished stages are in artifacts/.
+# seeds each: the table of docs/results.md. Resumable: finished stages are in artifacts/.
 #
 #   sh benchmarks/stsb_minilm.sh [KEY=VALUE ...]     e.g. paths.dataset=/data
 set -eu
