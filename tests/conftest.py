@@ -1,6 +1,7 @@
 """Tiny random models of every supported family, saved to disk, and small pair files: no test needs a network."""
 
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 import transformers as hf
 from hypothesis import HealthCheck, settings
+from safetensors.torch import load_file, save_file
 from tokenizers import pre_tokenizers
 from tokenizers.models import WordPiece
 from tokenizers.processors import TemplateProcessing
@@ -19,7 +21,10 @@ from tokenizers.processors import TemplateProcessing
 import transenc.stages.evaluation
 import transenc.stages.models
 import transenc.stages.run
+from transenc.artifacts import file_digest
 from transenc.cli import compose
+from transenc.encoders import BiEncoder
+from transenc.errors import InputError
 from transenc.loop import distill
 from transenc.terminal import quiet
 
@@ -235,3 +240,42 @@ def setting(tmp_path, files, bert, monkeypatch):
     # Drawing the page takes longer than such a run; test_report.py looks at it.
     monkeypatch.setattr("transenc.run_writer.write_report", lambda folders, out: out.write_text(""))
     return Setting(tmp_path, files, bert, monkeypatch)
+
+
+MODELS = ["bi-encoder", "cross-encoder"]
+
+
+def weights(folder):
+    return {name: file_digest(folder / "models" / name / "model.safetensors") for name in MODELS}
+
+
+@pytest.fixture
+def folder(bert, tmp_path):
+    """A copy of a right model, to be spoilt."""
+    return Path(shutil.copytree(bert, tmp_path / "model"))
+
+
+@pytest.fixture(autouse=True)
+def nobody_answers(monkeypatch):
+    """A question on the terminal is a failure."""
+
+    def ask(*_):
+        raise AssertionError("asked on the terminal")
+
+    monkeypatch.setattr("builtins.input", ask)
+
+
+def refused(folder, says=None, cls=BiEncoder, **settings):
+    with pytest.raises(InputError, match=says) as error:
+        cls.load(folder, **settings)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 600
+
+
+QUERY = "encoder.layer.1.attention.self.query.weight"
+
+
+def spoil(folder, change):
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})

@@ -1,16 +1,20 @@
 """Settings of any type and value: a configuration that passes, or one line; never a traceback."""
 
+import copy
+import json
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
 import pytest
 from hydra.errors import HydraException
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from transenc.cli import SCHEMAS, choices, compose, explain, keys
+from transenc.cli import SCHEMAS, check_overrides, choices, compose, explain, keys
 from transenc.config.checks import check, check_evaluation
 from transenc.errors import InputError
 
@@ -84,3 +88,51 @@ def test_a_recipe_of_others_names_no_class_to_be_made(tmp_path):
     assert "Key '_target_' not in 'Data'" in said.strip().splitlines()[-1]
     assert "Traceback" not in said
     assert not list(tmp_path.rglob("hacked"))
+
+
+@pytest.mark.parametrize("key", ["_target_", "model._target_", "distill.bi._target_"])
+def test_a_target_is_an_unknown_key(key):
+    for name in SCHEMAS:
+        for plus in ("", "+", "++"):
+            with pytest.raises(InputError, match="_target_: no such key"):
+                check_overrides(name, [f"{plus}{key}=os.system"])
+    with pytest.raises(Exception, match="_target_") as error:
+        compose("train", ["data.columns={_target_: os.system}"])
+    assert "_target_: no such key" in explain(error.value, "train")
+
+
+SINGLE = [
+    "a\nb", "", -1, 1.5, 10**30, float("nan"), float("inf"), -float("inf"), True, None, [], ["a", 1], [["a"]], {"a": 1},
+    {"_target_": "os.system"}, "${seed}", "${paths}",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_any_value_of_any_key_is_accepted_or_refused_in_one_line(name):
+    base = OmegaConf.structured(SCHEMAS[name])
+    right = compose(name, ["model.path=x"] if name == "evaluate" else [])
+    base = OmegaConf.merge(base, OmegaConf.structured(right))
+    checked = {"train": check, "evaluate": check_evaluation}[name]
+    holders = {key for key in keys(SCHEMAS[name]) if any(one.startswith(f"{key}.") for one in keys(SCHEMAS[name]))}
+    for key in keys(SCHEMAS[name]):
+        for value in SINGLE:
+            cfg = copy.deepcopy(base)
+            try:
+                if key in holders and not isinstance(value, dict):
+                    check_overrides(name, [f"{key}={json.dumps(value)}"])
+                    raise AssertionError(f"{key}={value!r} passed")
+                OmegaConf.update(cfg, key, value)
+                checked(OmegaConf.to_object(cfg))
+            except (InputError, OmegaConfBaseException) as error:
+                said = explain(error, name)
+                assert said.strip(), (key, value)
+                assert "\n" not in said, (key, value)
+            else:
+                assert not (isinstance(value, float) and value - value != 0 and typed(name, key) in (int, float)), key
+
+
+def typed(name, key):
+    kind = SCHEMAS[name]
+    for part in key.split("."):
+        kind = typing.get_type_hints(kind)[part]
+    return kind

@@ -10,10 +10,7 @@ import io
 import json
 import os
 import signal
-import subprocess
-import tarfile
 import tracemalloc
-import zipfile
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -31,9 +28,13 @@ from transenc.errors import InputError
 from transenc.stages.evaluation import Evaluation
 
 NAMED = Format("sentence1", "sentence2", "score", 0, 5)
+
+
 NUMBERED = Format(0, 1, None, 0, 5)
+
+
 BOM = b"\xef\xbb\xbf"
-SCRIPT = Path(__file__).parents[1] / "download_dataset.sh"
+
 
 # What a file may hold where it should not.
 SNIPPETS = [
@@ -43,6 +44,8 @@ SNIPPETS = [
     *(b"nan", b"-inf", b"1e999", b"-1", b"5.1", b"1_0", b"0x1", b"sentence1", b"sentence2", b"score", b"label"),
     *("\U0001f469\u200d\U0001f680".encode(), "שלום \u202eمرحبا".encode(), "\u2028\x85\xa0".encode(), b"caf\xe9"),
 ]
+
+
 CODECS = ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "latin-1", "cp1252", "utf-8-sig"]
 
 
@@ -83,7 +86,11 @@ def as_parquet(rows, header=("sentence1", "sentence2", "score")):
 
 
 WRITERS = {"tsv": as_tsv, "csv": as_csv, "jsonl": as_jsonl, "txt": as_txt, "parquet": as_parquet}
+
+
 FORBIDDEN = {"tsv": "\0\t\r\n", "csv": "\0", "jsonl": "", "txt": "\0\r\n|\ufeff", "parquet": ""}
+
+
 ROWS = [("a dog", 'he said "hi"', 4.5), ("Zoë's café", "שלום", 0.0), ("x" * 300, "😀", 5.0)]
 
 
@@ -335,78 +342,3 @@ def test_a_cell_that_python_cannot_hold_is_refused(tmp_path):
         pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
         with pytest.raises(InputError, match=r"a.parquet: not a readable parquet file"):
             read_file(tmp_path / "a.parquet", NAMED)
-
-
-def tar(path, *members):
-    """Members are (name, bytes) of files, or (name, type, where to) of links and the like."""
-    with tarfile.open(path, "w:gz") as archive:
-        for name, *content in members:
-            info = tarfile.TarInfo(name)
-            if len(content) == 1:
-                info.size = len(content[0])
-                archive.addfile(info, io.BytesIO(content[0]))
-            else:
-                info.type, info.linkname = content
-                archive.addfile(info)
-
-
-def zipped(path, *members):
-    """Members as of `tar`, whose links are all symbolic."""
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, *content in members:
-            info = zipfile.ZipInfo(name)
-            if len(content) == 2:
-                info.create_system, info.external_attr = 3, 0o120777 << 16  # made on Unix, a symbolic link
-            archive.writestr(info, content[-1])
-
-
-def hostile_archives(outside):
-    """Members that would write, link or delete outside of the folder they are unpacked in."""
-    link, hard, pipe = tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE
-    train = "stsbenchmark/sts-train.csv"
-    return [
-        [(f"{outside}/new", b"x")],
-        [("../../../outside/new", b"x")],
-        [("stsbenchmark/../../../../outside/new", b"x")],
-        [("stsbenchmark", link, str(outside))],  # whatever is deleted in it is deleted outside
-        [("stsbenchmark", link, str(outside)), ("stsbenchmark/new", b"x")],
-        [("stsbenchmark", link, "../../../outside"), ("stsbenchmark/correlation.pl", b"x")],
-        [(train, link, f"{outside}/correlation.pl"), (train, b"x")],
-        [(train, hard, f"{outside}/correlation.pl"), (train, b"x")],
-        [(train, pipe, "")],
-        [(train, link, "sts-train.csv")],
-        [(train, b"x"), ("stsbenchmark/sts-dev.csv", b"x"), ("stsbenchmark/sts-test.csv", b"x")],
-    ]
-
-
-@pytest.mark.skipif(os.name != "posix", reason="a POSIX shell script")
-@pytest.mark.filterwarnings("ignore:Duplicate name")
-@pytest.mark.parametrize("number", range(11))
-@pytest.mark.parametrize(
-    ("task", "file", "pack"),
-    [
-        ("stsb", "stswiki/images/4/48/Stsbenchmark.tar.gz", tar),
-        ("sts", "stswiki/images/4/40/STS2012-en-test.zip", zipped),
-        ("sick", "semeval2014/task1/data/uploads/sick_train.zip", zipped),
-    ],
-)
-@pytest.mark.parametrize("whole", [True, False])
-def test_an_archive_changes_nothing_outside_and_leaves_nothing_half_written(tmp_path, number, task, file, pack, whole):
-    outside = tmp_path / "outside"
-    outside.mkdir()
-    (outside / "correlation.pl").write_text("as it was")
-    archive = tmp_path / "mirror" / file
-    archive.parent.mkdir(parents=True)
-    pack(archive, *hostile_archives(outside)[number])
-    if not whole:
-        archive.write_bytes(archive.read_bytes()[:-20])
-    environment = os.environ | {"BASE_URL": f"file://{tmp_path}/mirror", "DATASET": str(tmp_path / "dataset")}
-    done = subprocess.run(
-        ["sh", SCRIPT, task], env=environment, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL
-    )
-    assert done.returncode == 1
-    ours = [line for line in done.stderr.splitlines() if line.startswith("download_dataset.sh: ")]
-    assert ours == done.stderr.splitlines()[-1:]
-    assert list((tmp_path / "dataset").iterdir()) == []
-    assert [(path.name, path.read_text()) for path in outside.iterdir()] == [("correlation.pl", "as it was")]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["dataset", "mirror", "outside"]
