@@ -7,11 +7,7 @@ import numpy as np
 import pandas
 import pytest
 
-import transenc.data.module
-import transenc.stages.evaluation
 import transenc.stages.run
-import transenc.stages.training
-import transenc.training
 from transenc.data.tokens import number_sentences, tokenise
 from transenc.encoders import BiEncoder
 from transenc.errors import InputError

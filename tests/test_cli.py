@@ -138,6 +138,7 @@ def test_help_and_cfg_work_without_loading_torch():
         assert python("-c", f"{check} {run}")[2].splitlines()[-1] == "False"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 def test_a_run_that_was_stopped_ends_in_the_same_bytes_when_started_again(inputs, tmp_path, number):
     def command(name):
@@ -157,7 +158,7 @@ def test_a_run_that_was_stopped_ends_in_the_same_bytes_when_started_again(inputs
         assert told.endswith(f"stopped by {number.name}; the same command goes on where it stopped\n")
         assert "Traceback" not in told
     again = subprocess.run(command("killed"), cwd=ROOT, check=True, capture_output=True, text=True)
-    assert "goes on at step" in again.stdout
+    assert "resumed at step" in again.stdout
     for model in ("bi-encoder", "cross-encoder"):
         digests = {file_digest(tmp_path / run / "models" / model / "model.safetensors") for run in ("whole", "killed")}
         assert len(digests) == 1
@@ -185,6 +186,7 @@ def test_a_second_signal_ends_what_the_first_did_not():
     assert done.returncode in (-signal.SIGTERM, 128 + signal.SIGTERM)
 
 
+@pytest.mark.slow
 def test_a_sweep_shares_artifacts_and_gives_each_job_its_folder(inputs, tmp_path):
     sweep = ["-m", "seed=0,1", f"hydra.sweep.dir={tmp_path}/sweep", f"paths.artifacts={tmp_path}/artifacts"]
     status, out, error = python(inputs[0], *sweep, *inputs[1:])
@@ -202,6 +204,7 @@ def test_a_sweep_shares_artifacts_and_gives_each_job_its_folder(inputs, tmp_path
     assert "Over seeds" in (tmp_path / "sweep" / "comparison.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_job_that_fails_leaves_the_others_alone_and_is_told_at_the_end(inputs, tmp_path):
     sweep = ["-m", "seed=-1,0", f"hydra.sweep.dir={tmp_path}/sweep", f"paths.artifacts={tmp_path}/artifacts"]
     status, out, error = python(inputs[0], *sweep, *inputs[1:])
@@ -217,6 +220,7 @@ def test_a_job_that_fails_leaves_the_others_alone_and_is_told_at_the_end(inputs,
     assert "Failed, and not among them: job 0." in page
 
 
+@pytest.mark.slow
 def test_a_run_from_python_says_what_a_command_does(inputs, tmp_path):
     settings = [setting for setting in inputs[1:] if setting != "trainer=cpu"]
     code = f"""
@@ -230,6 +234,7 @@ distill(compose("train", {[*settings, f"paths.artifacts={tmp_path}/artifacts"]!r
         assert line in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("plugin", "more"),
     [
@@ -257,6 +262,7 @@ def test_sweeps_by_plugins_end_with_the_table(plugin, more, inputs, tmp_path):
     assert (tmp_path / "sweep" / "comparison.html").exists()
 
 
+@pytest.mark.slow
 def test_the_jobs_of_a_sweep_with_joblib_end_with_it_even_if_it_is_killed(inputs, tmp_path):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="pip install -r requirements-extras.txt")
     sweep = ["-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=0,1", "distill.cross.epochs=100000"]
@@ -286,6 +292,7 @@ def running(pid):
         return False
 
 
+@pytest.mark.slow
 def test_a_quiet_run_says_its_table_and_a_verbose_one_where_artifacts_lie(inputs, tmp_path):
     run = [f"hydra.run.dir={tmp_path}/run", f"paths.artifacts={tmp_path}/artifacts"]
     _, out, error = python(*inputs, *run, "verbosity=verbose")
@@ -297,6 +304,7 @@ def test_a_quiet_run_says_its_table_and_a_verbose_one_where_artifacts_lie(inputs
     assert "reused" in (tmp_path / "run" / "train.log").read_text()  # the log has it all
 
 
+@pytest.mark.slow
 def test_tab_completes_settings_and_choices(inputs):
     def completed(line):
         done = subprocess.run(
@@ -321,6 +329,7 @@ def test_jobs_of_a_sweep_take_turns_on_the_gpus_there_are_and_keep_to_one(monkey
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
 
 
+@pytest.mark.slow
 def test_evaluate_leaves_its_results_and_shows_them(bert, inputs, tmp_path):
     pool = inputs[2].removeprefix("data.path=")
     folder = [f"hydra.run.dir={tmp_path}", f"paths.artifacts={tmp_path}/artifacts"]

@@ -61,6 +61,7 @@ def one(files, model, tmp_path_factory):
     return root / "run"
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_labels_and_results_of_one(one, files, model, tmp_path):
     done = python(*TWO, *settings(files, model, tmp_path, "trainer=ddp", "trainer.precision=32-true"))
     assert done.returncode == 0, done.stderr
@@ -77,6 +78,7 @@ def test_two_processes_give_the_labels_and_results_of_one(one, files, model, tmp
     assert told["processes"] == 2
 
 
+@pytest.mark.slow
 def test_when_one_process_is_killed_all_end_and_the_same_command_goes_on(files, model, tmp_path):
     command = settings(files, model, tmp_path, "trainer=ddp", "distill.cross.epochs=100", "distill.retries=0")
     started = subprocess.Popen(
@@ -98,10 +100,11 @@ def test_when_one_process_is_killed_all_end_and_the_same_command_goes_on(files, 
     assert not any(Path(f"/proc/{pid}").exists() for pid in children)
     again = python(*TWO, *command)
     assert again.returncode == 0, again.stderr[:3000]
-    assert "goes on at step" in again.stdout
+    assert "resumed at step" in again.stdout
     assert (tmp_path / "run" / "results.csv").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("start", "more", "says"),
     [

@@ -53,6 +53,7 @@ def said(name):
     return str(error.value)
 
 
+@pytest.mark.slow
 def test_the_default_command_runs_from_the_hub_and_again_without_it(repositories, files, tmp_path):
     """`python train.py distill.iterations=3 model.cross=roberta-base`, on few pairs."""
     environment = {key: value for key, value in os.environ.items() if key != "HF_HUB_OFFLINE"}

@@ -308,11 +308,11 @@ def test_a_hub_model_in_the_local_cache_loads_by_name_and_revision(bert, tmp_pat
     (cached / "snapshots").mkdir()
     (cached / "snapshots" / commit).symlink_to(bert)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    from transenc import folder
+    from transenc import model_folder
 
-    source = folder.find("some/model")
+    source = model_folder.find("some/model")
     assert source.folder.name == commit
-    assert folder.find(f"some/model@{commit}").weights == source.weights == (source.folder / "model.safetensors",)
+    assert model_folder.find(f"some/model@{commit}").weights == source.weights == (source.folder / "model.safetensors",)
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,6 @@ import pandas
 import pytest
 from conftest import LEXICON
 
-import transenc.data.module
-import transenc.stages.evaluation
-import transenc.stages.run
-import transenc.stages.training
 import transenc.training
 from transenc.errors import InputError
 from transenc.training import TrainingFailed

@@ -9,9 +9,7 @@ from conftest import weights
 
 import transenc.data.module
 import transenc.stages.evaluation
-import transenc.stages.run
 import transenc.stages.training
-import transenc.training
 from transenc.artifacts import Artifact
 from transenc.encoders import CrossEncoder
 from transenc.errors import InputError

@@ -8,11 +8,8 @@ import pandas
 import pytest
 from conftest import MODELS, weights
 
-import transenc.data.module
 import transenc.stages.evaluation
 import transenc.stages.run
-import transenc.stages.training
-import transenc.training
 from transenc.cli import compose
 from transenc.encoders import CrossEncoder
 from transenc.errors import InputError

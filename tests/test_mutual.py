@@ -4,11 +4,7 @@ import numpy as np
 import pandas
 import pytest
 
-import transenc.data.module
-import transenc.stages.evaluation
-import transenc.stages.run
 import transenc.stages.training
-import transenc.training
 from transenc.artifacts import file_digest
 from transenc.encoders import BiEncoder
 

@@ -7,10 +7,6 @@ import pytest
 from conftest import PAIRS
 
 import transenc.data.module
-import transenc.stages.evaluation
-import transenc.stages.run
-import transenc.stages.training
-import transenc.training
 from transenc.errors import InputError
 
 

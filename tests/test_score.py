@@ -172,6 +172,7 @@ def test_a_mistake_in_the_middle_comes_after_the_scores_before_it(bert, tmp_path
     assert (error.count("\n"), process.returncode) == (1, 1)
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_ends_it_quietly(bert, tmp_path):
     (tmp_path / "pairs.txt").write_text("a dog||a cat\n" * 10_000)
     process = command(bert, "-", "format=txt", stdin=(tmp_path / "pairs.txt").open())
