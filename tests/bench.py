@@ -53,9 +53,9 @@ class Place:
 
     def finish(self, **process: Any) -> None:
         """The same command, undisturbed, ends well and in the bytes it must."""
-        status, said = ended(self.start(process=process))
+        status, output = ended(self.start(process=process))
         if status:
-            raise Wrong(f"{self.folder}: status {status} when given again\n{said[-2000:]}")
+            raise Wrong(f"{self.folder}: status {status} when given again\n{output[-2000:]}")
         self.compare()
 
     def compare(self) -> None:
@@ -104,25 +104,25 @@ class Bench:
         self.settings = [
             "data=pairs", f"data.path={work}/pool.tsv", f"data.dev={work}/dev.tsv", f"model.bi={model}",
             f"model.cross={model}", "trainer=cpu", "distill=paper", "distill.iterations=2",
-            "distill.failure=ignore",  # of this model's cross-encoders some learn nothing, which is no matter here
+            "distill.failure=ignore",  # of this model's cross-encoders some fail to train, which is no matter here
             "distill.cross.epochs=3", "distill.cross.batch_size=16",
             "distill.cross.learning_rate=1e-3",
             "distill.bi.epochs=3", "distill.bi.batch_size=16", "distill.bi.learning_rate=1e-4",
         ]  # fmt: skip
-        whole = Place(self, work / "whole")
+        undisturbed = Place(self, work / "whole")
         began = time.monotonic()
-        status, said = ended(whole.start())
+        status, output = ended(undisturbed.start())
         self.seconds = time.monotonic() - began
         if status:
-            raise Wrong(f"the undisturbed run failed: {said[-2000:]}")
-        self.wanted = whole.digests()
-        self.whole = whole.folder
+            raise Wrong(f"the undisturbed run failed: {output[-2000:]}")
+        self.wanted = undisturbed.digests()
+        self.undisturbed = undisturbed.folder
         self.numbers = itertools.count(1)
 
     def place(self, copied: bool = False) -> Place:
         """A new one, empty or with the outcome of the undisturbed run."""
         folder = self.work / f"{next(self.numbers)}"
-        shutil.copytree(self.whole, folder) if copied else folder.mkdir()
+        shutil.copytree(self.undisturbed, folder) if copied else folder.mkdir()
         return Place(self, folder)
 
 
@@ -132,20 +132,17 @@ def _digests(folder: Path, files: list[Path]) -> dict[str, str]:
 
 
 def ended(process: subprocess.Popen, seconds: float = 600) -> tuple[int, str]:
-    """Exit status, and what was said. A hang is an error."""
+    """Exit status and output. A hang is an error."""
     try:
-        said, _ = process.communicate(timeout=seconds)
+        output, _ = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
         process.kill()
         raise Wrong(f"hung for {seconds:.0f} s") from None
-    return process.returncode, said
+    return process.returncode, output
 
 
-def told(status: int, said: str, words: str) -> None:
+def check_one_line(status: int, output: str, words: str) -> None:
     """It ended with an error in one line that holds some words."""
-    lines = said.strip().splitlines()
-    if status != 1 or "Traceback" in said or not lines or words not in lines[-1]:
-        raise Wrong(f"status {status}, where one line with {words} belongs\n{said[-2000:]}")
-
-
-# Each fault disturbs one run and says how often; what it calls raises `Wrong`.
+    lines = output.strip().splitlines()
+    if status != 1 or "Traceback" in output or not lines or words not in lines[-1]:
+        raise Wrong(f"status {status}, where one line with {words} belongs\n{output[-2000:]}")

@@ -231,7 +231,7 @@ class Setting:
         self.score = distill(self.config(*overrides), folder)
         return folder
 
-    def taught(self):
+    def trained(self):
         return [place for stage, place in self.built if stage == "train"]
 
 
@@ -250,7 +250,7 @@ def weights(folder):
 
 
 @pytest.fixture
-def folder(bert, tmp_path):
+def model_copy(bert, tmp_path):
     """A copy of a right model, to be spoilt."""
     return Path(shutil.copytree(bert, tmp_path / "model"))
 

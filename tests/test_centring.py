@@ -16,7 +16,9 @@ from transenc.report.page import write_report
 from transenc.results import Row
 
 
-def test_a_centred_start_is_reported_beside_the_start_and_takes_its_place_as_teacher_and_student(setting, monkeypatch):
+def test_a_mean_centred_initial_encoder_is_reported_beside_the_plain_one_and_replaces_it_as_teacher_and_student(
+    setting, monkeypatch
+):
     began = []
     train = transenc.stages.run.Stages.train
     monkeypatch.setattr(
@@ -39,13 +41,13 @@ def test_a_centred_start_is_reported_beside_the_start_and_takes_its_place_as_tea
 
 
 def pool_of(folder, model):
-    """What a run's students learnt, and its sentences' tokens."""
-    taught = pandas.read_csv(folder / "labels" / "1-cross.csv")
-    sentences, numbers = number_sentences(list(zip(taught.sentence1, taught.sentence2, strict=True)))
-    return taught.label.to_numpy(), tokenise(sentences, numbers, model.tokenizer)
+    """The labels a run's students were trained on, and the tokens of its sentences."""
+    pool = pandas.read_csv(folder / "labels" / "1-cross.csv")
+    sentences, numbers = number_sentences(list(zip(pool.sentence1, pool.sentence2, strict=True)))
+    return pool.label.to_numpy(), tokenise(sentences, numbers, model.tokenizer)
 
 
-def test_by_itself_a_start_read_through_cls_is_centred_and_of_one_read_by_the_mean_the_student(setting):
+def test_auto_mean_centres_an_initial_encoder_with_cls_pooling_and_the_student_of_one_with_mean_pooling(setting):
     two = f"[{setting.model},{setting.model}]"
     folder = setting.run(
         "distill.centre=auto",
@@ -56,8 +58,8 @@ def test_by_itself_a_start_read_through_cls_is_centred_and_of_one_read_by_the_me
         "save_predictions=true",
     )
     results = pandas.read_csv(folder / "results.csv").query("iteration == 0 and task == 'test'")
-    starts = [("bi", 0), ("bi", 1), ("bi-ensemble", -1), ("bi-centred", 1)]
-    assert list(zip(results.encoder, results.member.fillna(-1), strict=True)) == starts
+    expected = [("bi", 0), ("bi", 1), ("bi-ensemble", -1), ("bi-centred", 1)]
+    assert list(zip(results.encoder, results.member.fillna(-1), strict=True)) == expected
     assert [place for stage, place in setting.built if stage == "centre"] == ["0/bi-1-centred"]
     assert (folder / "predictions" / "0-bi-1-centred-test.csv").exists()
     students = [BiEncoder.load(folder / "models" / f"bi-encoder-{number}") for number in (0, 1)]
@@ -65,17 +67,17 @@ def test_by_itself_a_start_read_through_cls_is_centred_and_of_one_read_by_the_me
     assert shares[0] < 1e-4 < 0.01 < shares[1]
 
 
-@pytest.mark.parametrize("asked", ["distill.centre=starts", "distill.centre=auto"])
-def test_what_cannot_be_centred_is_named_before_anything_is_taught_and_so_is_the_way_on(setting, models, asked):
+@pytest.mark.parametrize("override", ["distill.centre=starts", "distill.centre=auto"])
+def test_what_cannot_be_mean_centred_is_named_before_any_training_and_so_is_the_remedy(setting, models, override):
     says = f"model.bi={models['modernbert']}: cannot be centred, .*; set (.*)"
     with pytest.raises(InputError, match=says) as error:
-        setting.run(asked, f"model.bi={models['modernbert']}")
-    assert setting.taught() == []
+        setting.run(override, f"model.bi={models['modernbert']}")
+    assert setting.trained() == []
     way_on = re.search(says, str(error.value))[1].split()
-    setting.run(asked, *way_on, f"model.bi={models['modernbert']}", name="on")
+    setting.run(override, *way_on, f"model.bi={models['modernbert']}", name="on")
 
 
-def test_a_student_is_centred_on_the_pools_sentences_and_compared_by_what_it_is_then(setting):
+def test_a_student_is_mean_centred_on_the_pools_sentences_before_it_is_selected(setting):
     folder = setting.run("distill.select=agreement", "distill.holdout=0.5", "distill.centre=students")
     model = BiEncoder.load(folder / "models" / "bi-encoder")
     labels, tokens = pool_of(folder, model)
@@ -89,7 +91,7 @@ def test_a_student_is_centred_on_the_pools_sentences_and_compared_by_what_it_is_
     assert says == [True, False]
 
 
-def test_a_centred_start_that_is_selected_is_handed_back_and_reported_as_such(setting, monkeypatch):
+def test_a_mean_centred_initial_encoder_that_is_selected_is_handed_back_and_reported_as_such(setting, monkeypatch):
     value = Row.value
     monkeypatch.setattr(
         Row,
@@ -100,10 +102,10 @@ def test_a_centred_start_that_is_selected_is_handed_back_and_reported_as_such(se
     selected = json.loads((folder / "run.json").read_text())["selected"]
     assert selected["bi"] == {"iteration": 0, "encoder": "bi-centred", "score": 1.0}
     results = pandas.read_csv(folder / "results.csv").query("encoder == 'bi-centred' and task == 'test'")
-    said = pandas.read_csv(folder / "predictions" / "0-bi-centred-test.csv")
-    pairs = list(zip(said.sentence1, said.sentence2, strict=True))
+    predictions = pandas.read_csv(folder / "predictions" / "0-bi-centred-test.csv")
+    pairs = list(zip(predictions.sentence1, predictions.sentence2, strict=True))
     scores = BiEncoder.load(folder / "models" / "bi-encoder").predict(pairs)
-    np.testing.assert_allclose(scores, np.clip(said.score, 0, 1), atol=1e-5)
+    np.testing.assert_allclose(scores, np.clip(predictions.score, 0, 1), atol=1e-5)
     assert "centred on the pool, since no iteration improved on it" in (
         folder / "models" / "bi-encoder" / "README.md"
     ).read_text().replace("\n", " ")

@@ -58,11 +58,11 @@ def test_a_misspelt_key_or_choice_names_the_nearest(override, says):
     ],
 )
 def test_what_a_disk_refuses_is_one_line_and_status_1(error, says):
-    told = []
-    with pytest.raises(SystemExit) as ended, one_line_errors("train", told.append):
+    lines = []
+    with pytest.raises(SystemExit) as ended, one_line_errors("train", lines.append):
         raise error
     assert ended.value.code == 1
-    assert told[0].startswith(says)
+    assert lines[0].startswith(says)
 
 
 def test_an_error_that_is_neither_a_persons_nor_the_machines_is_a_bug_and_keeps_its_traceback():
@@ -150,13 +150,13 @@ def test_a_run_that_was_stopped_ends_in_the_same_bytes_when_started_again(inputs
     while process.poll() is None and not list((tmp_path / "killed-artifacts").glob(".train-*/*.checkpoint")):
         time.sleep(0.01)  # past the first student's first epoch
     process.send_signal(number)
-    told = process.communicate()[0]
+    output = process.communicate()[0]
     if number == signal.SIGKILL:
         assert process.returncode == -number
     else:
         assert process.returncode == 128 + number
-        assert told.endswith(f"stopped by {number.name}; the same command goes on where it stopped\n")
-        assert "Traceback" not in told
+        assert output.endswith(f"stopped by {number.name}; the same command goes on where it stopped\n")
+        assert "Traceback" not in output
     again = subprocess.run(command("killed"), cwd=ROOT, check=True, capture_output=True, text=True)
     assert "resumed at step" in again.stdout
     for model in ("bi-encoder", "cross-encoder"):
@@ -205,14 +205,14 @@ def test_a_sweep_shares_artifacts_and_gives_each_job_its_folder(inputs, tmp_path
 
 
 @pytest.mark.slow
-def test_a_job_that_fails_leaves_the_others_alone_and_is_told_at_the_end(inputs, tmp_path):
+def test_a_job_that_fails_leaves_the_others_alone_and_is_reported_at_the_end(inputs, tmp_path):
     sweep = ["-m", "seed=-1,0", f"hydra.sweep.dir={tmp_path}/sweep", f"paths.artifacts={tmp_path}/artifacts"]
     status, out, error = python(inputs[0], *sweep, *inputs[1:])
     assert status == 1
     assert "seed=-1: must be at least 0" in out
     assert [line.split()[-2:] for line in out.splitlines() if line.startswith("0    ")] == [["failed", "seed=-1"]]
-    said = f"job 0 failed; what it said stands above, and in {tmp_path}/sweep/0"
-    assert error.strip().splitlines()[-1] == said
+    last = f"job 0 failed; what it said stands above, and in {tmp_path}/sweep/0"
+    assert error.strip().splitlines()[-1] == last
     assert "Traceback" not in out + error
     assert (tmp_path / "sweep" / "1" / "results.csv").exists()
     page = (tmp_path / "sweep" / "comparison.html").read_text()
@@ -221,7 +221,7 @@ def test_a_job_that_fails_leaves_the_others_alone_and_is_told_at_the_end(inputs,
 
 
 @pytest.mark.slow
-def test_a_run_from_python_says_what_a_command_does(inputs, tmp_path):
+def test_a_run_from_python_logs_what_a_command_does(inputs, tmp_path):
     settings = [setting for setting in inputs[1:] if setting != "trainer=cpu"]
     code = f"""
 from pathlib import Path
@@ -274,7 +274,7 @@ def test_the_jobs_of_a_sweep_with_joblib_end_with_it_even_if_it_is_killed(inputs
             assert process.poll() is None
             time.sleep(0.1)
         lists = Path(f"/proc/{process.pid}/task").glob("*/children")
-        children = [child for some in lists for child in some.read_text().split()]
+        children = [child for file in lists for child in file.read_text().split()]
         assert len(children) >= 2
     finally:
         process.kill()
@@ -293,7 +293,7 @@ def running(pid):
 
 
 @pytest.mark.slow
-def test_a_quiet_run_says_its_table_and_a_verbose_one_where_artifacts_lie(inputs, tmp_path):
+def test_a_quiet_run_shows_its_table_and_a_verbose_one_where_artifacts_lie(inputs, tmp_path):
     run = [f"hydra.run.dir={tmp_path}/run", f"paths.artifacts={tmp_path}/artifacts"]
     _, out, error = python(*inputs, *run, "verbosity=verbose")
     assert f"start bi: in {tmp_path}/artifacts/start-" in out

@@ -1,4 +1,4 @@
-"""Failed trainings: what is tried again, what stops a run, what stays in a failed student's place."""
+"""Failed trainings: what is tried again, what stops a run, what is kept in a failed student's place."""
 
 import json
 
@@ -12,28 +12,28 @@ from transenc.training import TrainingFailed
 
 
 def failing(monkeypatch, times, after=0, cause="chance"):
-    """Let some students fail: after so many, so often."""
-    examined = []
+    """Let the check for collapse fail so often, after so many students."""
+    checked = []
 
-    def examine(scores, labels, steps, learning_rate):
-        examined.append((len(scores), steps, learning_rate))
-        if after < len(examined) <= after + times:
+    def check(scores, labels, steps, learning_rate):
+        checked.append((len(scores), steps, learning_rate))
+        if after < len(checked) <= after + times:
             raise TrainingFailed("it collapsed: the standard deviation of its scores is 0", cause)
 
-    monkeypatch.setattr(transenc.training, "check_collapse", examine)
-    return examined
+    monkeypatch.setattr(transenc.training, "check_collapse", check)
+    return checked
 
 
-def told(run):
+def failures(run):
     return json.loads((run / "run.json").read_text())["failures"]
 
 
-def test_a_student_that_failed_is_taught_again_with_another_seed_and_that_is_told(setting, monkeypatch, caplog):
+def test_a_failed_training_is_repeated_with_another_seed_and_reported(setting, monkeypatch, caplog):
     caplog.set_level("INFO", "transenc")
     failing(monkeypatch, times=2)
     run = setting.run("distill.retries=2")
-    assert setting.taught() == ["1/cross", "1/cross/1", "1/cross/2", "1/bi"]
-    assert told(run) == [
+    assert setting.trained() == ["1/cross", "1/cross/1", "1/cross/2", "1/bi"]
+    assert failures(run) == [
         {"place": "1/cross", "reasons": ["it collapsed: the standard deviation of its scores is 0"] * 2, "kept": None}
     ]
     records = [json.loads(path.read_text()) for path in (setting.root / "artifacts").glob("train-*/artifact.json")]
@@ -47,10 +47,10 @@ def test_a_student_that_failed_is_taught_again_with_another_seed_and_that_is_tol
     assert [{file.name for file in folder.iterdir()} for folder in failed] == [{"artifact.json", "curve.jsonl"}] * 2
     again = setting.run("distill.retries=2", name="again")  # what failed is known, and not tried again
     assert setting.built == []
-    assert told(again) == told(run)
+    assert failures(again) == failures(run)
 
 
-def test_a_student_that_failed_with_every_seed_stops_the_run_in_one_line(setting, monkeypatch):
+def test_a_training_that_failed_with_every_seed_stops_the_run_in_one_line(setting, monkeypatch):
     failing(monkeypatch, times=9)
     says = r"1/cross failed with 2 seeds: it collapsed: .*; try another distill.cross.learning_rate, or raise"
     with pytest.raises(InputError, match=says):
@@ -59,13 +59,13 @@ def test_a_student_that_failed_with_every_seed_stops_the_run_in_one_line(setting
         setting.run("distill.retries=1", "distill.failure=keep")
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_names_step_and_learning_rate(setting):
+def test_a_nan_loss_stops_the_run_and_names_step_and_learning_rate(setting):
     says = (
         r"1/cross failed with one seed: the loss is nan at step \d+, learning rate .*; lower distill.cross.learning_ra"
     )
     with pytest.raises(InputError, match=says):
         setting.run("distill.cross.learning_rate=1e9", "distill.cross.clip=0", "distill.cross.epochs=3")
-    assert setting.taught() == ["1/cross"]
+    assert setting.trained() == ["1/cross"]
 
 
 @pytest.mark.parametrize(
@@ -77,18 +77,18 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_step_and_learning_rate
         ("nan", "lower distill.bi.learning_rate, or set trainer.precision=32-true"),
     ],
 )
-def test_what_another_seed_cannot_mend_is_not_tried_again_and_has_a_remedy_of_its_own(
+def test_a_failure_that_another_seed_cannot_mend_is_not_tried_again_and_has_its_own_remedy(
     setting, monkeypatch, cause, remedy
 ):
     failing(monkeypatch, times=9, after=1, cause=cause)
     with pytest.raises(InputError, match=f"1/bi failed with one seed: it collapsed: .*; {remedy}$"):
         setting.run("distill.retries=2")
-    assert setting.taught() == ["1/cross", "1/bi"]
+    assert setting.trained() == ["1/cross", "1/bi"]
 
 
-def test_a_pool_too_small_for_its_epochs_is_passed_over_until_there_are_enough_steps(setting, monkeypatch, caplog):
+def test_a_small_pool_is_repeated_within_an_epoch_until_there_are_enough_steps(setting, monkeypatch, caplog):
     caplog.set_level("INFO", "transenc")
-    examined = failing(monkeypatch, times=0)
+    checked = failing(monkeypatch, times=0)
     folder = setting.run("distill.cross.min_steps=30", "distill.bi.min_steps=6", "distill.cross.learning_rate=1e-4")
     pairs = json.loads((folder / "run.json").read_text())["data"]["pairs"]
     passes = 29 * 16 // (2 * pairs) + 1  # two epochs are enough for the bi-encoder
@@ -96,7 +96,7 @@ def test_a_pool_too_small_for_its_epochs_is_passed_over_until_there_are_enough_s
     steps = curves[curves.loss.notna()].groupby("place").step.max()
     assert steps["1/cross"] == -(-passes * 2 * pairs // 16) >= 30
     assert steps["1/bi"] == 2 * -(-pairs // 16) >= 6
-    assert [tuple(one[1:]) for one in examined] == [(steps["1/cross"], 1e-4), (steps["1/bi"], 5e-5)]
+    assert [(number, rate) for _, number, rate in checked] == [(steps["1/cross"], 1e-4), (steps["1/bi"], 5e-5)]
     assert (
         f"1/cross: {pairs} pairs are few; an epoch passes over them {passes} times, so that there are 30" in caplog.text
     )
@@ -104,33 +104,33 @@ def test_a_pool_too_small_for_its_epochs_is_passed_over_until_there_are_enough_s
 
 
 @pytest.mark.parametrize("kind", ["cross", "bi"])
-def test_the_encoder_of_the_iteration_before_stays_where_a_student_fails(setting, monkeypatch, kind):
+def test_the_encoder_of_the_previous_iteration_is_kept_where_a_training_failed(setting, monkeypatch, kind):
     failing(monkeypatch, times=1, after={"cross": 2, "bi": 3}[kind])  # in the second iteration
     run = setting.run("distill.iterations=2", "distill.retries=0", "distill.failure=keep")
-    assert [failure["kept"] for failure in told(run)] == [f"1/{kind}"]
+    assert [failure["kept"] for failure in failures(run)] == [f"1/{kind}"]
     rows = pandas.read_csv(run / "results.csv").query("encoder == @kind").set_index("iteration")
     assert rows.spearman.loc[1].tolist() == rows.spearman.loc[2].tolist()
 
 
-def test_a_start_that_stands_in_for_a_failed_student_is_selected_only_if_nothing_else_is_there(setting, monkeypatch):
+def test_an_initial_encoder_kept_for_a_failed_student_is_selected_only_if_there_is_no_other(setting, monkeypatch):
     failing(monkeypatch, times=1, after=1)
     settings = ["distill.retries=0", "distill.failure=keep", "distill.select=agreement"]
     run = setting.run(*settings)
-    assert [failure["kept"] for failure in told(run)] == ["0/bi"]
+    assert [failure["kept"] for failure in failures(run)] == ["0/bi"]
     assert (run / "models" / "bi-encoder" / "model.safetensors").exists()
     run = setting.run(*settings, "distill.iterations=2", name="longer")
     assert json.loads((run / "run.json").read_text())["selected"]["bi"]["iteration"] == 2
 
 
-def test_labels_that_are_all_but_constant_stop_the_run_before_a_student_is_taught(setting, tmp_path):
+def test_nearly_constant_labels_stop_the_run_before_any_training(setting, tmp_path):
     lines = ["sentence1\tsentence2", *(f"the {word}\tthe {word}" for word in LEXICON)]
     (tmp_path / "same.tsv").write_text("\n".join(lines))
     with pytest.raises(InputError, match=r"1/bi label: nearly constant, mean 1.000 and standard deviation"):
         setting.run(f"data.path={tmp_path}/same.tsv", "data.clean.identical=false")
-    assert setting.taught() == []
+    assert setting.trained() == []
     setting.run(f"data.path={tmp_path}/same.tsv", "data.clean.identical=false", "distill.failure=ignore")
 
 
-def test_students_are_not_examined_where_failure_is_ignored(setting, monkeypatch):
+def test_students_are_not_checked_for_collapse_where_failure_is_ignored(setting, monkeypatch):
     failing(monkeypatch, times=9)
-    assert told(setting.run("distill.failure=ignore")) == []
+    assert failures(setting.run("distill.failure=ignore")) == []

@@ -29,7 +29,7 @@ def test_a_disturbed_run_ends_in_the_bytes_of_an_undisturbed_one(bench, fault):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["full-disk", "read-only"])
-def test_a_disk_that_takes_no_more_is_told_in_one_line_and_loses_nothing(bench, mounts, fault):
+def test_a_full_or_read_only_disk_is_reported_in_one_line_and_loses_nothing(bench, mounts, fault):
     assert faults.disturb(bench, fault, times=1, seed=0)
 
 

@@ -65,15 +65,15 @@ def hostile_archives(outside):
         ("sick", "semeval2014/task1/data/uploads/sick_train.zip", zipped),
     ],
 )
-@pytest.mark.parametrize("whole", [True, False])
-def test_an_archive_changes_nothing_outside_and_leaves_nothing_half_written(tmp_path, number, task, file, pack, whole):
+@pytest.mark.parametrize("intact", [True, False])
+def test_an_archive_changes_nothing_outside_and_leaves_nothing_half_written(tmp_path, number, task, file, pack, intact):
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "correlation.pl").write_text("as it was")
     archive = tmp_path / "mirror" / file
     archive.parent.mkdir(parents=True)
     pack(archive, *hostile_archives(outside)[number])
-    if not whole:
+    if not intact:
         archive.write_bytes(archive.read_bytes()[:-20])
     environment = os.environ | {"BASE_URL": f"file://{tmp_path}/mirror", "DATASET": str(tmp_path / "dataset")}
     done = subprocess.run(

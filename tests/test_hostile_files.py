@@ -117,7 +117,7 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("hostile")
 
 
-def said(read, *names):
+def result(read, *names):
     """What a reader gives, or None where it refuses as it should."""
     try:
         return read()
@@ -149,7 +149,7 @@ def test_pairs_come_back_from_every_format_as_they_were(folder, kind, data):
         content = data.draw(st.sampled_from([b"", BOM])) + content
     path.write_bytes(content)
     assert read_file(path, NAMED) == expected
-    if kind != "txt":  # where no score is asked for, its lines have no third part
+    if kind != "txt":  # where no score is read, its lines have no third part
         assert read_file(path, replace(NAMED, score=None)) == [(*row[:2], None) for row in expected]
 
 
@@ -169,7 +169,7 @@ def test_a_file_of_pairs_is_read_rightly_or_refused_in_one_line(folder, kind, da
     form = data.draw(st.sampled_from([NAMED, NUMBERED, replace(NAMED, score=None), replace(NAMED, binary=True)]))
     path = folder / f"spoilt.{kind}"
     path.write_bytes(content)
-    read = said(lambda: read_file(path, form), path)
+    read = result(lambda: read_file(path, form), path)
     if read is None:
         return
     assert sound(read)
@@ -184,7 +184,7 @@ def test_a_file_of_sentences_is_read_rightly_or_refused_in_one_line(folder, cont
     path = folder / "spoilt.sentences"
     path.write_bytes(content)
     for read in (read_sentences, read_lines):
-        lines = said(lambda read=read: read(path), path)
+        lines = result(lambda read=read: read(path), path)
         if lines is not None:
             text = content.removeprefix(BOM).decode()
             assert "\0" not in text
@@ -216,7 +216,7 @@ def test_a_published_set_is_read_rightly_or_refused_in_one_line(folder, name, da
         small = replace(published.PUBLISHED[name], rows=rows, scored=rows // 2 if name == "sts16" else rows)
         patch.setitem(published.PUBLISHED, name, small)
         for scored in (True, False):
-            read = said(partial(published.read, name, paths, scored), *paths, f"{name}: ")
+            read = result(partial(published.read, name, paths, scored), *paths, f"{name}: ")
             assert read is None or (sound(read) and len(read) == (small.scored if scored else rows))
 
 
@@ -228,7 +228,7 @@ def test_a_local_file_of_a_hubs_set_is_read_rightly_or_refused_in_one_line(folde
     path = folder / f"validation{suffix}"
     path.write_bytes(data.draw(spoilt(WRITERS[suffix[1:]](rows, (*header.split(), "label")))))
     for scored in (True, False):
-        read = said(partial(hub.read, name, path, scored), path)
+        read = result(partial(hub.read, name, path, scored), path)
         assert read is None or sound(read, 0, 1)
 
 
@@ -236,7 +236,7 @@ READERS = {kind: lambda path: read_file(path, NAMED) for kind in KINDS} | {"sent
 
 
 @pytest.mark.parametrize("kind", READERS)
-def test_what_is_no_file_is_told_at_once(tmp_path, kind):
+def test_what_is_no_file_is_refused_at_once(tmp_path, kind):
     folder, loop, pipe = (tmp_path / f"{name}.{kind}" for name in ("folder", "loop", "pipe"))
     folder.mkdir()
     loop.symlink_to(loop)
@@ -290,7 +290,7 @@ def test_a_megabyte_in_a_line_takes_little_memory(tmp_path, kind, filling):
         path.write_bytes(content)
         tracemalloc.start()
         try:
-            said(lambda: READERS[kind](path), path)
+            result(lambda: READERS[kind](path), path)
             assert tracemalloc.get_traced_memory()[1] < 40 * 2**20
         finally:
             tracemalloc.stop()
@@ -316,7 +316,7 @@ def test_a_megabyte_in_a_line_takes_little_memory(tmp_path, kind, filling):
 def test_a_common_fault_is_named(tmp_path, name, content, says):
     (tmp_path / name).write_bytes(content)
     form = NAMED if name.endswith("l") or b"score" in content else replace(NAMED, score=None)
-    assert said(lambda: read_file(tmp_path / name, form), tmp_path / name) is None
+    assert result(lambda: read_file(tmp_path / name, form), tmp_path / name) is None
     with pytest.raises(InputError, match=says):
         read_file(tmp_path / name, form)
 

@@ -16,32 +16,32 @@ from transenc.encoders import BiEncoder, CrossEncoder
 PACKAGE = Path(__file__).parents[1] / "transenc"
 
 
-def test_code_in_a_folder_never_runs_and_nobody_is_asked(folder, tmp_path):
-    (folder / "evil.py").write_text(f"import os\nos.mkdir({str(tmp_path / 'ran')!r})\nclass Evil: pass\n")
+def test_code_in_a_folder_never_runs_and_nobody_is_asked(model_copy, tmp_path):
+    (model_copy / "evil.py").write_text(f"import os\nos.mkdir({str(tmp_path / 'ran')!r})\nclass Evil: pass\n")
     auto = dict.fromkeys(("AutoConfig", "AutoModel", "AutoModelForSequenceClassification"), "evil.Evil")
-    change(folder / "config.json", auto_map=auto)
-    change(folder / "tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.Evil", "evil.Evil"]})
-    BiEncoder.load(folder).save(tmp_path / "saved")
-    CrossEncoder.load(folder, new_head=0)
+    change(model_copy / "config.json", auto_map=auto)
+    change(model_copy / "tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.Evil", "evil.Evil"]})
+    BiEncoder.load(model_copy).save(tmp_path / "saved")
+    CrossEncoder.load(model_copy, new_head=0)
     for name in ("config.json", "tokenizer_config.json"):
         assert "auto_map" not in json.loads((tmp_path / "saved" / name).read_text())
-    change(folder / "config.json", model_type="evil")
-    refused(folder)
-    (folder / "modules.json").write_text(json.dumps([{"idx": 0, "name": "0", "path": "", "type": "evil.Evil"}]))
-    refused(folder, "has a module of code of its own, evil.Evil")
+    change(model_copy / "config.json", model_type="evil")
+    refused(model_copy)
+    (model_copy / "modules.json").write_text(json.dumps([{"idx": 0, "name": "0", "path": "", "type": "evil.Evil"}]))
+    refused(model_copy, "has a module of code of its own, evil.Evil")
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_configuration_names_no_code_for_attention(folder):
-    change(folder / "config.json", attn_implementation="someone/kernel", _attn_implementation="someone/kernel")
-    assert BiEncoder.load(folder).backbone.config._attn_implementation in ("sdpa", "eager")
+def test_a_configuration_names_no_code_for_attention(model_copy):
+    change(model_copy / "config.json", attn_implementation="someone/kernel", _attn_implementation="someone/kernel")
+    assert BiEncoder.load(model_copy).backbone.config._attn_implementation in ("sdpa", "eager")
 
 
-def test_a_chat_template_is_never_evaluated(folder, tmp_path):
+def test_a_chat_template_is_never_evaluated(model_copy, tmp_path):
     code = f"{{{{ cycler.__init__.__globals__.os.mkdir({str(tmp_path / 'ran')!r}) }}}}"
-    change(folder / "tokenizer_config.json", chat_template=code)
-    (folder / "chat_template.jinja").write_text(code)
-    encoder = BiEncoder.load(folder)
+    change(model_copy / "tokenizer_config.json", chat_template=code)
+    (model_copy / "chat_template.jinja").write_text(code)
+    encoder = BiEncoder.load(model_copy)
     encoder.predict(PAIRS)
     encoder.save(tmp_path / "saved")
     assert not (tmp_path / "ran").exists()
@@ -77,19 +77,19 @@ JSON_FILES = [
 
 
 @pytest.mark.parametrize("name", JSON_FILES)
-def test_a_file_that_is_not_what_it_should_be_is_one_line(folder, name):
+def test_a_file_that_is_not_what_it_should_be_is_one_line(model_copy, name):
     for text in ("", "{", "5", "null", '"a"', "[" * 100_000, "{}" if name == "modules.json" else "[]"):
-        (folder / name).write_text(text)
-        refused(folder)
+        (model_copy / name).write_text(text)
+        refused(model_copy)
 
 
 @pytest.mark.parametrize("path", ["../1_Pooling", "/1_Pooling", "a/../../1_Pooling", None, 3, ["1_Pooling"]])
-def test_a_module_outside_the_folder_is_not_read(folder, path):
-    BiEncoder.load(folder).save(folder)
-    shutil.copytree(folder / "1_Pooling", folder.parent / "1_Pooling")
-    modules = json.loads((folder / "modules.json").read_text())
-    (folder / "modules.json").write_text(json.dumps([modules[0], {**modules[1], "path": path}]))
-    refused(folder, "modules.json: names .* no path inside the model's folder")
+def test_a_module_outside_the_folder_is_not_read(model_copy, path):
+    BiEncoder.load(model_copy).save(model_copy)
+    shutil.copytree(model_copy / "1_Pooling", model_copy.parent / "1_Pooling")
+    modules = json.loads((model_copy / "modules.json").read_text())
+    (model_copy / "modules.json").write_text(json.dumps([modules[0], {**modules[1], "path": path}]))
+    refused(model_copy, "modules.json: names .* no path inside the model's folder")
 
 
 @pytest.fixture
@@ -107,17 +107,17 @@ SIZES = ["hidden_size", "num_hidden_layers", "num_attention_heads", "intermediat
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is limited and read as on Linux")
 @pytest.mark.parametrize("key", [*SIZES, "vocab_size"])
-def test_absurd_sizes_are_one_line_and_allocate_nothing(folder, key, little_memory):
+def test_absurd_sizes_are_one_line_and_allocate_nothing(model_copy, key, little_memory):
     for value in (10**12, 10**9, 10**6, 0, -1, "many", None, [], 0.5, float("nan")):
         if (key, value) != ("vocab_size", None):
-            change(folder / "config.json", **{key: value})
-            refused(folder)
-            refused(folder, None, CrossEncoder, new_head=0)
-    change(folder / "config.json", **{key: 2**20})
+            change(model_copy / "config.json", **{key: value})
+            refused(model_copy)
+            refused(model_copy, None, CrossEncoder, new_head=0)
+    change(model_copy / "config.json", **{key: 2**20})
     spoil(
-        folder, lambda weights: [weights.pop(name) for name in list(weights) if name != QUERY]
+        model_copy, lambda weights: [weights.pop(name) for name in list(weights) if name != QUERY]
     )  # no shape contradicts
-    refused(folder, "config.json describes|config.json says 1048576 layers|attention heads")
+    refused(model_copy, "config.json describes|config.json says 1048576 layers|attention heads")
 
 
 @pytest.mark.parametrize(
@@ -129,53 +129,53 @@ def test_absurd_sizes_are_one_line_and_allocate_nothing(folder, key, little_memo
         ("output_hidden_states", "x"), ("hidden_dropout_prob", "x"),
     ],
 )  # fmt: skip
-def test_an_absurd_setting_is_one_line(folder, key, value):
-    change(folder / "config.json", **{key: value})
-    refused(folder)
+def test_an_absurd_setting_is_one_line(model_copy, key, value):
+    change(model_copy / "config.json", **{key: value})
+    refused(model_copy)
 
 
 @pytest.mark.parametrize("value", [-1, 0, "long", [], {}, float("nan"), True])
-def test_a_length_that_is_none_is_one_line(folder, value):
+def test_a_length_that_is_none_is_one_line(model_copy, value):
     if value != 0:  # which says nothing
-        change(folder / "sentence_bert_config.json", max_seq_length=value)
-        refused(folder)
-        (folder / "sentence_bert_config.json").unlink()
-    change(folder / "tokenizer_config.json", model_max_length=value)
-    refused(folder)
+        change(model_copy / "sentence_bert_config.json", max_seq_length=value)
+        refused(model_copy)
+        (model_copy / "sentence_bert_config.json").unlink()
+    change(model_copy / "tokenizer_config.json", model_max_length=value)
+    refused(model_copy)
 
 
 # Tokenizers.
 
 
-def retokenise(folder, edit):
-    path = folder / "tokenizer.json"
+def retokenise(model_copy, edit):
+    path = model_copy / "tokenizer.json"
     content = json.loads(path.read_text())
     edit(content)
     path.write_text(json.dumps(content))
 
 
 @pytest.mark.parametrize("number", [10**4, 2**31 + 1, -1, 2**70, "x"])
-def test_token_ids_beyond_the_models_table_are_one_line(folder, number):
-    retokenise(folder, lambda content: content["model"]["vocab"].update(dog=number))
-    refused(folder, "its tokenizer gives ids up to|: ")
+def test_token_ids_beyond_the_models_table_are_one_line(model_copy, number):
+    retokenise(model_copy, lambda content: content["model"]["vocab"].update(dog=number))
+    refused(model_copy, "its tokenizer gives ids up to|: ")
 
 
 def test_special_tokens_beyond_the_models_table_are_one_line(models, tmp_path):
-    folder = Path(shutil.copytree(models["modernbert"], tmp_path / "model"))  # BERT's own class frames by itself
+    model_copy = Path(shutil.copytree(models["modernbert"], tmp_path / "model"))  # BERT's own class frames by itself
 
     def edit(content):
         for token in content["post_processor"]["special_tokens"].values():
             token["ids"] = [9999]
 
-    retokenise(folder, edit)
-    refused(folder, "its tokenizer gives ids up to 9999")
+    retokenise(model_copy, edit)
+    refused(model_copy, "its tokenizer gives ids up to 9999")
 
 
 def test_a_tokenizer_without_its_special_tokens_is_one_line(models, tmp_path):
-    folder = Path(shutil.copytree(models["modernbert"], tmp_path / "model"))
-    retokenise(folder, lambda content: content.update(post_processor=None))
-    refused(folder, "puts no special tokens")
+    model_copy = Path(shutil.copytree(models["modernbert"], tmp_path / "model"))
+    retokenise(model_copy, lambda content: content.update(post_processor=None))
+    refused(model_copy, "puts no special tokens")
     for name in ("pad_token", "cls_token"):
-        settings = json.loads((folder / "tokenizer_config.json").read_text())
-        (folder / "tokenizer_config.json").write_text(json.dumps(settings | {name: None}))
-        refused(folder, "no encoder of BERT's kind|puts no special tokens")
+        settings = json.loads((model_copy / "tokenizer_config.json").read_text())
+        (model_copy / "tokenizer_config.json").write_text(json.dumps(settings | {name: None}))
+        refused(model_copy, "no encoder of BERT's kind|puts no special tokens")

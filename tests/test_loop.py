@@ -31,8 +31,8 @@ def test_a_run_leaves_what_the_contract_says(setting, files):
         "average_precision",
     ]
     keys = list(zip(results.iteration, results.encoder, results.task, results.n, strict=True))
-    turns = [(0, "bi"), (1, "cross"), (1, "bi")]
-    assert keys == [(*turn, task, 30) for turn in turns for task in ("dev", "test")]
+    scored = [(0, "bi"), (1, "cross"), (1, "bi")]
+    assert keys == [(*turn, task, 30) for turn in scored for task in ("dev", "test")]
     assert results.auc.isna().all()
     assert results.spearman.between(-1, 1).all()
 
@@ -52,7 +52,7 @@ def test_a_run_leaves_what_the_contract_says(setting, files):
         assert not (folder / "models" / name / "artifact.json").exists()
 
 
-def test_a_rerun_builds_nothing_and_tells_the_same(setting):
+def test_a_rerun_builds_nothing_and_reports_the_same(setting):
     first = setting.run()
     second = setting.run(name="again")
     assert setting.built == []
@@ -60,17 +60,17 @@ def test_a_rerun_builds_nothing_and_tells_the_same(setting):
     assert weights(first) == weights(second)
 
 
-def test_more_iterations_teach_the_new_ones_only(setting):
+def test_more_iterations_train_the_new_ones_only(setting):
     setting.run()
-    assert setting.taught() == ["1/cross", "1/bi"]
+    assert setting.trained() == ["1/cross", "1/bi"]
     setting.run("distill.iterations=2")
-    assert setting.taught() == ["2/cross", "2/bi"]
+    assert setting.trained() == ["2/cross", "2/bi"]
 
 
 def test_another_seed_shares_everything_up_to_the_first_student(setting):
     setting.run()
     setting.run("seed=1")
-    assert setting.taught() == ["1/cross", "1/bi"]
+    assert setting.trained() == ["1/cross", "1/bi"]
     assert ("load", "") in setting.built  # the cross-encoder's head is seeded
     assert [b for b in setting.built if b[0] in ("read", "gather", "tokenise", "label")] == [
         ("label", "")
@@ -79,22 +79,22 @@ def test_another_seed_shares_everything_up_to_the_first_student(setting):
 
 
 @pytest.mark.parametrize(
-    ("override", "taught"),
+    ("override", "trained"),
     [
         ("distill.cross.learning_rate=1e-4", ["1/cross", "1/bi"]),
         ("distill.bi.learning_rate=1e-4", ["1/bi"]),
         ("trainer.score_tokens=100", []),
     ],
 )
-def test_a_changed_setting_redoes_what_lies_downstream_of_it(setting, override, taught):
+def test_a_changed_setting_redoes_what_lies_downstream_of_it(setting, override, trained):
     setting.run()
     setting.run(override)
-    assert setting.taught() == taught
+    assert setting.trained() == trained
 
 
 @pytest.mark.parametrize("place", ["0/bi", "1/cross", "1/bi"])
 def test_an_interrupted_run_ends_in_the_same_weights_and_repeats_no_finished_stage(setting, monkeypatch, place):
-    whole = setting.run("paths.artifacts=" + str(setting.root / "whole-artifacts"), name="whole")
+    uninterrupted = setting.run("paths.artifacts=" + str(setting.root / "whole-artifacts"), name="whole")
     stages = setting.built.copy()
     done = []
 
@@ -114,11 +114,11 @@ def test_an_interrupted_run_ends_in_the_same_weights_and_repeats_no_finished_sta
     before = setting.built.copy()
     resumed = setting.run()
     assert before[:-1] + setting.built == stages
-    assert weights(resumed) == weights(whole)
-    assert (resumed / "results.csv").read_bytes() == (whole / "results.csv").read_bytes()
+    assert weights(resumed) == weights(uninterrupted)
+    assert (resumed / "results.csv").read_bytes() == (uninterrupted / "results.csv").read_bytes()
 
 
-def test_previous_starts_a_student_from_its_own_last_weights(setting):
+def test_start_previous_initialises_a_student_with_its_own_last_weights(setting):
     setting.run("distill.iterations=2", "distill.start=previous")
     records = [json.loads(p.read_text()) for p in (setting.root / "artifacts").glob("train-*/artifact.json")]
     fingerprints = {record["fingerprint"] for record in records}
@@ -134,7 +134,7 @@ def test_a_run_leaves_nothing_of_an_earlier_one_in_its_folder(setting):
     assert left == ["labels/1-bi.csv", "models/cross-encoder", "predictions/1-cross-test.csv"]
 
 
-def test_students_learn_in_training_mode(setting, monkeypatch):
+def test_students_train_in_training_mode(setting, monkeypatch):
     """Lightning keeps the mode it finds, and models load in eval mode: without dropout nothing would look wrong."""
     modes = []
     step = CrossEncoder.training_step

@@ -98,9 +98,9 @@ def test_a_folder_removed_while_a_run_writes_there_is_one_line(bert, files, tmp_
         finally:
             process.kill()
             process.wait()
-    said = (tmp_path / "log").read_text()
-    assert "Traceback" not in said
-    assert said.endswith("No such file or directory; mend that and give the same command again\n")
+    output = (tmp_path / "log").read_text()
+    assert "Traceback" not in output
+    assert output.endswith("No such file or directory; mend that and give the same command again\n")
 
 
 def test_a_count_beyond_all_memory_is_one_line(setting):

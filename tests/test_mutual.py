@@ -10,7 +10,7 @@ from transenc.encoders import BiEncoder
 
 
 def test_mutual_distillation_averages_labels_and_reports_members_and_ensembles(setting, models):
-    """Against averages made by hand, of what each member alone says."""
+    """Against averages made by hand, of each member's scores."""
     other = models["roberta"]
     folder = setting.run(
         f"model.bi=[{setting.model},{other}]", f"model.cross=[{setting.model},{other}]", "model.bi_layers=[2,null]",
@@ -27,14 +27,14 @@ def test_mutual_distillation_averages_labels_and_reports_members_and_ensembles(s
     assert sorted(p.name for p in (folder / "models").iterdir()) == names
 
     for iteration, kind in ((0, "bi"), (1, "cross"), (1, "bi")):
-        said = [pandas.read_csv(folder / "predictions" / f"{iteration}-{kind}-{i}-test.csv") for i in (0, 1)]
+        predictions = [pandas.read_csv(folder / "predictions" / f"{iteration}-{kind}-{i}-test.csv") for i in (0, 1)]
         both = test[test.iteration == iteration]
-        for number, one in enumerate(said):
+        for number, member in enumerate(predictions):
             row = both[(both.encoder == kind) & (both.member == number)]
-            assert one.score.corr(one.gold, method="spearman") == pytest.approx(row.spearman.item(), abs=1e-4)
-        mean = (said[0].score + said[1].score) / 2
+            assert member.score.corr(member.gold, method="spearman") == pytest.approx(row.spearman.item(), abs=1e-4)
+        mean = (predictions[0].score + predictions[1].score) / 2
         row = both[both.encoder == f"{kind}-ensemble"]
-        assert mean.corr(said[0].gold, method="spearman") == pytest.approx(row.spearman.item(), abs=2e-3)  # ties
+        assert mean.corr(predictions[0].gold, method="spearman") == pytest.approx(row.spearman.item(), abs=2e-3)  # ties
 
     labels = pandas.read_csv(folder / "labels" / "1-bi.csv")
     both = list(zip(labels.sentence1, labels.sentence2, strict=True))

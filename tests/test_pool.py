@@ -13,10 +13,10 @@ from transenc.errors import InputError
 def test_another_test_set_trains_nothing_anew_where_the_pool_stays_the_same(setting):
     setting.run("data.transductive=true")
     setting.run("data.transductive=true", "data.test=[]", "data.seed=1")
-    assert setting.taught() == []
+    assert setting.trained() == []
 
 
-def test_sentences_become_pairs_in_the_asked_shares_and_are_told(setting, files, tmp_path):
+def test_sentences_become_pairs_in_the_given_shares_and_are_counted(setting, files, tmp_path):
     pool = pandas.read_csv(files / "pool.tsv", sep="\t")
     (tmp_path / "corpus.txt").write_text("\n".join([*pool.sentence1, "", *pool.sentence2]) + "\n")
     folder = setting.run(
@@ -43,7 +43,7 @@ def test_a_file_of_one_sentence_makes_no_pairs(setting, tmp_path):
         setting.run("data.path=null", f"data.sentences={tmp_path}/corpus.tsv")
 
 
-def test_ordered_pairs_are_never_turned_round(setting, monkeypatch):
+def test_ordered_pairs_are_never_swapped(setting, monkeypatch):
     module, orders = transenc.data.module.PairDataModule, []
 
     def watched(*arguments, both_orders, **settings):
@@ -55,14 +55,14 @@ def test_ordered_pairs_are_never_turned_round(setting, monkeypatch):
     assert orders == [False, False]
 
 
-def test_pairs_of_dev_and_test_in_the_pool_are_a_setting_that_is_told(setting, files):
+def test_pairs_of_dev_and_test_in_the_pool_are_a_setting_that_is_reported(setting, files):
     folder = setting.run(f"data.extra={files}/test.tsv")
-    said = json.loads((folder / "run.json").read_text())["data"]
-    assert (said["transductive"], said["shared"], said["dropped"]["of dev or test"] > 10) == (False, 0, True)
+    data = json.loads((folder / "run.json").read_text())["data"]
+    assert (data["transductive"], data["shared"], data["dropped"]["of dev or test"] > 10) == (False, 0, True)
     assert "(transductive): no." in (folder / "models" / "cross-encoder" / "README.md").read_text()
     folder = setting.run(f"data.extra={files}/test.tsv", "data.transductive=true", name="with")
-    said = json.loads((folder / "run.json").read_text())["data"]
-    assert (said["transductive"], said["shared"] > 10) == (True, True)
+    data = json.loads((folder / "run.json").read_text())["data"]
+    assert (data["transductive"], data["shared"] > 10) == (True, True)
     assert "(transductive): yes" in (folder / "models" / "cross-encoder" / "README.md").read_text()
 
 

@@ -1,4 +1,4 @@
-"""What goes to the hub, and that nothing does unless it is asked to."""
+"""What goes to the hub, and that nothing does without --push."""
 
 import dataclasses
 
@@ -53,10 +53,10 @@ def hub(monkeypatch):
 
 def test_without_push_it_says_what_would_be_sent_and_sends_nothing(run, hub, capsys):
     main([str(run), "me/better"])
-    said = capsys.readouterr().out
-    assert "me/better-bi-encoder" in said
-    assert "1_Pooling/config.json" in said
-    assert "Nothing was sent" in said
+    output = capsys.readouterr().out
+    assert "me/better-bi-encoder" in output
+    assert "1_Pooling/config.json" in output
+    assert "Nothing was sent" in output
     assert hub == {}
 
 
@@ -145,12 +145,12 @@ def test_no_name_breaks_a_card(name):
     rows = [Row(1, "bi", 0, name, 7, 0.5, 0.5, None, None)]
     plain = card("bi", "x", "made.", ["x"], 0, [dataclasses.replace(rows[0], task="x")], "x")
     text = card("bi", name, "made.", [name], 0, rows, name)
-    (_, body), (_, plain_body) = (one.split("\n---\n", 1) for one in (text, plain))
-    said, expected = (yaml.safe_load(one.split("\n---\n", 1)[0].removeprefix("---\n")) for one in (text, plain))
-    assert "base_model" not in said
+    (_, body), (_, plain_body) = (content.split("\n---\n", 1) for content in (text, plain))
+    head, expected = (yaml.safe_load(content.split("\n---\n", 1)[0].removeprefix("---\n")) for content in (text, plain))
+    assert "base_model" not in head
     assert expected.pop("base_model") == "x"
-    assert said["model-index"][0]["results"][0]["dataset"]["name"] == name
-    assert list(said) == list(expected)
+    assert head["model-index"][0]["results"][0]["dataset"]["name"] == name
+    assert list(head) == list(expected)
     assert len(body.split("\n")) == len(plain_body.split("\n"))
     quoted = f"`{name}`" if "`" not in name else "``"
     for line in body.split("\n"):

@@ -53,13 +53,13 @@ from transenc.errors import InputError
         (["trainer.accelerator=gpu"], "trainer.accelerator=gpu: torch sees no GPU here"),
     ],
 )
-def test_a_wrong_setting_is_told_in_one_line_and_nothing_is_built(setting, overrides, says):
+def test_a_wrong_setting_is_refused_in_one_line_and_nothing_is_built(setting, overrides, says):
     if "gpu" in overrides[0] and __import__("torch").cuda.is_available():
         pytest.skip("there is a GPU here")
     with pytest.raises(InputError, match=says) as error:
         setting.run(*overrides)
     assert "\n" not in str(error.value)
-    assert setting.taught() == []
+    assert setting.trained() == []
     assert not (setting.root / "run" / "results.csv").exists()
 
 
@@ -74,7 +74,7 @@ def test_a_test_file_whose_name_is_too_long_to_report_under_is_refused_before_an
     path.write_bytes((files / "test.tsv").read_bytes())
     with pytest.raises(InputError, match="results are written under this name, which is too long; rename the file"):
         setting.run(f"data.test=[{path}]")
-    assert setting.taught() == []
+    assert setting.trained() == []
 
 
 def test_a_model_that_changes_while_it_is_read_is_refused_though_the_change_is_undone(setting, bert, monkeypatch):

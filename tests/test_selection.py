@@ -46,14 +46,14 @@ def test_the_models_are_the_selected_ones_and_load_in_sentence_transformers(sett
 
 @pytest.mark.parametrize("select", ["agreement", "last"])
 def test_selection_without_gold_scores_never_reads_any(setting, files, select, tmp_path):
-    """Turning the gold scores upside down changes the results and nothing else."""
+    """Inverting the gold scores changes the results and nothing else."""
     for name in ("dev", "test"):
         table = pandas.read_csv(files / f"{name}.tsv", sep="\t")
         table.assign(score=5 - table.score).to_csv(tmp_path / f"{name}.tsv", sep="\t", index=False)
     settings = [f"distill.select={select}", "distill.iterations=2"]
     first = setting.run(*settings)
-    turned = [f"data.dev={tmp_path}/dev.tsv", f"data.test=[{tmp_path}/test.tsv]"]
-    second = setting.run(*settings, *turned, f"paths.artifacts={setting.root}/other-artifacts", name="other")
+    inverted = [f"data.dev={tmp_path}/dev.tsv", f"data.test=[{tmp_path}/test.tsv]"]
+    second = setting.run(*settings, *inverted, f"paths.artifacts={setting.root}/other-artifacts", name="other")
     assert weights(first) == weights(second)
     runs = [json.loads((folder / "run.json").read_text())["selected"] for folder in (first, second)]
     assert runs[0] == runs[1]
@@ -98,7 +98,7 @@ def warnings(folder):
     return json.loads((folder / "run.json").read_text())["warnings"]
 
 
-def test_a_model_that_scores_below_the_initial_bi_encoder_is_not_to_be_used_and_everything_says_so(
+def test_a_model_that_scores_below_the_initial_bi_encoder_is_warned_of_in_run_card_log_and_report(
     setting, monkeypatch, caplog
 ):
     caplog.set_level("INFO", "transenc")
@@ -124,7 +124,7 @@ def test_a_model_that_scores_below_the_initial_bi_encoder_is_not_to_be_used_and_
     assert f"<b>Do not use cross</b>: {html.escape(expected['cross'])}." in page
 
 
-def test_without_gold_scores_a_cross_encoder_that_hardly_agrees_with_its_teacher_is_not_to_be_used(setting, caplog):
+def test_without_gold_scores_a_cross_encoder_that_hardly_agrees_with_its_teacher_is_warned_of(setting, caplog):
     caplog.set_level("INFO", "transenc")
     folder = setting.run("data.dev=null", "data.test=[]")
     scores = {
@@ -139,11 +139,11 @@ def test_without_gold_scores_a_cross_encoder_that_hardly_agrees_with_its_teacher
     assert "Whether they beat the initial bi-encoder is not known: that takes gold scores (data.test)." in caplog.text
 
 
-def test_the_card_of_a_start_that_is_handed_back_says_so():
+def test_the_card_of_an_initial_encoder_that_is_handed_back_says_so():
     text = [card_of(Row(i, "bi", 0, "dev", 3, 0.5, 0.5), ["sickr-all"]) for i in (0, 1)]
     assert ("unchanged" in text[0], "unchanged" in text[1]) == (True, False)
     assert ("not for commercial use" in text[0], "not for commercial use" in text[1]) == (False, True)
 
 
 def card_of(row, sources, shared=0):
-    return card("bi", "start", "It was taught.", sources, shared, [row], "python train.py")
+    return card("bi", "model", "It was trained.", sources, shared, [row], "python train.py")

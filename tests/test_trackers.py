@@ -44,7 +44,7 @@ def test_tensorboard_holds_the_settings_and_what_the_hparams_tab_compares_runs_b
         assert any(abs(results[results.encoder == kind].spearman - score.value) < 1e-6)
 
 
-def test_mlflow_is_told_settings_curves_and_scores(setting, monkeypatch):
+def test_mlflow_gets_settings_curves_and_scores(setting, monkeypatch):
     mlflow = pytest.importorskip("mlflow", reason="pip install mlflow-skinny")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{setting.root}/mlflow.db")
     setting.run("loggers=[mlflow]")
@@ -55,7 +55,7 @@ def test_mlflow_is_told_settings_curves_and_scores(setting, monkeypatch):
     assert run.info.status == "FINISHED"
 
 
-def test_weights_and_biases_is_told_without_a_network(setting, monkeypatch):
+def test_weights_and_biases_gets_the_run_without_a_network(setting, monkeypatch):
     pytest.importorskip("wandb", reason="pip install wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     run = setting.run("loggers=[wandb]")
@@ -64,7 +64,7 @@ def test_weights_and_biases_is_told_without_a_network(setting, monkeypatch):
         assert tag in file.read_bytes()
 
 
-def test_a_tracker_that_fails_is_told_once_and_ends_no_run(setting, monkeypatch, caplog):
+def test_a_tracker_that_fails_is_warned_of_once_and_ends_no_run(setting, monkeypatch, caplog):
     class Broken:
         def log_metrics(self, values, step):
             raise ConnectionError("no way\nto the server")
