@@ -2,7 +2,9 @@
 
 import os
 import shutil
+from copy import deepcopy
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: no test may reach for the hub
@@ -183,6 +185,31 @@ STAGES = {  # by the module that calls them
 }
 
 
+@cache
+def composed(files, model, *overrides):
+    """A run of as few steps as there are. A composition takes as long as a short training, so equal ones are shared."""
+    return compose(
+        "train",
+        [
+            "data=pairs",
+            f"data.path={files}/pool.tsv",
+            f"data.dev={files}/dev.tsv",
+            f"data.test=[{files}/test.tsv]",
+            f"model.bi={model}",
+            f"model.cross={model}",
+            "trainer=cpu",
+            "trainer.precision=32-true",
+            "distill=paper",
+            "distill.iterations=1",
+            "distill.bi.epochs=2",
+            "distill.bi.batch_size=16",
+            "distill.cross.batch_size=16",
+            "distill.cross.eval_steps=3",
+            *overrides,
+        ],
+    )
+
+
 class Setting:
     """A place to run the loop in, and what happened there."""
 
@@ -202,27 +229,10 @@ class Setting:
         return replace(stage, build=build)
 
     def config(self, *overrides):
-        return compose(
-            "train",
-            [
-                "data=pairs",
-                f"data.path={self.files}/pool.tsv",
-                f"data.dev={self.files}/dev.tsv",
-                f"data.test=[{self.files}/test.tsv]",
-                f"model.bi={self.model}",
-                f"model.cross={self.model}",
-                f"paths.artifacts={self.root}/artifacts",
-                "trainer=cpu",
-                "trainer.precision=32-true",
-                "distill=paper",  # as few steps as there are
-                "distill.iterations=1",
-                "distill.bi.epochs=2",
-                "distill.bi.batch_size=16",
-                "distill.cross.batch_size=16",
-                "distill.cross.eval_steps=3",
-                *overrides,
-            ],
-        )
+        cfg = deepcopy(composed(self.files, self.model, *overrides))
+        if not any(override.startswith("paths.artifacts=") for override in overrides):
+            cfg.paths.artifacts = f"{self.root}/artifacts"
+        return cfg
 
     def run(self, *overrides, name="run"):
         folder = self.root / name

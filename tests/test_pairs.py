@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from transenc import pairs as stages
 from transenc.artifacts import Artifact
 from transenc.data.tokens import number_sentences
 from transenc.errors import InputError
+from transenc.stages import pairs as stages
 
 SETTINGS = {
     "own": 1, "extra": 0, "empty": True, "identical": True, "repeated": True, "ordered": False, "transductive": False,
