@@ -1,7 +1,10 @@
 """Tiny random models of every supported family, saved to disk, and small pair files: no test needs a network."""
 
 import os
+import shutil
+from copy import deepcopy
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: no test may reach for the hub
@@ -12,6 +15,7 @@ import pytest
 import torch
 import transformers as hf
 from hypothesis import HealthCheck, settings
+from safetensors.torch import load_file, save_file
 from tokenizers import pre_tokenizers
 from tokenizers.models import WordPiece
 from tokenizers.processors import TemplateProcessing
@@ -19,7 +23,10 @@ from tokenizers.processors import TemplateProcessing
 import transenc.stages.evaluation
 import transenc.stages.models
 import transenc.stages.run
+from transenc.artifacts import file_digest
 from transenc.cli import compose
+from transenc.encoders import BiEncoder
+from transenc.errors import InputError
 from transenc.loop import distill
 from transenc.terminal import quiet
 
@@ -178,6 +185,31 @@ STAGES = {  # by the module that calls them
 }
 
 
+@cache
+def composed(files, model, *overrides):
+    """A run of as few steps as there are. A composition takes as long as a short training, so equal ones are shared."""
+    return compose(
+        "train",
+        [
+            "data=pairs",
+            f"data.path={files}/pool.tsv",
+            f"data.dev={files}/dev.tsv",
+            f"data.test=[{files}/test.tsv]",
+            f"model.bi={model}",
+            f"model.cross={model}",
+            "trainer=cpu",
+            "trainer.precision=32-true",
+            "distill=paper",
+            "distill.iterations=1",
+            "distill.bi.epochs=2",
+            "distill.bi.batch_size=16",
+            "distill.cross.batch_size=16",
+            "distill.cross.eval_steps=3",
+            *overrides,
+        ],
+    )
+
+
 class Setting:
     """A place to run the loop in, and what happened there."""
 
@@ -197,27 +229,10 @@ class Setting:
         return replace(stage, build=build)
 
     def config(self, *overrides):
-        return compose(
-            "train",
-            [
-                "data=pairs",
-                f"data.path={self.files}/pool.tsv",
-                f"data.dev={self.files}/dev.tsv",
-                f"data.test=[{self.files}/test.tsv]",
-                f"model.bi={self.model}",
-                f"model.cross={self.model}",
-                f"paths.artifacts={self.root}/artifacts",
-                "trainer=cpu",
-                "trainer.precision=32-true",
-                "distill=paper",  # as few steps as there are
-                "distill.iterations=1",
-                "distill.bi.epochs=2",
-                "distill.bi.batch_size=16",
-                "distill.cross.batch_size=16",
-                "distill.cross.eval_steps=3",
-                *overrides,
-            ],
-        )
+        cfg = deepcopy(composed(self.files, self.model, *overrides))
+        if not any(override.startswith("paths.artifacts=") for override in overrides):
+            cfg.paths.artifacts = f"{self.root}/artifacts"
+        return cfg
 
     def run(self, *overrides, name="run"):
         folder = self.root / name
@@ -226,7 +241,7 @@ class Setting:
         self.score = distill(self.config(*overrides), folder)
         return folder
 
-    def taught(self):
+    def trained(self):
         return [place for stage, place in self.built if stage == "train"]
 
 
@@ -235,3 +250,42 @@ def setting(tmp_path, files, bert, monkeypatch):
     # Drawing the page takes longer than such a run; test_report.py looks at it.
     monkeypatch.setattr("transenc.run_writer.write_report", lambda folders, out: out.write_text(""))
     return Setting(tmp_path, files, bert, monkeypatch)
+
+
+MODELS = ["bi-encoder", "cross-encoder"]
+
+
+def weights(folder):
+    return {name: file_digest(folder / "models" / name / "model.safetensors") for name in MODELS}
+
+
+@pytest.fixture
+def model_copy(bert, tmp_path):
+    """A copy of a right model, to be spoilt."""
+    return Path(shutil.copytree(bert, tmp_path / "model"))
+
+
+@pytest.fixture(autouse=True)
+def nobody_answers(monkeypatch):
+    """A question on the terminal is a failure."""
+
+    def ask(*_):
+        raise AssertionError("asked on the terminal")
+
+    monkeypatch.setattr("builtins.input", ask)
+
+
+def refused(folder, says=None, cls=BiEncoder, **settings):
+    with pytest.raises(InputError, match=says) as error:
+        cls.load(folder, **settings)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 600
+
+
+QUERY = "encoder.layer.1.attention.self.query.weight"
+
+
+def spoil(folder, change):
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})

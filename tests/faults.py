@@ -5,7 +5,7 @@
     python tests/faults.py full-disk            a disk of random size, then room (needs the right to mount)
     python tests/faults.py read-only            a folder that may not be written to, then may (likewise)
     python tests/faults.py damage               a file of a finished artifact cut, changed, emptied, removed
-    python tests/faults.py checkpoint             the same to what an interrupted training goes on from
+    python tests/faults.py checkpoint           the same to what an interrupted training goes on from
     python tests/faults.py together             two runs at once on one artifact folder
     python tests/faults.py one-folder           two runs at once in one run folder
     python tests/faults.py clock                a clock that jumps by years, forwards and backwards
@@ -14,13 +14,12 @@
     python tests/faults.py soak --minutes 30    two sweeps at once, killed at random, again and again: what leaks?
 
 After a fault, and the same command again where it stopped the run, results.csv, labels, models and every artifact must
-be byte for byte those of the undisturbed run; what stopped by itself must have said so in one line. Exit status 1 if
-not. Runs are of one thread each, on a tiny random model: two iterations, some 400 training steps.
+be byte for byte those of the undisturbed run; what stopped by itself must have reported it in one line. Exit status 1
+if not. Runs are of one thread each, on a tiny random model: two iterations, some 400 training steps.
 """
 
 import argparse
 import contextlib
-import hashlib
 import itertools
 import os
 import random
@@ -31,146 +30,13 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-WORDS = "the a man woman dog cat is eats runs sleeps in park house food".split()
+from bench import Bench, Place, Wrong, check_one_line, ended
 
-
-class Wrong(AssertionError):  # noqa: N818  # what the run went
-    """A run that ended otherwise than it must."""
-
-
-class Place:
-    """One run folder and one artifact folder, and the command that belongs to them.
-
-    Args:
-        bench: what all runs have in common.
-        folder: where both are.
-        run: name of the run folder in it.
-    """
-
-    def __init__(self, bench: "Bench", folder: Path, run: str = "run"):
-        self.bench, self.folder, self.run, self.artifacts = bench, folder, folder / run, folder / "artifacts"
-
-    def start(
-        self, *more: str, process: Mapping[str, Any] = MappingProxyType({}), **environment: str
-    ) -> subprocess.Popen:
-        folders = [f"hydra.run.dir={self.run}", f"hydra.sweep.dir={self.run}", f"paths.artifacts={self.artifacts}"]
-        return subprocess.Popen(
-            [sys.executable, "train.py", *more, *self.bench.settings, *folders],
-            cwd=ROOT,
-            env=os.environ
-            | {"OMP_NUM_THREADS": "1", "TMPDIR": str(self.bench.temporary), "HOME": str(self.bench.home)}
-            | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            **process,
-        )
-
-    def finish(self, **process: Any) -> None:
-        """The same command, undisturbed, ends well and in the bytes it must."""
-        status, said = ended(self.start(process=process))
-        if status:
-            raise Wrong(f"{self.folder}: status {status} when given again\n{said[-2000:]}")
-        self.compare()
-
-    def compare(self) -> None:
-        found, wanted = self.digests(), self.bench.wanted
-        if found != wanted:
-            differ = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
-            raise Wrong(f"{self.folder}: differs from an undisturbed run in {', '.join(differ)}")
-        left = [path.name for path in self.artifacts.glob(".*")]
-        if left:
-            raise Wrong(f"{self.folder}: {', '.join(left)} left behind")
-
-    def digests(self) -> dict[str, str]:
-        """sha256 of every file that must be the same; records hold seconds, cards and run.json the folders' names."""
-        kept = [file for file in self.artifacts.rglob("*") if file.name != "artifact.json"]
-        left = [self.run / "results.csv", *self.run.glob("labels/*"), *self.run.glob("models/*/*")]
-        return _digests(self.artifacts, kept) | _digests(self.run, [file for file in left if file.name != "README.md"])
-
-    def files(self) -> list[Path]:
-        return sorted(file for file in self.artifacts.glob("[!.]*/**/*") if file.is_file())
-
-
-class Bench:
-    """A tiny model, pairs, and the outcome and the seconds of an undisturbed run.
-
-    Args:
-        work: an empty folder for everything.
-    """
-
-    def __init__(self, work: Path):
-        sys.path.insert(0, str(ROOT))
-        from conftest import build
-
-        self.work, self.temporary, self.home = work, work / "tmp", work / "home"
-        self.temporary.mkdir(parents=True)
-        self.home.mkdir()
-        model = build("bert", work / "model")
-        rng = random.Random(0)
-        for name, number in (("pool", 400), ("dev", 60)):
-            lines = ["sentence1\tsentence2\tscore"]
-            for _ in range(number):
-                first = rng.choices(WORDS, k=rng.randint(2, 9))
-                second = [word if rng.random() < 0.6 else rng.choice(WORDS) for word in first]
-                shared = len({*first} & {*second}) / len({*first} | {*second})
-                lines.append(f"{' '.join(first)}\t{' '.join(second)}\t{5 * shared:.2f}")
-            (work / f"{name}.tsv").write_text("\n".join(lines))
-        self.settings = [
-            "data=pairs", f"data.path={work}/pool.tsv", f"data.dev={work}/dev.tsv", f"model.bi={model}",
-            f"model.cross={model}", "trainer=cpu", "distill=paper", "distill.iterations=2",
-            "distill.failure=ignore",  # of this model's cross-encoders some learn nothing, which is no matter here
-            "distill.cross.epochs=3", "distill.cross.batch_size=16",
-            "distill.cross.learning_rate=1e-3",
-            "distill.bi.epochs=3", "distill.bi.batch_size=16", "distill.bi.learning_rate=1e-4",
-        ]  # fmt: skip
-        whole = Place(self, work / "whole")
-        began = time.monotonic()
-        status, said = ended(whole.start())
-        self.seconds = time.monotonic() - began
-        if status:
-            raise Wrong(f"the undisturbed run failed: {said[-2000:]}")
-        self.wanted = whole.digests()
-        self.whole = whole.folder
-        self.numbers = itertools.count(1)
-
-    def place(self, copied: bool = False) -> Place:
-        """A new one, empty or with the outcome of the undisturbed run."""
-        folder = self.work / f"{next(self.numbers)}"
-        shutil.copytree(self.whole, folder) if copied else folder.mkdir()
-        return Place(self, folder)
-
-
-def _digests(folder: Path, files: list[Path]) -> dict[str, str]:
-    found = {str(file.relative_to(folder)): file for file in files if file.is_file()}
-    return {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in found.items()}
-
-
-def ended(process: subprocess.Popen, seconds: float = 600) -> tuple[int, str]:
-    """Exit status, and what was said. A hang is an error."""
-    try:
-        said, _ = process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        raise Wrong(f"hung for {seconds:.0f} s") from None
-    return process.returncode, said
-
-
-def told(status: int, said: str, words: str) -> None:
-    """It ended with an error in one line that holds some words."""
-    lines = said.strip().splitlines()
-    if status != 1 or "Traceback" in said or not lines or words not in lines[-1]:
-        raise Wrong(f"status {status}, where one line with {words} belongs\n{said[-2000:]}")
-
-
-# Each fault disturbs one run and says how often; what it calls raises `Wrong`.
+# Each fault disturbs one run and counts how often; what it calls raises `Wrong`.
 
 
 def signals(bench: Bench, rng: random.Random, *kinds: signal.Signals) -> Counter:
@@ -178,22 +44,22 @@ def signals(bench: Bench, rng: random.Random, *kinds: signal.Signals) -> Counter
     place, counts = bench.place(), Counter()
     while True:
         process, kind = place.start(), rng.choice(kinds)
-        # Before that not even Python may have started, which says nothing.
+        # Before that not even Python may have started, which tests nothing.
         moment = rng.uniform(3, bench.seconds)
         try:
             process.wait(moment)
         except subprocess.TimeoutExpired:
             process.send_signal(kind)
-        status, said = ended(process)
-        if status == 0 or (status == -kind and "in all" in said):  # done, and hit while Python was packing up
+        status, output = ended(process)
+        if status == 0 or (status == -kind and "in all" in output):  # done, and hit while Python was packing up
             place.compare()
             return counts
         counts[f"{kind.name} in the middle of a training" if list(place.artifacts.glob(".train-*")) else kind.name] += 1
         if kind is signal.SIGKILL:
             if status != -signal.SIGKILL:
-                raise Wrong(f"status {status}\n{said[-2000:]}")
-        elif status != 128 + kind or "the same command goes on" not in said or "Traceback" in said:
-            raise Wrong(f"{kind.name}: status {status}\n{said[-2000:]}")
+                raise Wrong(f"status {status}\n{output[-2000:]}")
+        elif status != 128 + kind or "the same command goes on" not in output or "Traceback" in output:
+            raise Wrong(f"{kind.name}: status {status}\n{output[-2000:]}")
 
 
 def kill(bench: Bench, rng: random.Random) -> Counter:
@@ -215,12 +81,12 @@ def mounted(folder: Path, *options: str) -> Iterator[None]:
 
 def full_disk(bench: Bench, rng: random.Random) -> Counter:
     """From too small for the first file to just too small for the last."""
-    size = sum(file.stat().st_size for file in bench.whole.rglob("*") if file.is_file())
+    size = sum(file.stat().st_size for file in bench.undisturbed.rglob("*") if file.is_file())
     place, counts = bench.place(), Counter()
     with mounted(place.folder, "-t", "tmpfs", "-o", f"size={int(rng.uniform(16, size / 1024))}k", "tmpfs"):
-        status, said = ended(place.start())
+        status, output = ended(place.start())
         if status:
-            told(status, said, "No space left on device")
+            check_one_line(status, output, "No space left on device")
             counts["full"] += 1
         subprocess.run(["mount", "-o", "remount,size=1g", place.folder], check=True)
         place.finish()
@@ -239,9 +105,9 @@ def read_only(bench: Bench, rng: random.Random) -> Counter:
     locked.mkdir(exist_ok=True)
     with mounted(locked, "--bind", str(locked)):
         subprocess.run(["mount", "-o", "remount,bind,ro", locked], check=True)
-        status, said = ended(place.start())
+        status, output = ended(place.start())
         if status or locked != place.artifacts:  # a run that finds all built writes nothing there
-            told(status, said, "Read-only file system")
+            check_one_line(status, output, "Read-only file system")
     place.finish()
     return Counter([f"{locked.relative_to(bench.work)}".rpartition("/")[2].strip("0123456789") or "both"])
 
@@ -284,11 +150,11 @@ def checkpoint(bench: Bench, rng: random.Random) -> Counter:
         time.sleep(rng.uniform(0, 1))
         process.kill()
         ended(process)
-        marks = list(place.artifacts.glob(".train-*/*.checkpoint"))
-        if marks:
+        checkpoints = list(place.artifacts.glob(".train-*/*.checkpoint"))
+        if checkpoints:
             break
     how = rng.choice(list(DAMAGE))
-    DAMAGE[how](marks[0], rng)
+    DAMAGE[how](checkpoints[0], rng)
     place.finish()
     return Counter([how])
 
@@ -300,9 +166,9 @@ def together(bench: Bench, rng: random.Random) -> Counter:
     time.sleep(rng.uniform(0, 1))
     processes.append(other.start())
     for process in processes:
-        status, said = ended(process)
+        status, output = ended(process)
         if status:
-            raise Wrong(f"status {status}\n{said[-2000:]}")
+            raise Wrong(f"status {status}\n{output[-2000:]}")
     place.compare()
     other.compare()
     return Counter(["pairs of runs"])
@@ -327,11 +193,11 @@ def two_users(bench: Bench, rng: random.Random) -> Counter:
     with contextlib.suppress(subprocess.TimeoutExpired):
         first.wait(rng.uniform(3, 1.5 * bench.seconds))
     first.kill()
-    status, said = ended(first)
+    status, output = ended(first)
     if status not in (0, -signal.SIGKILL):
-        raise Wrong(f"status {status}\n{said[-2000:]}")
+        raise Wrong(f"status {status}\n{output[-2000:]}")
     if umask == 0o022 and status:
-        told(*ended(other.start(process=users[1])), "Permission denied")
+        check_one_line(*ended(other.start(process=users[1])), "Permission denied")
         place.finish(**users[0])
     other.finish(**users[1])
     place.finish(**users[0])
@@ -345,10 +211,10 @@ def one_folder(bench: Bench, rng: random.Random) -> Counter:
         time.sleep(0.01)
     time.sleep(rng.uniform(0, 1))
     second = place.start()
-    told(*ended(second), "another run writes there")
-    status, said = ended(first)
+    check_one_line(*ended(second), "another run writes there")
+    status, output = ended(first)
     if status:
-        raise Wrong(f"status {status}\n{said[-2000:]}")
+        raise Wrong(f"status {status}\n{output[-2000:]}")
     place.compare()
     return Counter(["second run refused"])
 
@@ -376,11 +242,11 @@ def clock(bench: Bench, rng: random.Random) -> Counter:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(moment)
         process.kill()
-        status, said = ended(process)
+        status, output = ended(process)
         for file in place.artifacts.rglob("*"):
             os.utime(file, (rng.uniform(0, 2**31),) * 2)
     if status:
-        raise Wrong(f"status {status}\n{said[-2000:]}")
+        raise Wrong(f"status {status}\n{output[-2000:]}")
     place.finish()
     return Counter(["jumps"])
 
@@ -400,12 +266,12 @@ def disturb(bench: Bench, fault: str, times: int, seed: int, jobs: int = 1) -> C
     """
     counts, seeds = Counter(), itertools.count(seed)
 
-    def one(number: int) -> Counter:
+    def strike(number: int) -> Counter:
         return FAULTS[fault](bench, random.Random(f"{fault}/{number}"))
 
     with ThreadPoolExecutor(jobs) as pool:
         while counts.total() < times:
-            for found in pool.map(one, itertools.islice(seeds, jobs)):
+            for found in pool.map(strike, itertools.islice(seeds, jobs)):
                 counts += found
     return counts
 
@@ -427,12 +293,12 @@ def soak(bench: Bench, minutes: float, seed: int) -> None:
                 with contextlib.suppress(OSError, IndexError):
                     states.append((turn, job, *_state(process.pid)))
             process.kill()
-            status, said = ended(process)
+            status, output = ended(process)
             counts["kills" if status else "sweeps of four"] += 1
             if status == 0:
                 return
             if status != -signal.SIGKILL:
-                raise Wrong(f"status {status}\n{said[-2000:]}")
+                raise Wrong(f"status {status}\n{output[-2000:]}")
 
     for turn in itertools.count():
         if time.monotonic() > until:
@@ -442,19 +308,21 @@ def soak(bench: Bench, minutes: float, seed: int) -> None:
         with ThreadPoolExecutor(2) as pool:
             for done in [pool.submit(sweep, lane, random.Random(f"{seed}/{turn}/{lane.run}")) for lane in lanes]:
                 done.result()
-        one, other = ([Place(bench, folder, f"{lane.run.name}/{job}").digests() for job in range(4)] for lane in lanes)
-        if one != other:
+        first, second = (
+            [Place(bench, folder, f"{lane.run.name}/{job}").digests() for job in range(4)] for lane in lanes
+        )
+        if first != second:
             raise Wrong(f"{folder}: two equal sweeps differ")
-        differ = [name for name, digest in bench.wanted.items() if one[0].get(name) != digest]
+        differ = [name for name, digest in bench.wanted.items() if first[0].get(name) != digest]
         if differ:
             raise Wrong(f"{folder}: seed 0 differs from an undisturbed run in {', '.join(differ)}")
         used = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         print(f"{time.monotonic() - until + 60 * minutes:5.0f} s: {dict(counts)}, {used >> 10} KiB", flush=True)
         shutil.rmtree(folder)
     for job in range(1, 5):  # of sweeps that nothing disturbed
-        some = [state[2:] for state in states if state[0] == 3 and state[1] == job]
-        if some:
-            print(f"job {job}: up to {max(s[0] for s in some)} MiB, {max(s[1] for s in some)} handles")
+        of_job = [state[2:] for state in states if state[0] == 3 and state[1] == job]
+        if of_job:
+            print(f"job {job}: up to {max(s[0] for s in of_job)} MiB, {max(s[1] for s in of_job)} handles")
     left = [path.name for path in bench.temporary.iterdir()]
     running = [path for path in Path("/proc").glob("[0-9]*") if _runs(path, str(bench.work))]
     print(f"left in the temporary folder: {', '.join(left) or 'nothing'}; processes left: {len(running)}")

@@ -29,7 +29,7 @@ class Hub(ThreadingHTTPServer):
         moved: old names by which repositories still go.
         refused: (status, error code, message) for the files of a repository; "" as the code: for all of it.
         cut: files of this suffix end half way.
-        asked: paths of all requests so far.
+        requested: paths of all requests so far.
     """
 
     daemon_threads = True
@@ -38,7 +38,7 @@ class Hub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.root, self.moved, self.cut = root, {"roberta-base": "FacebookAI/roberta-base"}, ""
         self.refused: dict[str, tuple[int, str, str]] = {}
-        self.asked: list[str] = []
+        self.requested: list[str] = []
 
     @property
     def endpoint(self) -> str:
@@ -64,7 +64,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0].strip("/")
-        self.server.asked.append(path)
+        self.server.requested.append(path)
         api = path.startswith("api/models/")
         name, _, rest = path.removeprefix("api/models/").partition("/")
         if not name.partition("/")[2] and not (self.server.root / name / "config.json").is_file():

@@ -32,14 +32,14 @@ def test_the_same_input_is_built_once_and_found_again_by_another_store(tmp_path)
 @pytest.mark.parametrize("change", ["value", "key", "version", "name", "input"])
 def test_whatever_can_change_the_result_changes_the_fingerprint(tmp_path, change):
     store, calls = Store(tmp_path), []
-    one, two = store(copying(calls), {"n": 1}), store(copying(calls), {"n": 2})
-    base = store(copying(calls), {"a": 1}, one)
+    first, second = store(copying(calls), {"n": 1}), store(copying(calls), {"n": 2})
+    base = store(copying(calls), {"a": 1}, first)
     other = {
-        "value": lambda: store(copying(calls), {"a": 2}, one),
-        "key": lambda: store(copying(calls), {"b": 1}, one),
-        "version": lambda: store(copying(calls, version=2), {"a": 1}, one),
-        "name": lambda: store(Stage("other", 1, frozenset(), copying(calls).build), {"a": 1}, one),
-        "input": lambda: store(copying(calls), {"a": 1}, two),
+        "value": lambda: store(copying(calls), {"a": 2}, first),
+        "key": lambda: store(copying(calls), {"b": 1}, first),
+        "version": lambda: store(copying(calls, version=2), {"a": 1}, first),
+        "name": lambda: store(Stage("other", 1, frozenset(), copying(calls).build), {"a": 1}, first),
+        "input": lambda: store(copying(calls), {"a": 1}, second),
     }[change]()
     assert other.fingerprint != base.fingerprint
     assert not other.reused
@@ -139,20 +139,20 @@ DAMAGE = {
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 @pytest.mark.parametrize("same_process", [True, False])
-def test_a_damaged_artifact_is_told_and_built_again(tmp_path, caplog, damage, same_process):
+def test_a_damaged_artifact_is_logged_and_built_again(tmp_path, caplog, damage, same_process):
     calls, store = [], Store(tmp_path)
     built = store(copying(calls), {"a": 1})
-    whole = {file.name: file.read_bytes() for file in built.path.iterdir() if file.name != RECORD}
+    undamaged = {file.name: file.read_bytes() for file in built.path.iterdir() if file.name != RECORD}
     damage(built.path)
     again = (store if same_process else Store(tmp_path))(copying(calls), {"a": 1})
     assert (len(calls), again.reused) == (2, False)
-    assert {file.name: file.read_bytes() for file in again.path.iterdir() if file.name != RECORD} == whole
+    assert {file.name: file.read_bytes() for file in again.path.iterdir() if file.name != RECORD} == undamaged
     assert str(built.path) in caplog.text
     assert "it is built again" in caplog.text
     assert Store(tmp_path)(copying(calls), {"a": 1}).reused
 
 
-def test_a_stage_that_fails_keeps_its_bookmark_and_nothing_else(tmp_path):
+def test_a_stage_that_fails_keeps_its_checkpoint_and_nothing_else(tmp_path):
     @stage(version=1)
     def failing(out, config, progress):
         assert not (out / "half").exists()
@@ -224,12 +224,12 @@ def test_a_damaged_artifact_that_may_not_be_replaced_is_not_built_in_vain(tmp_pa
 
 def test_damage_to_one_artifact_builds_no_other_again(tmp_path):
     calls, store = [], Store(tmp_path)
-    one = store(copying(calls), {"a": 1})
-    two = store(copying(calls), {"a": 2}, one)
-    os.truncate(one / "text", 0)
+    first = store(copying(calls), {"a": 1})
+    second = store(copying(calls), {"a": 2}, first)
+    os.truncate(first / "text", 0)
     store = Store(tmp_path)
     assert store(copying(calls), {"a": 2}, store(copying(calls), {"a": 1})).reused
-    assert two.path.exists()
+    assert second.path.exists()
     assert len(calls) == 3
 
 

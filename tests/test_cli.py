@@ -58,11 +58,11 @@ def test_a_misspelt_key_or_choice_names_the_nearest(override, says):
     ],
 )
 def test_what_a_disk_refuses_is_one_line_and_status_1(error, says):
-    told = []
-    with pytest.raises(SystemExit) as ended, one_line_errors("train", told.append):
+    lines = []
+    with pytest.raises(SystemExit) as ended, one_line_errors("train", lines.append):
         raise error
     assert ended.value.code == 1
-    assert told[0].startswith(says)
+    assert lines[0].startswith(says)
 
 
 def test_an_error_that_is_neither_a_persons_nor_the_machines_is_a_bug_and_keeps_its_traceback():
@@ -138,6 +138,7 @@ def test_help_and_cfg_work_without_loading_torch():
         assert python("-c", f"{check} {run}")[2].splitlines()[-1] == "False"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 def test_a_run_that_was_stopped_ends_in_the_same_bytes_when_started_again(inputs, tmp_path, number):
     def command(name):
@@ -149,15 +150,15 @@ def test_a_run_that_was_stopped_ends_in_the_same_bytes_when_started_again(inputs
     while process.poll() is None and not list((tmp_path / "killed-artifacts").glob(".train-*/*.checkpoint")):
         time.sleep(0.01)  # past the first student's first epoch
     process.send_signal(number)
-    told = process.communicate()[0]
+    output = process.communicate()[0]
     if number == signal.SIGKILL:
         assert process.returncode == -number
     else:
         assert process.returncode == 128 + number
-        assert told.endswith(f"stopped by {number.name}; the same command goes on where it stopped\n")
-        assert "Traceback" not in told
+        assert output.endswith(f"stopped by {number.name}; the same command goes on where it stopped\n")
+        assert "Traceback" not in output
     again = subprocess.run(command("killed"), cwd=ROOT, check=True, capture_output=True, text=True)
-    assert "goes on at step" in again.stdout
+    assert "resumed at step" in again.stdout
     for model in ("bi-encoder", "cross-encoder"):
         digests = {file_digest(tmp_path / run / "models" / model / "model.safetensors") for run in ("whole", "killed")}
         assert len(digests) == 1
@@ -185,6 +186,7 @@ def test_a_second_signal_ends_what_the_first_did_not():
     assert done.returncode in (-signal.SIGTERM, 128 + signal.SIGTERM)
 
 
+@pytest.mark.slow
 def test_a_sweep_shares_artifacts_and_gives_each_job_its_folder(inputs, tmp_path):
     sweep = ["-m", "seed=0,1", f"hydra.sweep.dir={tmp_path}/sweep", f"paths.artifacts={tmp_path}/artifacts"]
     status, out, error = python(inputs[0], *sweep, *inputs[1:])
@@ -202,14 +204,15 @@ def test_a_sweep_shares_artifacts_and_gives_each_job_its_folder(inputs, tmp_path
     assert "Over seeds" in (tmp_path / "sweep" / "comparison.html").read_text()
 
 
-def test_a_job_that_fails_leaves_the_others_alone_and_is_told_at_the_end(inputs, tmp_path):
+@pytest.mark.slow
+def test_a_job_that_fails_leaves_the_others_alone_and_is_reported_at_the_end(inputs, tmp_path):
     sweep = ["-m", "seed=-1,0", f"hydra.sweep.dir={tmp_path}/sweep", f"paths.artifacts={tmp_path}/artifacts"]
     status, out, error = python(inputs[0], *sweep, *inputs[1:])
     assert status == 1
     assert "seed=-1: must be at least 0" in out
     assert [line.split()[-2:] for line in out.splitlines() if line.startswith("0    ")] == [["failed", "seed=-1"]]
-    said = f"job 0 failed; what it said stands above, and in {tmp_path}/sweep/0"
-    assert error.strip().splitlines()[-1] == said
+    last = f"job 0 failed; what it said stands above, and in {tmp_path}/sweep/0"
+    assert error.strip().splitlines()[-1] == last
     assert "Traceback" not in out + error
     assert (tmp_path / "sweep" / "1" / "results.csv").exists()
     page = (tmp_path / "sweep" / "comparison.html").read_text()
@@ -217,7 +220,8 @@ def test_a_job_that_fails_leaves_the_others_alone_and_is_told_at_the_end(inputs,
     assert "Failed, and not among them: job 0." in page
 
 
-def test_a_run_from_python_says_what_a_command_does(inputs, tmp_path):
+@pytest.mark.slow
+def test_a_run_from_python_logs_what_a_command_does(inputs, tmp_path):
     settings = [setting for setting in inputs[1:] if setting != "trainer=cpu"]
     code = f"""
 from pathlib import Path
@@ -230,6 +234,7 @@ distill(compose("train", {[*settings, f"paths.artifacts={tmp_path}/artifacts"]!r
         assert line in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("plugin", "more"),
     [
@@ -257,6 +262,7 @@ def test_sweeps_by_plugins_end_with_the_table(plugin, more, inputs, tmp_path):
     assert (tmp_path / "sweep" / "comparison.html").exists()
 
 
+@pytest.mark.slow
 def test_the_jobs_of_a_sweep_with_joblib_end_with_it_even_if_it_is_killed(inputs, tmp_path):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="pip install -r requirements-extras.txt")
     sweep = ["-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=0,1", "distill.cross.epochs=100000"]
@@ -268,7 +274,7 @@ def test_the_jobs_of_a_sweep_with_joblib_end_with_it_even_if_it_is_killed(inputs
             assert process.poll() is None
             time.sleep(0.1)
         lists = Path(f"/proc/{process.pid}/task").glob("*/children")
-        children = [child for some in lists for child in some.read_text().split()]
+        children = [child for file in lists for child in file.read_text().split()]
         assert len(children) >= 2
     finally:
         process.kill()
@@ -286,7 +292,8 @@ def running(pid):
         return False
 
 
-def test_a_quiet_run_says_its_table_and_a_verbose_one_where_artifacts_lie(inputs, tmp_path):
+@pytest.mark.slow
+def test_a_quiet_run_shows_its_table_and_a_verbose_one_where_artifacts_lie(inputs, tmp_path):
     run = [f"hydra.run.dir={tmp_path}/run", f"paths.artifacts={tmp_path}/artifacts"]
     _, out, error = python(*inputs, *run, "verbosity=verbose")
     assert f"start bi: in {tmp_path}/artifacts/start-" in out
@@ -297,6 +304,7 @@ def test_a_quiet_run_says_its_table_and_a_verbose_one_where_artifacts_lie(inputs
     assert "reused" in (tmp_path / "run" / "train.log").read_text()  # the log has it all
 
 
+@pytest.mark.slow
 def test_tab_completes_settings_and_choices(inputs):
     def completed(line):
         done = subprocess.run(
@@ -321,6 +329,7 @@ def test_jobs_of_a_sweep_take_turns_on_the_gpus_there_are_and_keep_to_one(monkey
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
 
 
+@pytest.mark.slow
 def test_evaluate_leaves_its_results_and_shows_them(bert, inputs, tmp_path):
     pool = inputs[2].removeprefix("data.path=")
     folder = [f"hydra.run.dir={tmp_path}", f"paths.artifacts={tmp_path}/artifacts"]

@@ -28,20 +28,20 @@ def folder(request, models):
 
 def test_logits_and_gradients_are_transformers_own(folder):
     batch = inputs(folder)
-    said = []
+    results = []
     for fast in (False, True):
         model = load(AutoModelForSequenceClassification, folder, fast)
         logits = model(**batch).logits
         logits.square().sum().backward()
-        said.append((logits, {name: p.grad for name, p in model.named_parameters()}))
-    torch.testing.assert_close(said[0][0], said[1][0], atol=1e-5, rtol=1e-5)
-    assert said[0][1].keys() == said[1][1].keys()
-    for name, grad in said[0][1].items():
+        results.append((logits, {name: p.grad for name, p in model.named_parameters()}))
+    torch.testing.assert_close(results[0][0], results[1][0], atol=1e-5, rtol=1e-5)
+    assert results[0][1].keys() == results[1][1].keys()
+    for name, grad in results[0][1].items():
         if grad is None or not grad.any():
-            assert said[1][1][name] is None or not said[1][1][name].any(), name
+            assert results[1][1][name] is None or not results[1][1][name].any(), name
         else:
             torch.testing.assert_close(
-                said[1][1][name], grad, atol=1e-4, rtol=1e-3, msg=lambda m, name=name: f"{name}: {m}"
+                results[1][1][name], grad, atol=1e-4, rtol=1e-3, msg=lambda m, name=name: f"{name}: {m}"
             )
 
 
@@ -49,9 +49,9 @@ def test_logits_and_gradients_are_transformers_own(folder):
 def test_all_hidden_states_are_transformers_own(folder, pairs):
     batch = inputs(folder, pairs)
     with torch.no_grad():
-        own, fast = (load(AutoModel, folder, fast, False)(**batch).last_hidden_state for fast in (False, True))
+        expected, found = (load(AutoModel, folder, fast, False)(**batch).last_hidden_state for fast in (False, True))
     real = batch["attention_mask"].bool()
-    torch.testing.assert_close(own[real], fast[real], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(expected[real], found[real], atol=1e-5, rtol=1e-5)
 
 
 def test_training_mode_drops_and_evaluation_mode_does_not(folder):

@@ -54,29 +54,30 @@ def python(*arguments, env=QUIET):
 
 
 @pytest.fixture(scope="module")
-def one(files, model, tmp_path_factory):
+def single(files, model, tmp_path_factory):
     root = tmp_path_factory.mktemp("one")
     done = python(*settings(files, model, root))
     assert done.returncode == 0, done.stderr
     return root / "run"
 
 
-def test_two_processes_give_the_labels_and_results_of_one(one, files, model, tmp_path):
+@pytest.mark.slow
+def test_two_processes_give_the_labels_and_results_of_one(single, files, model, tmp_path):
     done = python(*TWO, *settings(files, model, tmp_path, "trainer=ddp", "trainer.precision=32-true"))
     assert done.returncode == 0, done.stderr
     for name in ("1-bi", "1-cross"):
-        expected, found = (pandas.read_csv(run / "labels" / f"{name}.csv") for run in (one, tmp_path / "run"))
+        expected, found = (pandas.read_csv(run / "labels" / f"{name}.csv") for run in (single, tmp_path / "run"))
         np.testing.assert_allclose(found.label, expected.label, atol=1e-4)
-    expected, found = (pandas.read_csv(run / "results.csv") for run in (one, tmp_path / "run"))
+    expected, found = (pandas.read_csv(run / "results.csv") for run in (single, tmp_path / "run"))
     assert list(found.task) == list(expected.task)
     np.testing.assert_allclose(found.spearman, expected.spearman, atol=5e-3)  # some of 30 pairs may change places
-    curves = [pandas.read_csv(run / "curves.csv") for run in (one, tmp_path / "run")]
+    curves = [pandas.read_csv(run / "curves.csv") for run in (single, tmp_path / "run")]
     np.testing.assert_allclose(curves[1].loss, curves[0].loss, atol=1e-4)  # NaN where there is none, in both
-    assert done.stdout.count("1/cross train") == 1  # each stage once, told by one process
-    told = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert told["processes"] == 2
+    assert done.stdout.count("1/cross train") == 1  # each stage once, logged by one process
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["processes"] == 2
 
 
+@pytest.mark.slow
 def test_when_one_process_is_killed_all_end_and_the_same_command_goes_on(files, model, tmp_path):
     command = settings(files, model, tmp_path, "trainer=ddp", "distill.cross.epochs=100", "distill.retries=0")
     started = subprocess.Popen(
@@ -98,10 +99,11 @@ def test_when_one_process_is_killed_all_end_and_the_same_command_goes_on(files, 
     assert not any(Path(f"/proc/{pid}").exists() for pid in children)
     again = python(*TWO, *command)
     assert again.returncode == 0, again.stderr[:3000]
-    assert "goes on at step" in again.stdout
+    assert "resumed at step" in again.stdout
     assert (tmp_path / "run" / "results.csv").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("start", "more", "says"),
     [
@@ -113,8 +115,8 @@ def test_when_one_process_is_killed_all_end_and_the_same_command_goes_on(files, 
 def test_processes_that_do_not_go_with_the_settings_are_refused_in_one_line(start, more, says, files, model, tmp_path):
     done = python(*start, *settings(files, model, tmp_path, *more))
     assert done.returncode != 0
-    told = [line for line in (done.stdout + done.stderr).splitlines() if says in line]
-    assert len(told) == 1
+    lines = [line for line in (done.stdout + done.stderr).splitlines() if says in line]
+    assert len(lines) == 1
     assert not list(tmp_path.glob("artifacts/train-*"))
 
 
@@ -127,13 +129,13 @@ def test_the_parts_of_a_batch_are_the_batch_and_their_weighted_mean_is_its_loss(
         datamodule = PairDataModule(pairs, labels, encoder.collate, batch_size=3, both_orders=True, seed=0, part=part)
         return list(datamodule.train_dataloader())
 
-    for whole, first, second in zip(batches((0, 1)), batches((0, 2)), batches((1, 2)), strict=True):
-        assert whole["weight"] == 1
+    for full, first, second in zip(batches((0, 1)), batches((0, 2)), batches((1, 2)), strict=True):
+        assert full["weight"] == 1
         weights = [first["weight"], second["weight"]]
         joined = [*first["labels"].tolist(), *(second["labels"].tolist() if weights[1] else [])]
-        assert sorted(joined) == sorted(whole["labels"].tolist())
+        assert sorted(joined) == sorted(full["labels"].tolist())
         means = [float(batch["labels"].mean()) for batch in (first, second)]
-        assert np.average(means, weights=weights) == pytest.approx(float(whole["labels"].mean()))
+        assert np.average(means, weights=weights) == pytest.approx(float(full["labels"].mean()))
         assert np.mean(weights) == 1
 
 
@@ -145,11 +147,11 @@ def test_a_part_counts_by_its_weight(bert):
     (batch,) = PairDataModule(
         pairs, labels, encoder.collate, batch_size=len(PAIRS), both_orders=False, seed=0
     ).train_dataloader()
-    whole = encoder.training_step(batch, 0).item()
-    assert encoder.training_step(batch | {"weight": 0.5}, 0).item() == pytest.approx(whole / 2)
+    full = encoder.training_step(batch, 0).item()
+    assert encoder.training_step(batch | {"weight": 0.5}, 0).item() == pytest.approx(full / 2)
 
 
-def test_lightning_still_asks_at_each_step_what_teaching_keeps_it_from():
+def test_lightning_still_broadcasts_at_each_step_what_training_keeps_it_from():
     assert callable(TrainingEpochLoop._broadcast_sigterm_tensor)
 
 

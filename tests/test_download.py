@@ -1,4 +1,4 @@
-"""Models by their hub names: the default command against a stand-in hub, offline, pinned, and what a person is told."""
+"""Models by their hub names: the default command against a stand-in hub, offline, pinned; failures in one line."""
 
 import json
 import os
@@ -41,18 +41,19 @@ def hub(repositories, tmp_path, monkeypatch):
         yield hub
 
 
-def got(hub):
-    """The names of the files that were asked for."""
-    return {path.rpartition("/")[2] for path in hub.asked if "/resolve/" in path}
+def downloaded(hub):
+    """The names of the files that were requested."""
+    return {path.rpartition("/")[2] for path in hub.requested if "/resolve/" in path}
 
 
-def said(name):
+def refusal(name):
     with pytest.raises(InputError) as error:
         find(name)
     assert "\n" not in str(error.value)
     return str(error.value)
 
 
+@pytest.mark.slow
 def test_the_default_command_runs_from_the_hub_and_again_without_it(repositories, files, tmp_path):
     """`python train.py distill.iterations=3 model.cross=roberta-base`, on few pairs."""
     environment = {key: value for key, value in os.environ.items() if key != "HF_HUB_OFFLINE"}
@@ -73,11 +74,11 @@ def test_the_default_command_runs_from_the_hub_and_again_without_it(repositories
         text = run("online", HF_ENDPOINT=hub.endpoint)
     assert "HTTP Request" not in text
     assert "cls pooling (the default)" in text
-    assert {"pytorch_model.bin", "model.safetensors", "vocab.json", "merges.txt"} <= got(hub)
-    assert not got(hub) & {"flax_model.msgpack", "tf_model.h5", "README.md"}
-    files_of = [path.split("/resolve/")[0] for path in hub.asked if path.endswith("pytorch_model.bin")]
+    assert {"pytorch_model.bin", "model.safetensors", "vocab.json", "merges.txt"} <= downloaded(hub)
+    assert not downloaded(hub) & {"flax_model.msgpack", "tf_model.h5", "README.md"}
+    files_of = [path.split("/resolve/")[0] for path in hub.requested if path.endswith("pytorch_model.bin")]
     assert set(files_of) == {SIMCSE}  # RoBERTa has safetensors, so its pickle is left where it is
-    assert not [path for path in hub.asked if "discussions" in path or "refs" in path or "convert" in path]
+    assert not [path for path in hub.requested if "discussions" in path or "refs" in path or "convert" in path]
     run("offline", HF_HUB_OFFLINE="1")
     for name in ("bi-encoder", "cross-encoder"):
         online, offline = (tmp_path / run / "models" / name / "model.safetensors" for run in ("online", "offline"))
@@ -111,17 +112,17 @@ def test_a_pinned_revision_loads_and_once_it_has_been_loaded_offline_too(hub, mo
     assert online.folder.name == standin.COMMIT
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert find(pinned) == online
-    assert "HF_HUB_OFFLINE=0" in said(f"{SIMCSE}@v2")
+    assert "HF_HUB_OFFLINE=0" in refusal(f"{SIMCSE}@v2")
 
 
-def test_a_revision_that_is_not_there_is_told_with_the_way_out(hub):
-    assert "Invalid rev id: v9" in (line := said(f"{SIMCSE}@v9"))
+def test_a_revision_that_is_not_there_is_reported_with_the_remedy(hub):
+    assert "Invalid rev id: v9" in (line := refusal(f"{SIMCSE}@v9"))
     assert "leave @... out for the newest" in line
 
 
-def test_a_download_that_was_cut_off_is_told_and_goes_on_when_asked_again(hub):
+def test_a_download_that_was_cut_off_is_reported_and_resumed_next_time(hub):
     hub.cut = ".bin"
-    line = said(SIMCSE)
+    line = refusal(SIMCSE)
     assert "pytorch_model.bin could not be downloaded (" in line
     assert "try again" in line
     hub.cut = ""
@@ -130,14 +131,14 @@ def test_a_download_that_was_cut_off_is_told_and_goes_on_when_asked_again(hub):
 
 def test_an_incomplete_model_in_the_cache_is_not_taken_for_a_whole_one_offline(hub, monkeypatch):
     hub.cut = ".bin"
-    said(SIMCSE)
+    refusal(SIMCSE)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert "nor has its cache pytorch_model.bin of such a model" in (line := said(SIMCSE))
+    assert "nor has its cache pytorch_model.bin of such a model" in (line := refusal(SIMCSE))
     assert "try again with a network" in line
 
 
 def test_a_wrong_name_says_what_the_hub_said_and_what_to_do(hub):
-    line = said("princeton-nlp/unsup-simcse-roberta-bas")
+    line = refusal("princeton-nlp/unsup-simcse-roberta-bas")
     assert "neither a folder here nor a model on the hub that you may read (Invalid username or password)" in line
     assert "check the name or, for a private model, log in with 'hf auth login'" in line
 
@@ -152,22 +153,22 @@ ASK = "Access to model {} is restricted and you are not in the authorized list. 
 def test_a_gated_model_says_where_to_ask_for_access_and_how_to_log_in(hub, status, words):
     words = words.format(SIMCSE, SIMCSE)
     hub.refused[SIMCSE] = (status, "GatedRepo", words)
-    line = said(SIMCSE)
+    line = refusal(SIMCSE)
     assert f"a gated model ({words.rstrip('.')}); ask for access at {hub.endpoint}/{SIMCSE}" in line
     assert "hf auth login" in line
 
 
-def test_a_private_model_and_a_token_without_rights_are_told(hub):
+def test_a_private_model_and_a_token_without_rights_are_reported(hub):
     hub.refused[SIMCSE] = (401, "", "Invalid username or password.")
-    assert "for a private model, log in with 'hf auth login'" in said(SIMCSE)
+    assert "for a private model, log in with 'hf auth login'" in refusal(SIMCSE)
     hub.refused[SIMCSE] = (403, "", "Your token has no read right for this repository.")
-    assert "Your token has no read right for this repository" in (line := said(SIMCSE))
+    assert "Your token has no read right for this repository" in (line := refusal(SIMCSE))
     assert "a token that may read it" in line
 
 
-def test_a_hub_that_is_down_is_told(hub):
+def test_a_hub_that_is_down_is_reported(hub):
     hub.refused[SIMCSE] = (503, "", "Service unavailable.")
-    assert "config.json could not be downloaded (Service unavailable); try again" in said(SIMCSE)
+    assert "config.json could not be downloaded (Service unavailable); try again" in refusal(SIMCSE)
 
 
 def test_a_model_that_ships_a_sentencepiece_vocabulary_alone_loads(hub, tmp_path):

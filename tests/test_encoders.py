@@ -136,27 +136,27 @@ def test_scores_are_in_the_unit_interval_and_cosines_and_logits_are_not_confused
 
 
 def test_a_symmetric_logit_is_the_mean_over_both_orders_and_a_folder_says_so(bert, tmp_path):
-    turned = [(b, a) for a, b in PAIRS]
+    swapped = [(b, a) for a, b in PAIRS]
     plain = load("cross", bert)
-    there, back = (plain.score(tokens_of(plain, pairs)) for pairs in (PAIRS, turned))
+    there, back = (plain.score(tokens_of(plain, pairs)) for pairs in (PAIRS, swapped))
     assert not np.allclose(there, back, atol=1e-5)
     load("cross", bert, symmetric=True).save(tmp_path)
     both = CrossEncoder.load(tmp_path)
-    for pairs in (PAIRS, turned):
+    for pairs in (PAIRS, swapped):
         np.testing.assert_allclose(both.score(tokens_of(both, pairs)), (there + back) / 2, atol=1e-6)
     np.testing.assert_allclose(CrossEncoder.load(tmp_path, symmetric=False).score(tokens_of(both)), there, atol=1e-6)
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 @pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"modernbert"}))
-def test_a_centred_encoders_vectors_have_a_mean_of_nothing_also_once_saved(models, family, pooling, tmp_path):
+def test_a_mean_centred_encoders_vectors_have_mean_zero_also_once_saved(models, family, pooling, tmp_path):
     encoder = BiEncoder.load(models[family], pooling=pooling)
     tokens = tokens_of(encoder)
-    some = np.arange(len(tokens.lengths))
+    sentences = np.arange(len(tokens.lengths))
 
     def vectors(of):
-        found = np.empty((len(some), of.width), np.float32)
-        of.encode(tokens, some, found, 4096, lambda count: None, unit=False)
+        found = np.empty((len(sentences), of.width), np.float32)
+        of.encode(tokens, sentences, found, 4096, lambda count: None, unit=False)
         return found
 
     before = vectors(encoder)
@@ -166,7 +166,7 @@ def test_a_centred_encoders_vectors_have_a_mean_of_nothing_also_once_saved(model
     np.testing.assert_allclose(vectors(BiEncoder.load(tmp_path)), before - before.mean(0), atol=1e-5)
 
 
-def test_an_encoder_that_cannot_be_centred_says_so_and_is_left_as_it_was(models):
+def test_an_encoder_that_cannot_be_mean_centred_raises_and_is_left_as_it_was(models):
     encoder = BiEncoder.load(models["modernbert"])  # its normalisations have no bias
     tokens = tokens_of(encoder)
     before = encoder.score(tokens)

@@ -21,16 +21,19 @@ def mounts(tmp_path_factory):
 
 
 # "interrupt" is left to test_cli.py, which sends the same signals.
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["kill", "damage", "checkpoint", "together", "one-folder", "clock"])
 def test_a_disturbed_run_ends_in_the_bytes_of_an_undisturbed_one(bench, fault):
     assert faults.disturb(bench, fault, times=1, seed=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["full-disk", "read-only"])
-def test_a_disk_that_takes_no_more_is_told_in_one_line_and_loses_nothing(bench, mounts, fault):
+def test_a_full_or_read_only_disk_is_reported_in_one_line_and_loses_nothing(bench, mounts, fault):
     assert faults.disturb(bench, fault, times=1, seed=0)
 
 
+@pytest.mark.slow
 def test_the_harness_sees_a_byte_that_differs(bench):
     place = bench.place(copied=True)
     file = next(file for file in place.files() if file.name == "labels.npy")

@@ -181,20 +181,20 @@ def test_only_a_line_feed_ends_a_line(tmp_path):
         ("pairs.parquet", "no parquet", "not a readable parquet file"),
     ],
 )
-def test_what_is_wrong_is_told_in_one_line_with_file_and_line(tmp_path, name, text, says):
+def test_what_is_wrong_is_reported_in_one_line_with_file_and_line(tmp_path, name, text, says):
     with pytest.raises(InputError, match=says) as error:
         read_file(write(tmp_path / name, text), FORM)
     assert "\n" not in str(error.value)
 
 
-def test_a_missing_file_and_a_folder_are_told_apart(tmp_path):
+def test_a_missing_file_and_a_folder_have_different_errors(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         read_file(tmp_path / "nothing.tsv", FORM)
     with pytest.raises(InputError, match="is not a file"):
         read_file(tmp_path, FORM)
 
 
-def test_sentences_in_a_spreadsheets_quotes_are_told_and_quotations_are_not(tmp_path, caplog):
+def test_sentences_in_a_spreadsheets_quotes_are_warned_of_and_quotations_are_not(tmp_path, caplog):
     file = tmp_path / "pairs.tsv"
     file.write_text('sentence1\tsentence2\n"a ""big"" dog"\t"a dog, big"\n"Go away."\t"a" or "b"\n')
     assert read_file(file, UNSCORED)[0].sentence1 == '"a ""big"" dog"'

@@ -42,7 +42,7 @@ def test_the_papers_subsets_do_not_overlap(tmp_path):
         ("qqp-test", "question1\tquestion2\tlabel\na\tb\t1\n", r"ends before row 1000, where this set begins"),
     ],
 )
-def test_what_is_wrong_with_a_local_file_is_told_in_one_line(tmp_path, name, text, says):
+def test_what_is_wrong_with_a_local_file_is_reported_in_one_line(tmp_path, name, text, says):
     task = name.split("-")[0]
     with pytest.raises(InputError, match=says) as error:
         hub.read(name, lay(tmp_path, task, "validation", text), True)
@@ -57,15 +57,15 @@ def test_snli_is_to_learn_from_only():
 def test_the_hub_is_asked_for_the_pinned_revision(monkeypatch):
     import datasets
 
-    asked = {}
+    request = {}
 
     def load_dataset(repository, configuration, *, split, revision):
-        asked.update(repository=repository, configuration=configuration, split=split, revision=revision)
+        request.update(repository=repository, configuration=configuration, split=split, revision=revision)
         return datasets.Dataset.from_dict({"question": ["q", "r"], "sentence": [" s\n", "t"], "label": [0, 1]})
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     assert hub.read("qnli-dev", None, True) == [("q", " s ", 1.0), ("r", "t", 0.0)]
-    assert asked == {
+    assert request == {
         "repository": "nyu-mll/glue",
         "configuration": "qnli",
         "split": "validation",

@@ -1,4 +1,4 @@
-"""Measures against known values, and what the bootstrap says of models that differ and of one that does not."""
+"""Measures against known values, and the bootstrap of models that differ and of one that does not."""
 
 import numpy as np
 import pytest

@@ -25,8 +25,8 @@ def sentences():
 @pytest.fixture(scope="module")
 def vectors():
     rng = np.random.default_rng(1)
-    some = rng.standard_normal((30, 16))[rng.integers(30, size=S)] + 0.5 * rng.standard_normal((S, 16))
-    return (some / np.linalg.norm(some, axis=1, keepdims=True)).astype(np.float32)
+    noisy = rng.standard_normal((30, 16))[rng.integers(30, size=S)] + 0.5 * rng.standard_normal((S, 16))
+    return (noisy / np.linalg.norm(noisy, axis=1, keepdims=True)).astype(np.float32)
 
 
 def mined(sentences, vectors, count=300, shares=EVEN, **settings):
@@ -116,7 +116,7 @@ def test_pairs_do_not_depend_on_how_many_sentences_are_searched_for_at_once(sent
     assert first[1] == again[1]
 
 
-def test_position_tells_nothing_of_the_kind(sentences, vectors):
+def test_position_does_not_depend_on_the_kind(sentences, vectors):
     """The halves hold as many of the nearest, whose cosines stand out."""
     pairs, counts = mined(sentences, vectors, 1200, {"random": 1, "nearest": 1})
     near = (nearest(vectors)[pairs[:, 0]] == pairs[:, 1:]).any(axis=1)
@@ -190,7 +190,7 @@ def test_a_corpus_without_common_words_has_no_lexical_pairs(sentences):
     assert counts == {"lexical": 0}
 
 
-def test_what_there_is_not_is_told_and_not_waited_for(sentences, vectors):
+def test_a_shortage_of_pairs_is_logged_and_not_waited_for(sentences, vectors):
     pairs, counts = mined(sentences, vectors, 10**5, {"nearest": 1, "lexical": 1}, neighbours=1)
     both = {tuple(sorted(pair)) for pair in enumerate(nearest(vectors, 1)[:, 0].tolist())}
     assert counts["nearest"] == len(both)

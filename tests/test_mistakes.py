@@ -67,6 +67,7 @@ def test_a_tilde_stands_for_the_home_folder_and_another_users_is_left(monkeypatc
         find("~nosuch/x")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shell", ["<&-", ">&-"])
 def test_a_closed_input_or_output_of_score_is_one_line(bert, tmp_path, shell):
     file = tmp_path / "pairs.tsv"
@@ -78,6 +79,7 @@ def test_a_closed_input_or_output_of_score_is_one_line(bert, tmp_path, shell):
     assert "is closed" in lines[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("removed", ["run", "store"])
 def test_a_folder_removed_while_a_run_writes_there_is_one_line(bert, files, tmp_path, removed):
     run, store = tmp_path / "run", tmp_path / "store"
@@ -96,9 +98,9 @@ def test_a_folder_removed_while_a_run_writes_there_is_one_line(bert, files, tmp_
         finally:
             process.kill()
             process.wait()
-    said = (tmp_path / "log").read_text()
-    assert "Traceback" not in said
-    assert said.endswith("No such file or directory; mend that and give the same command again\n")
+    output = (tmp_path / "log").read_text()
+    assert "Traceback" not in output
+    assert output.endswith("No such file or directory; mend that and give the same command again\n")
 
 
 def test_a_count_beyond_all_memory_is_one_line(setting):

@@ -20,7 +20,7 @@ st = pytest.importorskip("sentence_transformers")
 
 @pytest.fixture
 def folder(models, tmp_path):
-    """A sentence-transformers folder of a model that tells capitals apart, mean-pooled."""
+    """A sentence-transformers folder of a cased model, mean-pooled."""
     BiEncoder.load(models["roberta"], pooling="mean").save(tmp_path / "model")
     return tmp_path / "model"
 
@@ -129,9 +129,9 @@ def test_a_pooling_that_a_person_names_is_taken_before_the_folders_is_refused(fo
 def test_a_saved_bi_encoder_is_complete_for_a_loader_that_makes_a_pooler_too(models, tmp_path, family):
     """Else sentence-transformers reports weights as missing, and advises to train the model."""
     BiEncoder.load(models[family]).save(tmp_path)
-    _, told = AutoModel.from_pretrained(tmp_path, output_loading_info=True)
-    assert not told["missing_keys"]
-    assert not told["unexpected_keys"]
+    _, info = AutoModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
     before, after = (load_file(folder / "model.safetensors") for folder in (models[family], tmp_path))
     assert set(before) == set(after)
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -147,6 +147,6 @@ def test_a_pooler_that_the_source_lacks_is_made_and_always_the_same(models, tmp_
     for name in ("one", "other"):
         torch.manual_seed(len(name))
         BiEncoder.load(source).save(tmp_path / name)
-    one, other = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "other"))
-    assert one == other
+    first, second = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "other"))
+    assert first == second
     assert set(load_file(tmp_path / "one" / "model.safetensors")) == set(weights)

@@ -48,10 +48,10 @@ def plain(models):
     return CrossEncoder.load(models["roberta"], new_head=0)  # inputs of ids and mask only
 
 
-def test_both_orders_are_taught_with_one_label(plain):
+def test_both_orders_have_one_label(plain):
     labels = np.linspace(0, 1, len(PAIRS), dtype=np.float32).tolist()
-    turned = [(b, a) for a, b in PAIRS]
-    expected = list(zip(inputs_of(plain, PAIRS + turned), labels + labels, strict=True))
+    swapped = [(b, a) for a, b in PAIRS]
+    expected = list(zip(inputs_of(plain, PAIRS + swapped), labels + labels, strict=True))
     assert sorted(drawn(module(plain, both_orders=True))) == sorted(expected)
 
 
@@ -84,12 +84,12 @@ def test_the_order_depends_on_seed_and_epoch_and_on_nothing_else(plain):
 
 
 def test_what_is_done_is_left_out_and_the_rest_stays_in_its_order(plain):
-    whole, datamodule = [drawn(module(plain), epoch) for epoch in (0, 1)], module(plain)
+    uninterrupted, datamodule = [drawn(module(plain), epoch) for epoch in (0, 1)], module(plain)
     for done in range(2 * datamodule.batches):
         datamodule.done = done
-        assert drawn(datamodule) == whole[done // datamodule.batches][done % datamodule.batches * 3 :]
+        assert drawn(datamodule) == uninterrupted[done // datamodule.batches][done % datamodule.batches * 3 :]
     datamodule.done = 1
-    assert drawn(datamodule, epoch=1) == whole[1]
+    assert drawn(datamodule, epoch=1) == uninterrupted[1]
 
 
 def test_an_epoch_holds_every_item_once_in_batches_of_like_length():

@@ -1,12 +1,12 @@
-"""What is learnt from: cleaned, drawn, and free of the pairs that encoders are judged by."""
+"""The pairs to train on: cleaned, drawn, and free of the pairs that encoders are judged by."""
 
 import numpy as np
 import pytest
 
-from transenc import pairs as stages
 from transenc.artifacts import Artifact
 from transenc.data.tokens import number_sentences
 from transenc.errors import InputError
+from transenc.stages import pairs as stages
 
 SETTINGS = {
     "own": 1, "extra": 0, "empty": True, "identical": True, "repeated": True, "ordered": False, "transductive": False,
@@ -91,13 +91,13 @@ def test_a_pool_of_nothing_but_test_pairs_says_what_to_do(bench):
 
 
 def test_limits_draw_the_same_pairs_each_time_and_others_for_another_seed(bench):
-    own = bench.pairs([(f"a{i}", f"b{i}") for i in range(50)])
+    pool = bench.pairs([(f"a{i}", f"b{i}") for i in range(50)])
     more = bench.pairs([(f"c{i}", f"d{i}") for i in range(50)])
-    drawn = [bench.gather(own, more, extra=1, extra_limit=10, seed=seed)[0] for seed in (0, 0, 1)]
+    drawn = [bench.gather(pool, more, extra=1, extra_limit=10, seed=seed)[0] for seed in (0, 0, 1)]
     assert [[first[0] for first, _ in pairs].count("a") for pairs in drawn] == [50] * 3
     assert [len(pairs) for pairs in drawn] == [60] * 3
     assert (drawn[0] == drawn[1], drawn[0] == drawn[2]) == (True, False)
-    assert len(bench.gather(own, more, extra=1, limit=30)[0]) == 30
+    assert len(bench.gather(pool, more, extra=1, limit=30)[0]) == 30
 
 
 def test_the_pool_holds_no_sentence_that_is_in_none_of_its_pairs(bench):

@@ -1,4 +1,6 @@
-"""What goes to the hub, and that nothing does unless it is asked to."""
+"""What goes to the hub, and that nothing does without --push."""
+
+import dataclasses
 
 import huggingface_hub
 import pytest
@@ -51,10 +53,10 @@ def hub(monkeypatch):
 
 def test_without_push_it_says_what_would_be_sent_and_sends_nothing(run, hub, capsys):
     main([str(run), "me/better"])
-    said = capsys.readouterr().out
-    assert "me/better-bi-encoder" in said
-    assert "1_Pooling/config.json" in said
-    assert "Nothing was sent" in said
+    output = capsys.readouterr().out
+    assert "me/better-bi-encoder" in output
+    assert "1_Pooling/config.json" in output
+    assert "Nothing was sent" in output
     assert hub == {}
 
 
@@ -130,3 +132,33 @@ def test_a_card_that_cannot_be_read_is_one_line(run, hub, content):
 def test_a_folder_without_a_finished_run_is_refused(tmp_path):
     with pytest.raises(InputError, match="no finished run"):
         main([str(tmp_path), "me/better"])
+
+
+NAMES = [
+    "a\n---\nlicense: mit", "a: b # c", '"quoted" \\ \\n', "`code`", "``", "<script>alert(1)</script>", "a|b|c", "***",
+    "", "- [x](y)", "\x00\x1b[31m\x85\u2028", "naïve 漢字 😀", "{{ x }}", "!!python/object:x",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_name_breaks_a_card(name):
+    rows = [Row(1, "bi", 0, name, 7, 0.5, 0.5, None, None)]
+    plain = card("bi", "x", "made.", ["x"], 0, [dataclasses.replace(rows[0], task="x")], "x")
+    text = card("bi", name, "made.", [name], 0, rows, name)
+    (_, body), (_, plain_body) = (content.split("\n---\n", 1) for content in (text, plain))
+    head, expected = (yaml.safe_load(content.split("\n---\n", 1)[0].removeprefix("---\n")) for content in (text, plain))
+    assert "base_model" not in head
+    assert expected.pop("base_model") == "x"
+    assert head["model-index"][0]["results"][0]["dataset"]["name"] == name
+    assert list(head) == list(expected)
+    assert len(body.split("\n")) == len(plain_body.split("\n"))
+    quoted = f"`{name}`" if "`" not in name else "``"
+    for line in body.split("\n"):
+        if line.startswith("| ") and "task" not in line:
+            assert line.replace("\\|", "").count("|") == 5
+            assert "<" not in line.replace("\\<", "")
+        if line.startswith(("- Learnt", "- Command")) and name.isprintable():
+            assert quoted in line
+
+
+# Settings.

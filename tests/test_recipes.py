@@ -9,6 +9,7 @@ from transenc.loop import distill
 RECIPES = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_runs_in_a_tiny_form(recipe, files, models, tmp_path):
     cfg = compose("train", [f"experiment={recipe}", "trainer=cpu"])

@@ -22,7 +22,7 @@ HOSTILE = ("<script>alert('a')</script>", '& <b>bold</b> "quoted"')
 
 @pytest.fixture(scope="session")
 def runs(bert, tmp_path_factory):
-    """Two runs that differ in their seed, and what they learnt from."""
+    """Two runs that differ in their seed, and the pairs they were trained on."""
     root = tmp_path_factory.mktemp("reports")
     rows = [(*pair, number) for number, pair in enumerate([*PAIRS, HOSTILE])]
     for name in ("pool", "dev", "test"):
@@ -119,8 +119,8 @@ def test_a_folder_without_a_finished_run_is_one_line(tmp_path, capsys):
 def test_the_name_of_a_test_file_is_text_wherever_it_stands(runs, tmp_path):
     name = "<img src=x onerror=alert(1)>\x00\x1b"
     folder = Path(shutil.copytree(runs[0], tmp_path / "run"))
-    for path, said in ((folder / "results.csv", name), (folder / "run.json", json.dumps(name))):
-        path.write_text(re.sub('(?<=,)test(?=,)|"test"(?=:)', said.replace("\\", r"\\"), path.read_text()))
+    for path, shown in ((folder / "results.csv", name), (folder / "run.json", json.dumps(name))):
+        path.write_text(re.sub('(?<=,)test(?=,)|"test"(?=:)', shown.replace("\\", r"\\"), path.read_text()))
     for file in (folder / "predictions").glob("*-test.csv"):
         file.rename(file.with_name(file.name.replace("-test.csv", "-other.csv")))
     write_report([folder], tmp_path / "page.html")
@@ -153,6 +153,6 @@ def test_published_figures_stand_beside_the_scores_on_the_page_and_the_terminal(
     page = text((tmp_path / "page.html").read_text())
     assert re.search(r"<td>paper cross</td>.*>84\.69<", page)
     rows = [Row(1, "cross", 0, name, 3, 0.5, 0.5) for name in ("dev", "a", "b")]
-    said = table(rows, ["a", "b"], {}, {"cross": {"a": 84.0, "b": 86.0}, "bi": {"a": 80.0}}).splitlines()
-    assert said[-2].split() == ["paper", "cross", "84.00", "86.00", "85.00"]
-    assert said[-1].split() == ["paper", "bi", "80.00"]
+    shown = table(rows, ["a", "b"], {}, {"cross": {"a": 84.0, "b": 86.0}, "bi": {"a": 80.0}}).splitlines()
+    assert shown[-2].split() == ["paper", "cross", "84.00", "86.00", "85.00"]
+    assert shown[-1].split() == ["paper", "bi", "80.00"]

@@ -108,10 +108,10 @@ def test_a_column_that_is_there_already_is_refused_and_another_name_helps(scored
 
 
 def test_standard_input_is_tsv_unless_format_says_otherwise(scored, files, monkeypatch):
-    for kind, said in (("tsv", []), ("csv", ["format=csv"]), ("txt", ["format=txt"])):
+    for kind, arguments in (("tsv", []), ("csv", ["format=csv"]), ("txt", ["format=txt"])):
         with (files / f"pairs.{kind}").open() as stdin:
             monkeypatch.setattr(sys, "stdin", stdin)
-            piped = scored("-", *said)
+            piped = scored("-", *arguments)
         assert piped == scored(files / f"pairs.{kind}")
 
 
@@ -135,7 +135,7 @@ def test_the_output_holds_nothing_but_the_table(files, monkeypatch, capsys):
         (["./nowhere.tsv"], r"nowhere.tsv: no such file"),
     ],
 )
-def test_what_is_wrong_with_the_command_is_told(arguments, says):
+def test_what_is_wrong_with_the_command_is_reported(arguments, says):
     with pytest.raises(InputError, match=says):
         score.main(["model=x", *arguments])
 
@@ -172,6 +172,7 @@ def test_a_mistake_in_the_middle_comes_after_the_scores_before_it(bert, tmp_path
     assert (error.count("\n"), process.returncode) == (1, 1)
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_ends_it_quietly(bert, tmp_path):
     (tmp_path / "pairs.txt").write_text("a dog||a cat\n" * 10_000)
     process = command(bert, "-", "format=txt", stdin=(tmp_path / "pairs.txt").open())
@@ -182,15 +183,17 @@ def test_a_closed_pipe_ends_it_quietly(bert, tmp_path):
 
 def test_several_models_give_their_mean_score(bert, models, tmp_path, capsys):
     (tmp_path / "pairs.txt").write_text("a dog||a cat\na man||the man\n")
-    said = []
+    scores = []
     for name in (str(bert), str(models["roberta"]), f"[{bert},{models['roberta']}]"):
         score.main([f"model={name}", str(tmp_path / "pairs.txt"), "trainer=cpu"])
-        said.append([float(line.split("||")[2]) for line in capsys.readouterr().out.splitlines()])
-    assert said[2] == pytest.approx([(one + other) / 2 for one, other in zip(*said[:2], strict=True)], abs=2e-6)
+        scores.append([float(line.split("||")[2]) for line in capsys.readouterr().out.splitlines()])
+    assert scores[2] == pytest.approx(
+        [(first + second) / 2 for first, second in zip(*scores[:2], strict=True)], abs=2e-6
+    )
 
 
 @pytest.mark.parametrize("name", ["null", "5", "[]"])
-def test_what_is_no_model_is_told_in_one_line(tmp_path, name):
+def test_what_is_no_model_is_refused_in_one_line(tmp_path, name):
     (tmp_path / "pairs.txt").write_text("a||b\n")
     with pytest.raises(InputError, match=r"^model=.*: must be a hub name, a folder"):
         score.main([f"model={name}", str(tmp_path / "pairs.txt")])

@@ -37,8 +37,8 @@ def weights(encoder):
     return {name: weight.clone() for name, weight in encoder.state_dict().items()}
 
 
-def same(one, two):
-    return all(torch.equal(one[name], two[name]) for name in one)
+def same(first, second):
+    return all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_the_best_checkpoint_by_selection_is_kept_and_the_earliest_of_equals(bert):
@@ -49,8 +49,8 @@ def test_the_best_checkpoint_by_selection_is_kept_and_the_earliest_of_equals(ber
         return next(scores)
 
     encoder = BiEncoder.load(bert)
-    taught = train_on(encoder, selection)
-    assert (taught.best, taught.step) == (0.9, 6)
+    result = train_on(encoder, selection)
+    assert (result.best, result.step) == (0.9, 6)
     final = weights(encoder)
     layer = "backbone.encoder.layer.0.output.dense.weight"
     assert torch.equal(final[layer], seen[1][layer])
@@ -60,14 +60,14 @@ def test_the_best_checkpoint_by_selection_is_kept_and_the_earliest_of_equals(ber
 
 def test_without_selection_the_last_weights_are_kept(bert):
     encoder, start = BiEncoder.load(bert), weights(BiEncoder.load(bert))
-    taught = train_on(encoder)
-    assert (taught.best, taught.step) == (None, 9)
+    result = train_on(encoder)
+    assert (result.best, result.step) == (None, 9)
     assert not same(weights(encoder), start)
 
 
 def test_selection_scores_are_taken_at_eval_steps_and_at_each_epochs_end(bert):
-    taught = train_on(BiEncoder.load(bert), lambda encoder: 0.0, eval_steps=2)
-    assert [row["step"] for row in taught.curve if "selection" in row] == [2, 3, 4, 6, 8, 9]
+    result = train_on(BiEncoder.load(bert), lambda encoder: 0.0, eval_steps=2)
+    assert [row["step"] for row in result.curve if "selection" in row] == [2, 3, 4, 6, 8, 9]
 
 
 def test_a_selection_score_sees_the_student_without_dropout_and_with_its_trained_embeddings(bert):
@@ -78,8 +78,8 @@ def test_a_selection_score_sees_the_student_without_dropout_and_with_its_trained
 
 
 def test_the_learning_rate_rises_over_the_warmup_and_falls_to_nothing(bert):
-    taught = train_on(BiEncoder.load(bert), epochs=4, warmup=0.25)  # 12 steps, 3 of them rising
-    rates = [row["learning_rate"] / 1e-2 for row in taught.curve if "loss" in row]
+    result = train_on(BiEncoder.load(bert), epochs=4, warmup=0.25)  # 12 steps, 3 of them rising
+    rates = [row["learning_rate"] / 1e-2 for row in result.curve if "loss" in row]
     np.testing.assert_allclose(rates, [1 / 4, 2 / 4, 3 / 4, *(k / 9 for k in range(9, 0, -1))], rtol=1e-6)
 
 
@@ -87,8 +87,8 @@ def test_training_learns_the_labels(bert):
     torch.manual_seed(0)
     encoder = CrossEncoder.load(bert, new_head=0)
     encoder.backbone.config.hidden_dropout_prob = 0.0
-    taught = train_on(encoder, epochs=30, loss="bce", learning_rate=3e-3)
-    losses = [row["loss"] for row in taught.curve]
+    result = train_on(encoder, epochs=30, loss="bce", learning_rate=3e-3)
+    losses = [row["loss"] for row in result.curve]
     assert np.mean(losses[-6:]) < np.mean(losses[:6]) - 0.05
 
 
@@ -104,14 +104,14 @@ def test_biases_and_normalisation_weights_do_not_decay(bert):
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "modernbert", "deberta-v2"])
 def test_training_the_used_rows_alone_gives_them_the_gradients_of_the_whole_table(models, family):
-    whole, held = BiEncoder.load(models[family]), BiEncoder.load(models[family])
+    full, held = BiEncoder.load(models[family]), BiEncoder.load(models[family])
     pairs = [("the dog", "a cat")]
-    inputs = whole.collate(tokens_of(whole, pairs), np.arange(1), np.zeros(1, dtype=bool))
-    for encoder in (whole, held):
+    inputs = full.collate(tokens_of(full, pairs), np.arange(1), np.zeros(1, dtype=bool))
+    for encoder in (full, held):
         for module in encoder.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
-    whole.eval()(inputs).sum().backward()
+    full.eval()(inputs).sum().backward()
     table = held.backbone.get_input_embeddings()
     before = table.weight.detach().clone()
     with held.used_rows(tokens_of(held, pairs)):
@@ -119,7 +119,7 @@ def test_training_the_used_rows_alone_gives_them_the_gradients_of_the_whole_tabl
         rows.train()  # dropout stays off: only the embedding is in training mode
         held(inputs).sum().backward()
         used = rows.used
-        torch.testing.assert_close(rows.rows.grad, whole.backbone.get_input_embeddings().weight.grad[used])
+        torch.testing.assert_close(rows.rows.grad, full.backbone.get_input_embeddings().weight.grad[used])
         with torch.no_grad():
             rows.rows += 1
     unused = [i for i in range(len(before)) if i not in set(used.tolist())]
@@ -146,13 +146,13 @@ def stop_after(steps):
 @pytest.mark.parametrize("stops", [[1], [2], [3], [4], [6], [8], [1, 1, 4], [2, 2, 2, 2]], ids=str)
 @pytest.mark.parametrize("every", [0.0, 1e9], ids=["each step", "each epoch"])
 @pytest.mark.parametrize("kind", ["bi", "cross"])
-def test_an_interrupted_student_goes_on_and_ends_in_the_same_bytes(bert, tmp_path, monkeypatch, stops, every, kind):
+def test_an_interrupted_training_resumes_and_ends_in_the_same_bytes(bert, tmp_path, monkeypatch, stops, every, kind):
     """The same batches, dropout, learning rates, curve and best weights, wherever it stopped."""
     monkeypatch.setattr("transenc.training.CHECKPOINT_SECONDS", every)
     load = {"bi": BiEncoder.load, "cross": lambda folder: CrossEncoder.load(folder, new_head=0)}[kind]
     selection = lambda encoder: float(encoder.predict(PAIRS[:1])[0])  # noqa: E731
-    whole = load(bert)
-    expected = train_on(whole, selection, eval_steps=2)
+    uninterrupted = load(bert)
+    expected = train_on(uninterrupted, selection, eval_steps=2)
     for stop in stops:
         torch.manual_seed(stop)  # another process
         with pytest.raises(Stopped):
@@ -160,19 +160,19 @@ def test_an_interrupted_student_goes_on_and_ends_in_the_same_bytes(bert, tmp_pat
     torch.manual_seed(99)
     resumed = load(bert)
     steps = []
-    taught = train_on(resumed, selection, eval_steps=2, checkpoint=Checkpoint(tmp_path), progress=steps.append)
-    assert same(weights(resumed), weights(whole))
-    assert taught == expected
+    result = train_on(resumed, selection, eval_steps=2, checkpoint=Checkpoint(tmp_path), progress=steps.append)
+    assert same(weights(resumed), weights(uninterrupted))
+    assert result == expected
     assert sum(steps) == 9
     if every == 0 and stops == [8]:
         assert steps[0] == 8  # it stopped in the ninth
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_damaged_bookmark_is_left_alone_and_the_lesson_begins_anew(bert, tmp_path, monkeypatch):
+def test_a_damaged_checkpoint_is_ignored_and_training_begins_anew(bert, tmp_path, monkeypatch):
     monkeypatch.setattr("transenc.training.CHECKPOINT_SECONDS", 0.0)
-    whole = BiEncoder.load(bert)
-    train_on(whole)
+    uninterrupted = BiEncoder.load(bert)
+    train_on(uninterrupted)
     with pytest.raises(Stopped):
         train_on(BiEncoder.load(bert), checkpoint=Checkpoint(tmp_path), progress=stop_after(5))
     (path,) = tmp_path.glob("*.checkpoint")
@@ -182,10 +182,10 @@ def test_a_damaged_bookmark_is_left_alone_and_the_lesson_begins_anew(bert, tmp_p
     resumed, steps = BiEncoder.load(bert), []
     train_on(resumed, checkpoint=Checkpoint(tmp_path), progress=steps.append)
     assert steps == [1] * 9
-    assert same(weights(resumed), weights(whole))
+    assert same(weights(resumed), weights(uninterrupted))
 
 
-def test_a_loss_that_is_no_number_fails_the_student_and_leaves_nothing_to_go_on_from(bert, tmp_path):
+def test_a_nan_loss_fails_the_training_and_leaves_no_checkpoint(bert, tmp_path):
     with pytest.raises(TrainingFailed, match=r"the loss is nan at step \d+, learning rate 9") as failed:
         train_on(CrossEncoder.load(bert, new_head=0), epochs=9, checkpoint=Checkpoint(tmp_path), learning_rate=1e30)
     assert failed.value.cause == "nan"
@@ -218,12 +218,12 @@ WANTED = np.linspace(0, 1, 200)
         (np.where(WANTED < 0.9, WANTED, np.nan), "its scores are NaN or infinite"),
     ],
 )
-def test_a_student_that_came_to_nothing_is_told_by_figures(scores, says):
+def test_a_collapsed_student_is_recognised_by_its_scores(scores, says):
     with pytest.raises(TrainingFailed, match=says):
         check_collapse(scores, WANTED, 300, 2e-5)
 
 
-def test_a_student_that_learnt_something_passes_and_a_handful_of_pairs_says_nothing():
+def test_a_student_that_agrees_with_its_labels_passes_and_few_pairs_are_no_evidence():
     noise = np.random.default_rng(0).normal(0, 0.5, 200)
     check_collapse(WANTED + noise, WANTED, 300, 2e-5)
     check_collapse(0.4 + 0.06 * WANTED, WANTED, 300, 2e-5)
@@ -240,7 +240,7 @@ def test_a_student_that_learnt_something_passes_and_a_handful_of_pairs_says_noth
         (300, 2e-5, "chance", r"below 0.05 of its labels' 0.29$"),
     ],
 )
-def test_a_collapse_is_told_with_its_cause(steps, rate, cause, says):
+def test_a_collapse_is_reported_with_its_cause(steps, rate, cause, says):
     with pytest.raises(TrainingFailed, match=says) as failed:
         check_collapse(np.full(200, 0.7), WANTED, steps, rate)
     assert failed.value.cause == cause

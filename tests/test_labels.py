@@ -1,0 +1,136 @@
+"""Labels: which teachers make them and how, and that gold scores make none unless a direction says so."""
+
+import json
+
+import numpy as np
+import pandas
+import pytest
+from conftest import weights
+
+import transenc.data.module
+import transenc.stages.evaluation
+import transenc.stages.training
+from transenc.artifacts import Artifact
+from transenc.encoders import CrossEncoder
+from transenc.errors import InputError
+
+
+def test_training_never_sees_a_gold_score(setting, files, monkeypatch, tmp_path):
+    """The pool's artifacts have no place for scores, and other scores in its file change no weight."""
+    trained_on, module = [], transenc.data.module.PairDataModule
+    monkeypatch.setattr(
+        transenc.data.module,
+        "PairDataModule",
+        lambda pairs, *a, **k: trained_on.append(pairs) or module(pairs, *a, **k),
+    )
+    first = setting.run()
+    pool = pandas.read_csv(files / "pool.tsv", sep="\t")
+    pool["score"] = "gold?"
+    pool.to_csv(tmp_path / "other.tsv", sep="\t", index=False)
+    second = setting.run(f"data.path={tmp_path}/other.tsv", f"paths.artifacts={tmp_path}/other-artifacts", name="other")
+    assert weights(first) == weights(second)
+    assert [tokens.gold for tokens in trained_on] == [None] * 4
+    for folder in (setting.root / "artifacts").glob("read-*"):
+        scored = json.loads((folder / "artifact.json").read_text())["config"]["scored"]
+        assert (folder / "gold.npy").exists() == scored
+
+
+def test_labels_are_made_in_the_precision_of_training_and_results_in_fp32(setting):
+    setting.run("trainer.precision=bf16-mixed")
+    for record in (setting.root / "artifacts").glob("score-*/artifact.json"):
+        artifact = json.loads(record.read_text())
+        assert artifact["config"]["precision"] == ("32-true" if "spearman" in artifact["facts"] else "bf16-mixed")
+
+
+def test_a_symmetric_cross_encoder_is_scored_in_both_orders_and_its_folder_and_card_say_so(setting, files):
+    for name, settings, symmetric in (
+        ("one", (), False),
+        ("both", ("distill.symmetric=true",), True),
+        ("ordered", ("distill.symmetric=true", "data.ordered=true"), False),
+    ):
+        folder = setting.run(*settings, name=name)
+        model = folder / "models" / "cross-encoder"
+        assert json.loads((model / "config.json").read_text())["transenc_symmetric"] is symmetric
+        assert ("both orders" in (model / "README.md").read_text()) is symmetric
+        predictions = pandas.read_csv(folder / "predictions" / "1-cross-test.csv")
+        swapped = CrossEncoder.load(model).predict(list(zip(predictions.sentence2, predictions.sentence1, strict=True)))
+        assert np.allclose(predictions.score, swapped, atol=1e-5) is symmetric
+
+
+def test_with_teachers_both_each_kind_makes_labels_as_soon_as_it_is_trained(setting, monkeypatch):
+    teachers, score = [], transenc.stages.evaluation.Evaluation.score
+
+    def watched(self, model, pairs, place, title, *precision):
+        teachers.extend([place] if title == "pool" else [])
+        return score(self, model, pairs, place, title, *precision)
+
+    monkeypatch.setattr(transenc.stages.evaluation.Evaluation, "score", watched)
+    setting.run("distill.teachers=both", "distill.iterations=2")
+    assert teachers == ["0/bi", "0/bi", "1/cross", "1/bi", "1/cross", "1/bi", "2/cross"]
+    teachers.clear()
+    setting.run("distill.iterations=2")
+    assert teachers == ["0/bi", "1/cross", "1/bi", "2/cross"]
+
+
+def test_labels_are_the_mean_of_the_teachers_clamped_to_the_unit_interval(tmp_path):
+    artifacts = []
+    for number, scores in enumerate(([-0.5, 0.2, 1.0], [0.1, 0.4, 1.0])):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        np.save(folder / "scores.npy", np.array(scores, dtype=np.float32))
+        artifacts.append(Artifact(folder, "", {}))
+    facts = transenc.stages.training.label.build(tmp_path, {"average": "mean"}, None, *artifacts)
+    np.testing.assert_allclose(np.load(tmp_path / "labels.npy"), [0, 0.3, 1.0], atol=1e-6)
+    assert facts["clamped"] == pytest.approx(1 / 3)
+
+
+def test_one_direction_trains_one_kind_once(setting):
+    folder = setting.run("distill.direction=bi_to_cross")
+    assert setting.trained() == ["1/cross"]
+    assert [p.name for p in (folder / "models").iterdir()] == ["cross-encoder"]
+    assert [p.name for p in (folder / "labels").iterdir()] == ["1-bi.csv"]
+
+    teacher = folder / "models" / "cross-encoder"
+    folder = setting.run("distill.direction=cross_to_bi", f"model.cross={teacher}", name="back")
+    assert setting.trained() == ["1/bi"]
+    results = pandas.read_csv(folder / "results.csv")
+    assert list(dict.fromkeys(zip(results.iteration, results.encoder, strict=True))) == [
+        (0, "bi"),
+        (0, "cross"),
+        (1, "bi"),
+    ]
+    assert [p.name for p in (folder / "models").iterdir()] == ["bi-encoder"]
+    assert "the cross-encoder (" in (folder / "models" / "bi-encoder" / "README.md").read_text()
+
+
+def test_an_untrained_cross_encoder_cannot_be_the_only_teacher(setting):
+    with pytest.raises(InputError, match=r"model.cross=.*: is no cross-encoder \(it has no classification head\)"):
+        setting.run("distill.direction=cross_to_bi")
+
+
+@pytest.mark.parametrize("kind", ["cross", "bi"])
+def test_gold_scores_are_labels_only_where_the_direction_says_so(setting, files, kind):
+    other = {"cross": "bi", "bi": "cross"}[kind]
+    settings = [f"distill.direction=gold_to_{kind}", f"model.{other}=not/there", f"data.gold=[{files}/pool.tsv]"]
+    folder = setting.run(*settings)
+    assert setting.trained() == [f"1/{kind}"]
+    labels = pandas.read_csv(folder / "labels" / "1-gold.csv")
+    gold = pandas.read_csv(files / "pool.tsv", sep="\t").merge(labels, on=["sentence1", "sentence2"])
+    assert len(gold) == len(labels) > 40
+    np.testing.assert_allclose(gold.label, gold.score / 5, atol=1e-6)
+    assert "supervised" in (folder / "models" / f"{kind}-encoder" / "README.md").read_text()
+
+
+def test_gold_pairs_are_no_part_of_an_unsupervised_run(setting, files):
+    first = setting.run()
+    second = setting.run(
+        f"data.gold=[{files}/pool.tsv]", f"paths.artifacts={setting.root}/other-artifacts", name="other"
+    )
+    assert weights(first) == weights(second)
+
+
+def test_gold_scores_of_test_pairs_are_never_labels(setting, files):
+    gold = f"data.gold=[{files}/pool.tsv,{files}/test.tsv]"
+    folder = setting.run("distill.direction=gold_to_cross", gold, "data.transductive=true")
+    data = json.loads((folder / "run.json").read_text())["data"]
+    assert (data["shared"], data["dropped"]["of dev or test"] > 10) == (0, True)

@@ -1,0 +1,75 @@
+"""The pool of a run: pairs made of sentences, pairs that are dropped, pairs of the test sets."""
+
+import json
+
+import pandas
+import pytest
+from conftest import PAIRS
+
+import transenc.data.module
+from transenc.errors import InputError
+
+
+def test_another_test_set_trains_nothing_anew_where_the_pool_stays_the_same(setting):
+    setting.run("data.transductive=true")
+    setting.run("data.transductive=true", "data.test=[]", "data.seed=1")
+    assert setting.trained() == []
+
+
+def test_sentences_become_pairs_in_the_given_shares_and_are_counted(setting, files, tmp_path):
+    pool = pandas.read_csv(files / "pool.tsv", sep="\t")
+    (tmp_path / "corpus.txt").write_text("\n".join([*pool.sentence1, "", *pool.sentence2]) + "\n")
+    folder = setting.run(
+        "data.path=null", f"data.sentences={tmp_path}/corpus.txt", "data.mining.pairs=60", "data.limit=40",
+        "data.flatten=true", f"data.extra={files}/pool.tsv", "data.extra_limit=10",
+    )  # fmt: skip
+    (record,) = [json.loads(p.read_text()) for p in (setting.root / "artifacts").glob("mine-*/artifact.json")]
+    assert record["facts"]["made"] == {"random": 15, "nearest": 30, "lexical": 15}
+    candidates = pandas.read_csv(folder / "labels" / "0-bi.csv")
+    labels = pandas.read_csv(folder / "labels" / "1-bi.csv")
+    assert len(labels) == 40
+    assert 60 < len(candidates) <= 70
+    assert not (labels.sentence1 == labels.sentence2).any()
+    setting.run("data.path=null", f"data.sentences={tmp_path}/corpus.txt", "data.mining.pairs=60", name="more")
+    assert not [stage for stage, _ in setting.built if stage in ("corpus", "embed", "mine")]
+
+
+def test_a_file_of_one_sentence_makes_no_pairs(setting, tmp_path):
+    (tmp_path / "corpus.txt").write_text("one sentence\none sentence\n")
+    with pytest.raises(InputError, match=r"corpus.txt: pairs are made of two different sentences"):
+        setting.run("data.path=null", f"data.sentences={tmp_path}/corpus.txt")
+    (tmp_path / "corpus.tsv").write_text("sentence1\tsentence2\tscore\na\tb\t1\n")
+    with pytest.raises(InputError, match=r"corpus.tsv: a table; data.sentences takes one sentence a line"):
+        setting.run("data.path=null", f"data.sentences={tmp_path}/corpus.tsv")
+
+
+def test_ordered_pairs_are_never_swapped(setting, monkeypatch):
+    module, orders = transenc.data.module.PairDataModule, []
+
+    def watched(*arguments, both_orders, **settings):
+        orders.append(both_orders)
+        return module(*arguments, both_orders=both_orders, **settings)
+
+    monkeypatch.setattr(transenc.data.module, "PairDataModule", watched)
+    setting.run("data.ordered=true")
+    assert orders == [False, False]
+
+
+def test_pairs_of_dev_and_test_in_the_pool_are_a_setting_that_is_reported(setting, files):
+    folder = setting.run(f"data.extra={files}/test.tsv")
+    data = json.loads((folder / "run.json").read_text())["data"]
+    assert (data["transductive"], data["shared"], data["dropped"]["of dev or test"] > 10) == (False, 0, True)
+    assert "(transductive): no." in (folder / "models" / "cross-encoder" / "README.md").read_text()
+    folder = setting.run(f"data.extra={files}/test.tsv", "data.transductive=true", name="with")
+    data = json.loads((folder / "run.json").read_text())["data"]
+    assert (data["transductive"], data["shared"] > 10) == (True, True)
+    assert "(transductive): yes" in (folder / "models" / "cross-encoder" / "README.md").read_text()
+
+
+def test_empty_sentences_and_repeated_pairs_are_dropped_and_counted(setting, tmp_path):
+    text = "sentence1\tsentence2\na dog\ta cat\n\ta cat\na cat\ta dog\na man\ta cat\na dog\ta cat\na dog\t \n"
+    (tmp_path / "pool.tsv").write_text(text + "".join(f"{a}\t{b}\n" for a, b in PAIRS))
+    setting.run(f"data.path={tmp_path}/pool.tsv")
+    data = json.loads((setting.root / "run" / "run.json").read_text())["data"]
+    dropped = {"with an empty side": 2, "of equal sides": 1, "of dev or test": 0, "repeated": 2}
+    assert (data["pairs"], data["dropped"]) == (1 + len(PAIRS), dropped)

@@ -1,0 +1,115 @@
+"""What a run refuses before anything is built: settings, models and files, each in one line."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from transenc.encoders import BiEncoder, CrossEncoder
+from transenc.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["distill.iterations=0"], "distill.iterations=0: must be at least 1"),
+        (["distill.cross.warmup=1"], "distill.cross.warmup=1.0: must be at least 0 and below 1"),
+        (["distill.select=dev", "data.dev=null"], "distill.select=dev: there is no development set"),
+        (["data.path=null"], "data.path: no pairs to learn from"),
+        (["data.path=null", "data.pool=[nothing]"], "nothing: neither a file nor a known set"),
+        (
+            ["data=stsb", "data.dev=null", "data.path=null", "paths.dataset=nowhere"],
+            "stsb-train: .*download_dataset.sh",
+        ),
+        (["data.path=null", "data.pool=[stsb-trian]"], "stsb-trian: .* did you mean stsb-train"),
+        (["data.path=null", "data.sentences=nowhere.txt"], "data.sentences=nowhere.txt: no such file"),
+        (["data.extra=qqp-train"], "qqp-train: the Hugging Face hub cannot be reached"),
+        (["data.flatten=true"], "data.flatten=true: .*data.limit=N"),
+        (["data.limit=0"], "data.limit=0: must be at least 1"),
+        (["data.extra=5"], "data.extra=5: must be a known set, a file, or a list"),
+        (["data.columns.sentence1=-2"], "data.columns.sentence1=-2: must be a column's name, or its number from 0"),
+        (["data.columns.score=null"], "dev.tsv: has to be scored, and data.columns.score=null"),
+        (["paths.artifacts=train.py"], "paths.artifacts=train.py: must be a folder, or nothing yet"),
+        (
+            ["distill.direction=gold_to_bi", "data.flatten=true", "data.limit=9"],
+            "takes no data.flatten, no data.extra and no distill.centre",
+        ),
+        (["data.mining.random=0", "data.mining.nearest=0", "data.mining.lexical=0"], "data.mining: the shares"),
+        (
+            ["distill.direction=bi_to_cross", "distill.iterations=2"],
+            "bi_to_cross is one step; set distill.iterations=1",
+        ),
+        (["distill.direction=gold_to_cross"], "gold_to_cross: no gold scores to learn from; give data.gold"),
+        (["model.bi=[a,b]"], "model.bi names 2 and model.cross 1 models: members come in pairs"),
+        (["model.bi_layers=[1,2]"], "model.bi_layers: a list of 2, where model.bi names 1 models"),
+        (["model.pooling=men"], "model.pooling=men: no such choice; did you mean mean?"),
+        (["model.cross_layers=0"], "model.cross_layers=0: must be at least 1, or null"),
+        (["seed=-1"], "seed=-1: must be at least 0"),
+        (["model.bi=null"], "model.bi=None: must be a hub name"),
+        (["model.cross=[]"], r"model.cross=\[\]: must be a hub name"),
+        (["model.bi=no/model"], "model.bi=no/model: .*hub cannot be reached"),
+        (["model.bi_layers=9"], "9 layers asked for, the model has 3"),
+        (["model.bi_max_tokens=100"], "max_tokens=100, but the model reads 64 at most"),
+        (["trainer.accelerator=gpu"], "trainer.accelerator=gpu: torch sees no GPU here"),
+    ],
+)
+def test_a_wrong_setting_is_refused_in_one_line_and_nothing_is_built(setting, overrides, says):
+    if "gpu" in overrides[0] and __import__("torch").cuda.is_available():
+        pytest.skip("there is a GPU here")
+    with pytest.raises(InputError, match=says) as error:
+        setting.run(*overrides)
+    assert "\n" not in str(error.value)
+    assert setting.trained() == []
+    assert not (setting.root / "run" / "results.csv").exists()
+
+
+def test_a_cross_encoder_as_the_bi_encoder_is_refused(setting, tmp_path):
+    CrossEncoder.load(setting.model, new_head=0).save(tmp_path / "cross")
+    with pytest.raises(InputError, match=r"model.bi=.*is a cross-encoder, and a bi-encoder is needed"):
+        setting.run(f"model.bi={tmp_path}/cross")
+
+
+def test_a_test_file_whose_name_is_too_long_to_report_under_is_refused_before_anything_is_built(setting, files):
+    path = setting.root / f"{'n' * 245}.tsv"
+    path.write_bytes((files / "test.tsv").read_bytes())
+    with pytest.raises(InputError, match="results are written under this name, which is too long; rename the file"):
+        setting.run(f"data.test=[{path}]")
+    assert setting.trained() == []
+
+
+def test_a_model_that_changes_while_it_is_read_is_refused_though_the_change_is_undone(setting, bert, monkeypatch):
+    folder = Path(shutil.copytree(bert, setting.root / "model"))
+    load = BiEncoder.load.__func__
+
+    def changing(cls, *arguments, **settings):
+        weights = folder / "model.safetensors"
+        weights.rename(folder / "aside")
+        shutil.copy(folder / "aside", weights)
+        loaded = load(cls, *arguments, **settings)
+        (folder / "aside").replace(weights)
+        return loaded
+
+    monkeypatch.setattr(BiEncoder, "load", classmethod(changing))
+    with pytest.raises(InputError, match=r"model.bi=.*: changed while it was read; give the command again"):
+        setting.run(f"model.bi={folder}")
+    monkeypatch.undo()
+
+
+def test_two_files_that_would_be_reported_under_one_name_are_refused(setting, files, tmp_path):
+    """Else selection by the one would be selection by the other."""
+    (tmp_path / "dev.tsv").write_bytes((files / "test.tsv").read_bytes())
+    with pytest.raises(InputError, match=r"dev.tsv and .*dev.tsv would be reported under one name"):
+        setting.run(f"data.test=[{tmp_path}/dev.tsv]")
+
+
+def test_a_model_that_is_no_encoder_is_refused_in_one_line(setting, tmp_path):
+    import shutil
+
+    import transformers as hf
+
+    config = hf.T5Config(vocab_size=90, d_model=32, d_kv=16, d_ff=48, num_layers=1, num_heads=2)
+    hf.AutoModel.from_config(config).save_pretrained(tmp_path / "model")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(setting.model / name, tmp_path / "model")
+    with pytest.raises(InputError, match=r"model.bi=.*t5 with this tokenizer is no encoder of BERT's kind"):
+        setting.run(f"model.bi={tmp_path}/model")

@@ -1,0 +1,149 @@
+"""Selection: by what the models of a run are selected, and which of them are not to be used."""
+
+import html
+import json
+
+import numpy as np
+import pandas
+import pytest
+from conftest import weights
+
+from transenc.encoders import BiEncoder, CrossEncoder
+from transenc.errors import InputError
+from transenc.model_card import card
+from transenc.report.page import write_report
+from transenc.results import Row
+
+
+def test_the_models_are_the_selected_ones_and_load_in_sentence_transformers(setting, files):
+    st = pytest.importorskip("sentence_transformers")
+    folder = setting.run("distill.iterations=2")
+    selected = json.loads((folder / "run.json").read_text())["selected"]
+    results = pandas.read_csv(folder / "results.csv")
+    table = pandas.read_csv(files / "test.tsv", sep="\t")
+    both = list(zip(table.sentence1, table.sentence2, strict=True))
+    for kind, ours in (("bi", BiEncoder), ("cross", CrossEncoder)):
+        dev = results[(results.encoder == kind) & (results.task == "dev")]
+        best = dev.loc[dev.spearman.idxmax()]
+        assert selected[kind] == {"iteration": best.iteration, "encoder": kind, "score": best.spearman}
+        model = ours.load(folder / "models" / f"{kind}-encoder")
+        scores = model.predict(both)
+        if kind == "bi":
+            theirs = st.SentenceTransformer(str(folder / "models" / "bi-encoder"), device="cpu")
+            first, second = (theirs.encode(list(side), convert_to_tensor=True) for side in zip(*both, strict=True))
+            expected = (first * second).sum(1) / first.norm(dim=1) / second.norm(dim=1)
+            np.testing.assert_allclose(scores, expected.clamp(0, 1), atol=1e-5)
+            scores = expected.numpy()  # unclamped, as they are ranked
+        else:
+            theirs = st.CrossEncoder(str(folder / "models" / "cross-encoder"), device="cpu")
+            np.testing.assert_allclose(scores, theirs.predict(both), atol=1e-5)
+        row = results[(results.encoder == kind) & (results.task == "test") & (results.iteration == best.iteration)]
+        assert pandas.Series(scores).corr(table.score, method="spearman") == pytest.approx(
+            row.spearman.item(), abs=0.02
+        )
+    assert setting.score == pytest.approx((selected["bi"]["score"] + selected["cross"]["score"]) / 2)
+
+
+@pytest.mark.parametrize("select", ["agreement", "last"])
+def test_selection_without_gold_scores_never_reads_any(setting, files, select, tmp_path):
+    """Inverting the gold scores changes the results and nothing else."""
+    for name in ("dev", "test"):
+        table = pandas.read_csv(files / f"{name}.tsv", sep="\t")
+        table.assign(score=5 - table.score).to_csv(tmp_path / f"{name}.tsv", sep="\t", index=False)
+    settings = [f"distill.select={select}", "distill.iterations=2"]
+    first = setting.run(*settings)
+    inverted = [f"data.dev={tmp_path}/dev.tsv", f"data.test=[{tmp_path}/test.tsv]"]
+    second = setting.run(*settings, *inverted, f"paths.artifacts={setting.root}/other-artifacts", name="other")
+    assert weights(first) == weights(second)
+    runs = [json.loads((folder / "run.json").read_text())["selected"] for folder in (first, second)]
+    assert runs[0] == runs[1]
+    assert runs[0]["by"] == select
+    if select == "last":
+        assert runs[0]["bi"] == {"iteration": 2, "encoder": "bi", "score": None}
+        assert setting.score is None
+    else:
+        assert -1 <= setting.score <= 1
+
+
+def test_a_run_needs_no_gold_scores_at_all(setting):
+    folder = setting.run("data.dev=null", "data.test=[]")
+    assert json.loads((folder / "run.json").read_text())["selected"]["by"] == "agreement"
+    assert pandas.read_csv(folder / "results.csv").empty
+
+
+def test_automatic_selection_is_by_dev_if_there_is_one_and_by_agreement_if_not(setting):
+    by = lambda folder: json.loads((folder / "run.json").read_text())["selected"]["by"]  # noqa: E731
+    assert by(setting.run()) == "dev"
+    assert by(setting.run("data.dev=null", name="without")) == "agreement"
+
+
+def test_binary_scores_are_measured_and_selected_by_auc(setting, files, tmp_path):
+    for name in ("dev", "test"):
+        table = pandas.read_csv(files / f"{name}.tsv", sep="\t")
+        table["score"] = (table.score > table.score.median()).astype(int)
+        table.to_csv(tmp_path / f"{name}.tsv", sep="\t", index=False)
+    folder = setting.run("data.scores=binary", f"data.dev={tmp_path}/dev.tsv", f"data.test=[{tmp_path}/test.tsv]")
+    results = pandas.read_csv(folder / "results.csv")
+    assert results.auc.between(0, 1).all()
+    assert results.average_precision.between(0, 1).all()
+    selected = json.loads((folder / "run.json").read_text())["selected"]
+    dev = results[results.task == "dev"]
+    assert selected["cross"]["score"] == dev[dev.encoder == "cross"].auc.max()
+    (tmp_path / "dev.tsv").write_text("sentence1\tsentence2\tscore\na\tb\t0.5\n")
+    with pytest.raises(InputError, match=r"dev.tsv:2: the label 0.5 is neither 0 nor 1"):
+        setting.run("data.scores=binary", f"data.dev={tmp_path}/dev.tsv", name="wrong")
+
+
+def warnings(folder):
+    return json.loads((folder / "run.json").read_text())["warnings"]
+
+
+def test_a_model_that_scores_below_the_initial_bi_encoder_is_warned_of_in_run_card_log_and_report(
+    setting, monkeypatch, caplog
+):
+    caplog.set_level("INFO", "transenc")
+    folder = setting.run()
+    results = (
+        pandas.read_csv(folder / "results.csv").query("task == 'test'").set_index(["iteration", "encoder"]).spearman
+    )
+    chosen = json.loads((folder / "run.json").read_text())["selected"]
+    expected = {
+        kind: f"{100 * results[chosen[kind]['iteration'], kind]:.2f} on test, below the initial bi-encoder's"
+        f" {100 * results[0, 'bi']:.2f}"
+        for kind in ("bi", "cross")
+        if results[chosen[kind]["iteration"], kind] < results[0, "bi"]
+    }
+    assert "cross" in expected  # an untrained model after three steps
+    assert warnings(folder) == expected
+    for kind in ("bi", "cross"):
+        card = (folder / "models" / f"{kind}-encoder" / "README.md").read_text()
+        assert (f"**Do not use it**: {expected.get(kind)}." in card) == (kind in expected)
+        assert (f"Do not use {kind}: {expected.get(kind)}." in caplog.text) == (kind in expected)
+    write_report([folder], folder / "report.html")
+    page = (folder / "report.html").read_text()
+    assert f"<b>Do not use cross</b>: {html.escape(expected['cross'])}." in page
+
+
+def test_without_gold_scores_a_cross_encoder_that_hardly_agrees_with_its_teacher_is_warned_of(setting, caplog):
+    caplog.set_level("INFO", "transenc")
+    folder = setting.run("data.dev=null", "data.test=[]")
+    scores = {
+        kind: json.loads((folder / "run.json").read_text())["selected"][kind]["score"] for kind in ("bi", "cross")
+    }
+    assert set(warnings(folder)) == {"cross"}  # a bi-encoder that disagrees with a poor teacher may be right
+    assert scores["cross"] < 0.8
+    assert (
+        f"Do not use cross: Spearman with its teacher's labels is {scores['cross']:.2f} on held-out pairs"
+        in caplog.text
+    )
+    assert "Whether they beat the initial bi-encoder is not known: that takes gold scores (data.test)." in caplog.text
+
+
+def test_the_card_of_an_initial_encoder_that_is_handed_back_says_so():
+    text = [card_of(Row(i, "bi", 0, "dev", 3, 0.5, 0.5), ["sickr-all"]) for i in (0, 1)]
+    assert ("unchanged" in text[0], "unchanged" in text[1]) == (True, False)
+    assert ("not for commercial use" in text[0], "not for commercial use" in text[1]) == (False, True)
+
+
+def card_of(row, sources, shared=0):
+    return card("bi", "model", "It was trained.", sources, shared, [row], "python train.py")
