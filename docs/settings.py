@@ -98,7 +98,7 @@ def training(distill: schema.Distill) -> list[str]:
 def page() -> str:
     groups = {group: names for group, names in choices("train").items() if group in ("model", "data", "distill")}
     lines = [INTRO]
-    lines += [f"- `{group}=`: {', '.join(f'`{n}`' for n in names if n != 'base')}" for group, names in groups.items()]
+    lines += [f"- `{group}=`: {', '.join(f'`{name}`' for name in names)}" for group, names in groups.items()]
     lines += ["- `trainer=`: `auto`, `cpu`, `gpu`", ""]
     lines += section("", compose("train", []))
     evaluate = compose("evaluate", ["model.path=MODEL"])

@@ -155,7 +155,7 @@ def test_a_run_that_was_stopped_ends_in_the_same_bytes_when_started_again(inputs
         assert process.returncode == -number
     else:
         assert process.returncode == 128 + number
-        assert output.endswith(f"stopped by {number.name}; the same command goes on where it stopped\n")
+        assert output.endswith(f"stopped by {number.name}; the same command resumes where it stopped\n")
         assert "Traceback" not in output
     again = subprocess.run(command("killed"), cwd=ROOT, check=True, capture_output=True, text=True)
     assert "resumed at step" in again.stdout

@@ -88,7 +88,7 @@ def test_pickled_weights_of_old_names_and_half_precision_load_and_are_checked_li
     torch.save(old, model_copy / "pytorch_model.bin")
     np.testing.assert_allclose(BiEncoder.load(model_copy).predict(PAIRS), expected, atol=0.01)
     torch.save(old | {f"bert.{QUERY}": torch.full((32, 32), float("nan"))}, model_copy / "pytorch_model.bin")
-    refused(model_copy, "holds values that are no numbers")
+    refused(model_copy, "holds NaN or infinite values")
     torch.save(old | {f"bert.{QUERY}": torch.zeros(3, 3)}, model_copy / "pytorch_model.bin")
     refused(model_copy, r"is \[3, 3\] in the weights, \[32, 32\] by config.json")
     del old[f"bert.{QUERY}"]
@@ -137,7 +137,7 @@ def test_a_damaged_weight_file_is_one_line(model_copy, damage):
 def test_nan_and_infinite_weights_are_refused_by_name(model_copy, cls, value):
     spoil(model_copy, lambda weights: weights[QUERY].view(-1)[5:6].fill_(value))
     refused(
-        model_copy, f"{QUERY} holds values that are no numbers", cls, **({"new_head": 0} if cls is CrossEncoder else {})
+        model_copy, f"{QUERY} holds NaN or infinite values", cls, **({"new_head": 0} if cls is CrossEncoder else {})
     )
 
 

@@ -147,7 +147,7 @@ def test_published_figures_stand_beside_the_scores_on_the_page_and_the_terminal(
     folder = tmp_path / "run"
     shutil.copytree(runs[0], folder)
     facts = json.loads((folder / "run.json").read_text())
-    facts["config"]["published"] = {"cross": {"test": 84.69}}
+    facts["published"] = {"cross": {"test": 84.69}}
     (folder / "run.json").write_text(json.dumps(facts))
     write_report([folder], tmp_path / "page.html")
     page = text((tmp_path / "page.html").read_text())

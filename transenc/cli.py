@@ -151,10 +151,19 @@ class Sweep(Callback):
 
 
 def compose(name: str, arguments: Sequence[str]) -> Any:
-    """The configuration alone, as the schema's dataclass, for commands that leave no run folder."""
+    """The configuration alone, as the schema's dataclass, for commands that leave no run folder, and for Python.
+
+    Raises:
+        InputError, HydraException, OmegaConfBaseException: `explain` makes one line of each.
+    """
     check_overrides(name, arguments)
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return OmegaConf.to_object(hydra.compose(name, list(arguments)))
+    try:
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+            return OmegaConf.to_object(hydra.compose(name, list(arguments)))
+    except ValueError as error:
+        if not _raised_by_hydra(error):
+            raise
+        raise InputError(" ".join(str(error).split())) from None
 
 
 class Interrupted(BaseException):
@@ -343,8 +352,11 @@ def choices(name: str) -> dict[str, list[str]]:
     chosen = {group: one for entry in defaults if isinstance(entry, typing.Mapping) for group, one in entry.items()}
     chosen = {group.removeprefix("override "): one for group, one in chosen.items()}
     return {
-        group: sorted(file.stem for file in (CONF / group).glob("*.yaml")) + ["null"] * (one is None)
-        for group, one in chosen.items()
+        group: sorted(
+            path.stem for path in (CONF / group).glob("*.yaml") if path.stem != "base" or default == "base"
+        )  # base.yaml holds what the choices of a group share
+        + ["null"] * (default is None)
+        for group, default in chosen.items()
     }
 
 
