@@ -108,7 +108,7 @@ def test_an_untrained_cross_encoder_cannot_be_the_only_teacher(setting):
         setting.run("distill.direction=cross_to_bi")
 
 
-@pytest.mark.parametrize("kind", ["cross", "bi"])
+@pytest.mark.parametrize("kind", ["cross", pytest.param("bi", marks=pytest.mark.slow)])
 def test_gold_scores_are_labels_only_where_the_direction_says_so(setting, files, kind):
     other = {"cross": "bi", "bi": "cross"}[kind]
     settings = [f"distill.direction=gold_to_{kind}", f"model.{other}=not/there", f"data.gold=[{files}/pool.tsv]"]

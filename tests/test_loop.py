@@ -92,7 +92,9 @@ def test_a_changed_setting_redoes_what_lies_downstream_of_it(setting, override, 
     assert setting.trained() == trained
 
 
-@pytest.mark.parametrize("place", ["0/bi", "1/cross", "1/bi"])
+@pytest.mark.parametrize(
+    "place", ["1/cross", *(pytest.param(place, marks=pytest.mark.slow) for place in ("0/bi", "1/bi"))]
+)
 def test_an_interrupted_run_ends_in_the_same_weights_and_repeats_no_finished_stage(setting, monkeypatch, place):
     uninterrupted = setting.run("paths.artifacts=" + str(setting.root / "whole-artifacts"), name="whole")
     stages = setting.built.copy()
