@@ -126,6 +126,7 @@ def test_a_mistake_is_one_line_and_status_1(inputs, tmp_path):
     assert out.splitlines()[-1] == "model.bi=./nowhere: no such folder"
 
 
+@pytest.mark.slow
 def test_help_and_cfg_work_without_loading_torch():
     status, out, _ = python("train.py", "--help")
     assert status == 0

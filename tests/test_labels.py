@@ -42,6 +42,7 @@ def test_labels_are_made_in_the_precision_of_training_and_results_in_fp32(settin
         assert artifact["config"]["precision"] == ("32-true" if "spearman" in artifact["facts"] else "bf16-mixed")
 
 
+@pytest.mark.slow
 def test_a_symmetric_cross_encoder_is_scored_in_both_orders_and_its_folder_and_card_say_so(setting, files):
     for name, settings, symmetric in (
         ("one", (), False),
@@ -57,6 +58,7 @@ def test_a_symmetric_cross_encoder_is_scored_in_both_orders_and_its_folder_and_c
         assert np.allclose(predictions.score, swapped, atol=1e-5) is symmetric
 
 
+@pytest.mark.slow
 def test_with_teachers_both_each_kind_makes_labels_as_soon_as_it_is_trained(setting, monkeypatch):
     teachers, score = [], transenc.stages.evaluation.Evaluation.score
 
@@ -121,6 +123,7 @@ def test_gold_scores_are_labels_only_where_the_direction_says_so(setting, files,
     assert "supervised" in (folder / "models" / f"{kind}-encoder" / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_gold_pairs_are_no_part_of_an_unsupervised_run(setting, files):
     first = setting.run()
     second = setting.run(

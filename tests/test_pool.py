@@ -10,6 +10,7 @@ import transenc.data.module
 from transenc.errors import InputError
 
 
+@pytest.mark.slow
 def test_another_test_set_trains_nothing_anew_where_the_pool_stays_the_same(setting):
     setting.run("data.transductive=true")
     setting.run("data.transductive=true", "data.test=[]", "data.seed=1")
