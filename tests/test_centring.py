@@ -47,6 +47,7 @@ def pool_of(folder, model):
     return pool.label.to_numpy(), tokenise(sentences, numbers, model.tokenizer)
 
 
+@pytest.mark.slow
 def test_auto_mean_centres_an_initial_encoder_with_cls_pooling_and_the_student_of_one_with_mean_pooling(setting):
     two = f"[{setting.model},{setting.model}]"
     folder = setting.run(

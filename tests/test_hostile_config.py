@@ -109,7 +109,7 @@ SINGLE = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["evaluate", pytest.param("train", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", list(SCHEMAS))
 def test_any_value_of_any_key_is_accepted_or_refused_in_one_line(name):
     base = OmegaConf.structured(SCHEMAS[name])
     right = compose(name, ["model.path=x"] if name == "evaluate" else [])

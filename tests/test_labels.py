@@ -35,6 +35,7 @@ def test_training_never_sees_a_gold_score(setting, files, monkeypatch, tmp_path)
         assert (folder / "gold.npy").exists() == scored
 
 
+@pytest.mark.slow
 def test_labels_are_made_in_the_precision_of_training_and_results_in_fp32(setting):
     setting.run("trainer.precision=bf16-mixed")
     for record in (setting.root / "artifacts").glob("score-*/artifact.json"):

@@ -129,6 +129,7 @@ def test_start_previous_initialises_a_student_with_its_own_last_weights(setting)
     assert sum(record["inputs"][0] in fingerprints for record in records) == 2
 
 
+@pytest.mark.slow
 def test_a_run_leaves_nothing_of_an_earlier_one_in_its_folder(setting):
     setting.run("save_predictions=true")
     folder = setting.run("distill.direction=bi_to_cross")
