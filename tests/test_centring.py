@@ -47,6 +47,7 @@ def pool_of(folder, model):
     return pool.label.to_numpy(), tokenise(sentences, numbers, model.tokenizer)
 
 
+@pytest.mark.slow
 def test_auto_mean_centres_an_initial_encoder_with_cls_pooling_and_the_student_of_one_with_mean_pooling(setting):
     two = f"[{setting.model},{setting.model}]"
     folder = setting.run(
@@ -67,7 +68,9 @@ def test_auto_mean_centres_an_initial_encoder_with_cls_pooling_and_the_student_o
     assert shares[0] < 1e-4 < 0.01 < shares[1]
 
 
-@pytest.mark.parametrize("override", ["distill.centre=starts", "distill.centre=auto"])
+@pytest.mark.parametrize(
+    "override", ["distill.centre=auto", pytest.param("distill.centre=starts", marks=pytest.mark.slow)]
+)
 def test_what_cannot_be_mean_centred_is_named_before_any_training_and_so_is_the_remedy(setting, models, override):
     says = f"model.bi={models['modernbert']}: cannot be centred, .*; set (.*)"
     with pytest.raises(InputError, match=says) as error:
@@ -77,6 +80,7 @@ def test_what_cannot_be_mean_centred_is_named_before_any_training_and_so_is_the_
     setting.run(override, *way_on, f"model.bi={models['modernbert']}", name="on")
 
 
+@pytest.mark.slow
 def test_a_student_is_mean_centred_on_the_pools_sentences_before_it_is_selected(setting):
     folder = setting.run("distill.select=agreement", "distill.holdout=0.5", "distill.centre=students")
     model = BiEncoder.load(folder / "models" / "bi-encoder")
@@ -91,6 +95,7 @@ def test_a_student_is_mean_centred_on_the_pools_sentences_before_it_is_selected(
     assert says == [True, False]
 
 
+@pytest.mark.slow
 def test_a_mean_centred_initial_encoder_that_is_selected_is_handed_back_and_reported_as_such(setting, monkeypatch):
     value = Row.value
     monkeypatch.setattr(

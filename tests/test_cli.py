@@ -126,6 +126,7 @@ def test_a_mistake_is_one_line_and_status_1(inputs, tmp_path):
     assert out.splitlines()[-1] == "model.bi=./nowhere: no such folder"
 
 
+@pytest.mark.slow
 def test_help_and_cfg_work_without_loading_torch():
     status, out, _ = python("train.py", "--help")
     assert status == 0
@@ -139,7 +140,7 @@ def test_help_and_cfg_work_without_loading_torch():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 def test_a_run_that_was_stopped_ends_in_the_same_bytes_when_started_again(inputs, tmp_path, number):
     def command(name):
         run = [f"hydra.run.dir={tmp_path}/{name}", f"paths.artifacts={tmp_path}/{name}-artifacts"]
@@ -151,12 +152,9 @@ def test_a_run_that_was_stopped_ends_in_the_same_bytes_when_started_again(inputs
         time.sleep(0.01)  # past the first student's first epoch
     process.send_signal(number)
     output = process.communicate()[0]
-    if number == signal.SIGKILL:
-        assert process.returncode == -number
-    else:
-        assert process.returncode == 128 + number
-        assert output.endswith(f"stopped by {number.name}; the same command resumes where it stopped\n")
-        assert "Traceback" not in output
+    assert process.returncode == 128 + number
+    assert output.endswith(f"stopped by {number.name}; the same command resumes where it stopped\n")
+    assert "Traceback" not in output
     again = subprocess.run(command("killed"), cwd=ROOT, check=True, capture_output=True, text=True)
     assert "resumed at step" in again.stdout
     for model in ("bi-encoder", "cross-encoder"):

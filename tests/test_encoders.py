@@ -13,6 +13,8 @@ from transenc.encoders import BiEncoder, CrossEncoder, OptimizerConfig
 from transenc.encoders.base import cosent, in_batches
 from transenc.errors import InputError
 
+QUICK = ["bert", "roberta", "deberta-v2", "modernbert"]  # one of each tokenizer and architecture that differ most
+EACH_FAMILY = [*QUICK, *(pytest.param(family, marks=pytest.mark.slow) for family in FAMILIES if family not in QUICK)]
 CLASSES = {"bi": BiEncoder, "cross": CrossEncoder}
 
 
@@ -25,7 +27,7 @@ def tokens_of(encoder, pairs=PAIRS):
     return tokenise(sentences, numbers, encoder.tokenizer)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 @pytest.mark.parametrize("max_tokens", [64, 13, 12])
 def test_pairs_are_framed_and_cut_as_the_familys_tokenizer_does(models, family, max_tokens):
     encoder = load("cross", models[family], max_tokens=max_tokens)
@@ -42,7 +44,7 @@ def test_pairs_are_framed_and_cut_as_the_familys_tokenizer_does(models, family, 
             assert torch.equal(ours[name], theirs[name]), name
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 @pytest.mark.parametrize("max_tokens", [64, 7])
 def test_sentences_are_framed_and_cut_as_the_familys_tokenizer_does(models, family, max_tokens):
     encoder = load("bi", models[family], max_tokens=max_tokens)
@@ -62,7 +64,7 @@ def test_models_with_segments_are_given_them_in_pairs(models, family):
 
 
 @pytest.mark.parametrize("kind", ["bi", "cross"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 def test_a_score_does_not_depend_on_what_else_is_in_the_batch(models, family, kind):
     encoder = load(kind, models[family])
     tokens = tokens_of(encoder)
@@ -74,7 +76,7 @@ def test_a_score_does_not_depend_on_what_else_is_in_the_batch(models, family, ki
     np.testing.assert_allclose(small, together, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 @pytest.mark.parametrize("kind", CLASSES)
 def test_scores_in_bf16_are_those_in_fp32_to_its_two_digits(models, family, kind):
     encoder = load(kind, models[family])
@@ -238,7 +240,7 @@ def test_cosent_is_that_of_sentence_transformers_and_a_batch_of_one_asks_nothing
     assert cosent(scores[:1], labels[:1]).item() == 0
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 def test_first_layers_only_gives_the_hidden_state_after_them(models, family):
     encoder, model = BiEncoder.load(models[family], layers=2), AutoModel.from_pretrained(models[family]).eval()
     assert encoder.backbone.config.num_hidden_layers == 2
@@ -252,7 +254,7 @@ def test_first_layers_only_gives_the_hidden_state_after_them(models, family):
 
 
 @pytest.mark.parametrize("kind", ["bi", "cross"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 def test_a_saved_model_scores_the_same_here_and_in_sentence_transformers(models, family, kind, tmp_path):
     st = pytest.importorskip("sentence_transformers")
     encoder = load(kind, models[family], max_tokens=20)  # cuts the longer pairs and sentences
@@ -269,7 +271,7 @@ def test_a_saved_model_scores_the_same_here_and_in_sentence_transformers(models,
     np.testing.assert_allclose(theirs, scores, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH_FAMILY)
 def test_a_saved_model_loads_in_plain_transformers_and_names_no_machine(models, family, tmp_path):
     load("bi", models[family]).save(tmp_path)
     AutoModel.from_pretrained(tmp_path)

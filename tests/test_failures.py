@@ -71,9 +71,9 @@ def test_a_nan_loss_stops_the_run_and_names_step_and_learning_rate(setting):
 @pytest.mark.parametrize(
     ("cause", "remedy"),
     [
-        ("few steps", "raise distill.bi.min_steps"),
-        ("low rate", "raise distill.bi.learning_rate, or distill.bi.min_steps"),
-        ("high rate", "lower distill.bi.learning_rate"),
+        pytest.param("few steps", "raise distill.bi.min_steps", marks=pytest.mark.slow),
+        pytest.param("low rate", "raise distill.bi.learning_rate, or distill.bi.min_steps", marks=pytest.mark.slow),
+        pytest.param("high rate", "lower distill.bi.learning_rate", marks=pytest.mark.slow),
         ("nan", "lower distill.bi.learning_rate, or set trainer.precision=32-true"),
     ],
 )
@@ -103,7 +103,7 @@ def test_a_small_pool_is_repeated_within_an_epoch_until_there_are_enough_steps(s
     assert "1/bi: " not in caplog.text
 
 
-@pytest.mark.parametrize("kind", ["cross", "bi"])
+@pytest.mark.parametrize("kind", ["cross", pytest.param("bi", marks=pytest.mark.slow)])
 def test_the_encoder_of_the_previous_iteration_is_kept_where_a_training_failed(setting, monkeypatch, kind):
     failing(monkeypatch, times=1, after={"cross": 2, "bi": 3}[kind])  # in the second iteration
     run = setting.run("distill.iterations=2", "distill.retries=0", "distill.failure=keep")
@@ -112,6 +112,7 @@ def test_the_encoder_of_the_previous_iteration_is_kept_where_a_training_failed(s
     assert rows.spearman.loc[1].tolist() == rows.spearman.loc[2].tolist()
 
 
+@pytest.mark.slow
 def test_an_initial_encoder_kept_for_a_failed_student_is_selected_only_if_there_is_no_other(setting, monkeypatch):
     failing(monkeypatch, times=1, after=1)
     settings = ["distill.retries=0", "distill.failure=keep", "distill.select=agreement"]

@@ -33,7 +33,7 @@ VALUES = st.one_of(
 
 
 # A composition takes a tenth of a second and more.
-fewer = settings(max_examples=settings.default.max_examples // 5)
+fewer = settings(max_examples=settings.default.max_examples // 2)
 
 
 def python(*arguments):
@@ -43,7 +43,8 @@ def python(*arguments):
 
 
 def keys_of(name):
-    known = st.sampled_from([*keys(SCHEMAS[name]), *choices(name)])
+    ours = [group for group in choices(name) if not group.startswith("hydra")]  # whose errors Hydra's main shows itself
+    known = st.sampled_from([*keys(SCHEMAS[name]), *ours])
     return st.one_of(known, known, known, st.tuples(known, TEXT).map("".join), TEXT)
 
 
@@ -57,7 +58,7 @@ def refusal(name, argument):
     return None
 
 
-@pytest.mark.parametrize("name", list(SCHEMAS))
+@pytest.mark.parametrize("name", ["train", pytest.param("evaluate", marks=pytest.mark.slow)])
 @fewer
 @given(st.data())
 def test_any_setting_passes_or_is_refused_in_one_line(name, data):
@@ -67,6 +68,7 @@ def test_any_setting_passes_or_is_refused_in_one_line(name, data):
     assert line is None or (line.strip() and "\n" not in line), argument
 
 
+@pytest.mark.slow
 @fewer
 @given(NUMBERS)
 def test_a_number_where_a_count_belongs_is_held_to_its_range(text):
@@ -107,7 +109,7 @@ SINGLE = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", SCHEMAS)
+@pytest.mark.parametrize("name", list(SCHEMAS))
 def test_any_value_of_any_key_is_accepted_or_refused_in_one_line(name):
     base = OmegaConf.structured(SCHEMAS[name])
     right = compose(name, ["model.path=x"] if name == "evaluate" else [])

@@ -1,6 +1,6 @@
 """Bad input at every door: a file is read rightly or refused in one line that names it, whatever is in it.
 
-A few hundred files a reader with the other tests; 10,000 a reader, different ones each time, by
+60 files a reader with the other tests; 10,000 a reader, different ones each time, by
 
     python -m pytest tests/test_hostile_files.py --hypothesis-profile=long
 """

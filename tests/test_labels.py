@@ -35,6 +35,7 @@ def test_training_never_sees_a_gold_score(setting, files, monkeypatch, tmp_path)
         assert (folder / "gold.npy").exists() == scored
 
 
+@pytest.mark.slow
 def test_labels_are_made_in_the_precision_of_training_and_results_in_fp32(setting):
     setting.run("trainer.precision=bf16-mixed")
     for record in (setting.root / "artifacts").glob("score-*/artifact.json"):
@@ -42,6 +43,7 @@ def test_labels_are_made_in_the_precision_of_training_and_results_in_fp32(settin
         assert artifact["config"]["precision"] == ("32-true" if "spearman" in artifact["facts"] else "bf16-mixed")
 
 
+@pytest.mark.slow
 def test_a_symmetric_cross_encoder_is_scored_in_both_orders_and_its_folder_and_card_say_so(setting, files):
     for name, settings, symmetric in (
         ("one", (), False),
@@ -57,6 +59,7 @@ def test_a_symmetric_cross_encoder_is_scored_in_both_orders_and_its_folder_and_c
         assert np.allclose(predictions.score, swapped, atol=1e-5) is symmetric
 
 
+@pytest.mark.slow
 def test_with_teachers_both_each_kind_makes_labels_as_soon_as_it_is_trained(setting, monkeypatch):
     teachers, score = [], transenc.stages.evaluation.Evaluation.score
 
@@ -108,7 +111,7 @@ def test_an_untrained_cross_encoder_cannot_be_the_only_teacher(setting):
         setting.run("distill.direction=cross_to_bi")
 
 
-@pytest.mark.parametrize("kind", ["cross", "bi"])
+@pytest.mark.parametrize("kind", ["cross", pytest.param("bi", marks=pytest.mark.slow)])
 def test_gold_scores_are_labels_only_where_the_direction_says_so(setting, files, kind):
     other = {"cross": "bi", "bi": "cross"}[kind]
     settings = [f"distill.direction=gold_to_{kind}", f"model.{other}=not/there", f"data.gold=[{files}/pool.tsv]"]
@@ -121,6 +124,7 @@ def test_gold_scores_are_labels_only_where_the_direction_says_so(setting, files,
     assert "supervised" in (folder / "models" / f"{kind}-encoder" / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_gold_pairs_are_no_part_of_an_unsupervised_run(setting, files):
     first = setting.run()
     second = setting.run(

@@ -67,6 +67,7 @@ def test_more_iterations_train_the_new_ones_only(setting):
     assert setting.trained() == ["2/cross", "2/bi"]
 
 
+@pytest.mark.slow
 def test_another_seed_shares_everything_up_to_the_first_student(setting):
     setting.run()
     setting.run("seed=1")
@@ -81,9 +82,9 @@ def test_another_seed_shares_everything_up_to_the_first_student(setting):
 @pytest.mark.parametrize(
     ("override", "trained"),
     [
-        ("distill.cross.learning_rate=1e-4", ["1/cross", "1/bi"]),
+        pytest.param("distill.cross.learning_rate=1e-4", ["1/cross", "1/bi"], marks=pytest.mark.slow),
         ("distill.bi.learning_rate=1e-4", ["1/bi"]),
-        ("trainer.score_tokens=100", []),
+        pytest.param("trainer.score_tokens=100", [], marks=pytest.mark.slow),
     ],
 )
 def test_a_changed_setting_redoes_what_lies_downstream_of_it(setting, override, trained):
@@ -92,7 +93,9 @@ def test_a_changed_setting_redoes_what_lies_downstream_of_it(setting, override, 
     assert setting.trained() == trained
 
 
-@pytest.mark.parametrize("place", ["0/bi", "1/cross", "1/bi"])
+@pytest.mark.parametrize(
+    "place", ["1/cross", *(pytest.param(place, marks=pytest.mark.slow) for place in ("0/bi", "1/bi"))]
+)
 def test_an_interrupted_run_ends_in_the_same_weights_and_repeats_no_finished_stage(setting, monkeypatch, place):
     uninterrupted = setting.run("paths.artifacts=" + str(setting.root / "whole-artifacts"), name="whole")
     stages = setting.built.copy()
@@ -118,6 +121,7 @@ def test_an_interrupted_run_ends_in_the_same_weights_and_repeats_no_finished_sta
     assert (resumed / "results.csv").read_bytes() == (uninterrupted / "results.csv").read_bytes()
 
 
+@pytest.mark.slow
 def test_start_previous_initialises_a_student_with_its_own_last_weights(setting):
     setting.run("distill.iterations=2", "distill.start=previous")
     records = [json.loads(p.read_text()) for p in (setting.root / "artifacts").glob("train-*/artifact.json")]
@@ -125,6 +129,7 @@ def test_start_previous_initialises_a_student_with_its_own_last_weights(setting)
     assert sum(record["inputs"][0] in fingerprints for record in records) == 2
 
 
+@pytest.mark.slow
 def test_a_run_leaves_nothing_of_an_earlier_one_in_its_folder(setting):
     setting.run("save_predictions=true")
     folder = setting.run("distill.direction=bi_to_cross")

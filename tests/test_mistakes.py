@@ -31,9 +31,12 @@ def python(*arguments, shell="", **settings):
     "arguments",
     [
         ["--resolve"],
-        ["hydra.run.dir={file}/run"],
-        ["hydra.run.dir=/dev/null/run"],
-        ["hydra.run.dir={run}", "data=pairs", "data.path={file}", "model=minilm", "paths.artifacts={file}/store"],
+        pytest.param(["hydra.run.dir={file}/run"], marks=pytest.mark.slow),
+        pytest.param(["hydra.run.dir=/dev/null/run"], marks=pytest.mark.slow),
+        pytest.param(
+            ["hydra.run.dir={run}", "data=pairs", "data.path={file}", "model=minilm", "paths.artifacts={file}/store"],
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_folder_that_cannot_be_made_and_a_flag_out_of_place_are_one_line(arguments, tmp_path):

@@ -94,7 +94,9 @@ CAPITALS = [(a.title(), b.upper()) for a, b in PAIRS]
 
 
 @pytest.mark.parametrize("file", ["sentence_bert_config.json", "sentence_roberta_config.json"])
-@pytest.mark.parametrize("family", ["roberta", "bert", "deberta-v2", "mpnet"])
+@pytest.mark.parametrize(
+    "family", ["roberta", "deberta-v2", *(pytest.param(family, marks=pytest.mark.slow) for family in ("bert", "mpnet"))]
+)
 def test_text_is_brought_to_lower_case_where_the_folder_says_so_and_what_is_saved_keeps_that(
     models, tmp_path, family, file
 ):

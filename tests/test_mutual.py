@@ -44,6 +44,7 @@ def test_mutual_distillation_averages_labels_and_reports_members_and_ensembles(s
     assert np.abs(labels.label - np.clip(np.mean(alone, axis=0), 0, 1)).max() < 1e-4
 
 
+@pytest.mark.slow
 def test_members_of_one_model_differ(setting):
     folder = setting.run(
         f"model.bi=[{setting.model},{setting.model}]", f"model.cross=[{setting.model},{setting.model}]"

@@ -10,6 +10,7 @@ import transenc.data.module
 from transenc.errors import InputError
 
 
+@pytest.mark.slow
 def test_another_test_set_trains_nothing_anew_where_the_pool_stays_the_same(setting):
     setting.run("data.transductive=true")
     setting.run("data.transductive=true", "data.test=[]", "data.seed=1")
@@ -55,6 +56,7 @@ def test_ordered_pairs_are_never_swapped(setting, monkeypatch):
     assert orders == [False, False]
 
 
+@pytest.mark.slow
 def test_pairs_of_dev_and_test_in_the_pool_are_a_setting_that_is_reported(setting, files):
     folder = setting.run(f"data.extra={files}/test.tsv")
     data = json.loads((folder / "run.json").read_text())["data"]

@@ -92,7 +92,16 @@ def test_runs_are_compared_with_mean_and_spread_over_seeds(runs, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["run.json", "results.csv", "curves.csv", "labels/1-bi.csv", "predictions/*.csv"])
-@pytest.mark.parametrize("damage", ["", "{", "\x00\x01", "a,b\n1\n1,2,3\n", "[]", '{"selected": 3}'])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "",
+        *(
+            pytest.param(text, marks=pytest.mark.slow)
+            for text in ("{", "\x00\x01", "a,b\n1\n1,2,3\n", "[]", '{"selected": 3}')
+        ),
+    ],
+)
 def test_a_damaged_run_has_a_page_or_is_one_line(runs, tmp_path, capsys, name, damage):
     folder = Path(shutil.copytree(runs[0], tmp_path / "run"))
     (folder / "report.html").unlink()

@@ -29,7 +29,13 @@ def others(tmp_path):
     return folder
 
 
-@pytest.mark.parametrize("setting", ["hydra.run.dir=.", "hydra.run.dir={folder}", "hydra.run.dir="])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "hydra.run.dir=.",
+        *(pytest.param(value, marks=pytest.mark.slow) for value in ("hydra.run.dir={folder}", "hydra.run.dir=")),
+    ],
+)
 def test_a_command_in_a_folder_of_others_ends_in_one_line_and_changes_nothing(others, setting):
     before = content(others)
     done = subprocess.run(

@@ -161,6 +161,7 @@ def command(model, *arguments, **settings):
     return subprocess.Popen(run, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **settings)
 
 
+@pytest.mark.slow
 def test_a_mistake_in_the_middle_comes_after_the_scores_before_it(bert, tmp_path):
     (tmp_path / "pairs.txt").write_text("a dog||a cat\n||a cat\na dog\na man||a woman\n")
     process = command(bert, tmp_path / "pairs.txt")

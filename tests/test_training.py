@@ -143,7 +143,11 @@ def stop_after(steps):
     return progress
 
 
-@pytest.mark.parametrize("stops", [[1], [2], [3], [4], [6], [8], [1, 1, 4], [2, 2, 2, 2]], ids=str)
+@pytest.mark.parametrize(
+    "stops",
+    [[8], [1, 1, 4], *(pytest.param(s, marks=pytest.mark.slow) for s in ([1], [2], [3], [4], [6], [2, 2, 2, 2]))],
+    ids=str,
+)
 @pytest.mark.parametrize("every", [0.0, 1e9], ids=["each step", "each epoch"])
 @pytest.mark.parametrize("kind", ["bi", "cross"])
 def test_an_interrupted_training_resumes_and_ends_in_the_same_bytes(bert, tmp_path, monkeypatch, stops, every, kind):
