@@ -30,7 +30,7 @@ def plots(run: Run) -> Iterable[str]:
         for task, table in list(run.predictions(name).items())[:1]:
             value = run.value(run.key(name), task)
             caption = f"The selected {name} on {task}, {percent(float('nan') if value is None else value)}"
-            yield _scatter(table.gold, table.score, "gold score", f"{name}'s score", _colour(name), caption)
+            yield _scatter(table.gold, table.score, "gold score", f"score of {name}", _colour(name), caption)
     yield from _curves(run)
     yield _seconds(run)
 
