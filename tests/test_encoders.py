@@ -10,7 +10,8 @@ from transformers import AutoModel, AutoTokenizer
 
 from transenc.data.tokens import number_sentences, tokenise
 from transenc.encoders import BiEncoder, CrossEncoder, OptimizerConfig
-from transenc.encoders.base import cosent, in_batches
+from transenc.encoders.base import in_batches
+from transenc.encoders.losses import cosent
 from transenc.errors import InputError
 
 QUICK = ["bert", "roberta", "deberta-v2", "modernbert"]  # one of each tokenizer and architecture that differ most

@@ -22,7 +22,7 @@ ORDER = [  # each may import those before it, never those after
     ["report.__main__"],
     ["data.files", "data.tokens"],
     ["data.published", "data.hub", "data.mining", "data.module"],
-    ["encoders.used_rows", "encoders.inputs", "encoders.cpu_layers", "encoders.loading"],
+    ["encoders.used_rows", "encoders.inputs", "encoders.cpu_layers", "encoders.loading", "encoders.losses"],
     ["encoders.base"],
     ["encoders.bi", "encoders.cross"],
     ["encoders"],

@@ -152,7 +152,7 @@ def stop_after(steps):
 @pytest.mark.parametrize("kind", ["bi", "cross"])
 def test_an_interrupted_training_resumes_and_ends_in_the_same_bytes(bert, tmp_path, monkeypatch, stops, every, kind):
     """The same batches, dropout, learning rates, curve and best weights, wherever it stopped."""
-    monkeypatch.setattr("transenc.training.CHECKPOINT_SECONDS", every)
+    monkeypatch.setattr("transenc.training.INTERVAL_SECONDS", every)
     load = {"bi": BiEncoder.load, "cross": lambda folder: CrossEncoder.load(folder, new_head=0)}[kind]
     selection = lambda encoder: float(encoder.predict(PAIRS[:1])[0])  # noqa: E731
     uninterrupted = load(bert)
@@ -174,7 +174,7 @@ def test_an_interrupted_training_resumes_and_ends_in_the_same_bytes(bert, tmp_pa
 
 
 def test_a_damaged_checkpoint_is_ignored_and_training_begins_anew(bert, tmp_path, monkeypatch):
-    monkeypatch.setattr("transenc.training.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("transenc.training.INTERVAL_SECONDS", 0.0)
     uninterrupted = BiEncoder.load(bert)
     train_on(uninterrupted)
     with pytest.raises(Stopped):

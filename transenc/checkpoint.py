@@ -7,6 +7,8 @@ import torch
 
 from transenc.artifacts import CHECKPOINT_SUFFIX, file_digest, sync
 
+INTERVAL_SECONDS = 120.0  # work that an interruption may cost, if no epoch ends before
+
 
 class Checkpoint:
     """The state of an unfinished training, as one file whose name is its sha256.

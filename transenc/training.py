@@ -20,7 +20,7 @@ import pytorch_lightning as pl
 import torch
 
 from transenc import distributed
-from transenc.checkpoint import Checkpoint
+from transenc.checkpoint import INTERVAL_SECONDS, Checkpoint
 from transenc.data.module import PairDataModule
 from transenc.encoders import PairEncoder
 from transenc.errors import InputError
@@ -29,7 +29,6 @@ from transenc.metrics import spearman
 log = logging.getLogger("transenc")
 
 FLUSH_STEPS = 50  # steps between reads of the loss, since each read waits for the device
-CHECKPOINT_SECONDS = 120.0  # work that an interruption may cost, if no epoch ends before
 
 # When a training counts as failed. Students of the quickstart and of STS-B had 0.8 to 1.1 times the standard deviation
 # of their labels, and Spearman of 0.90 and more with them.
@@ -76,7 +75,7 @@ class TrainingCallback(pl.Callback):
 
     Args:
         last: steps of the whole training.
-        checkpoint: written at the end of each epoch and every `CHECKPOINT_SECONDS`; None: never.
+        checkpoint: written at the end of each epoch and every `INTERVAL_SECONDS`; None: never.
         selection: computes the student's selection score, higher is better, and any number is better than NaN. None
             keeps the last weights.
         eval_steps: steps between selection scores, which are also computed at the end of each epoch; 0: only there.
@@ -147,7 +146,7 @@ class TrainingCallback(pl.Callback):
         """By the clock of rank 0. Several ranks ask it only every `FLUSH_STEPS`, since they wait for one another."""
         if distributed.size() > 1 and step % FLUSH_STEPS:
             return False
-        return distributed.broadcast(time.monotonic() - self.checkpoint_time >= CHECKPOINT_SECONDS)
+        return distributed.broadcast(time.monotonic() - self.checkpoint_time >= INTERVAL_SECONDS)
 
     def write_checkpoint(self, trainer: pl.Trainer, step: int, student: pl.LightningModule) -> None:
         if self.checkpoint is None:

@@ -23,7 +23,7 @@ class Direction(Enum):
     both = "the bi-encoder labels for the cross-encoder and the cross-encoder for the bi-encoder, in turn"
     bi_to_cross = "the bi-encoder labels for the cross-encoder, once"
     cross_to_bi = "a trained cross-encoder labels for the bi-encoder, once"
-    gold_to_cross = "the cross-encoder is trained on human scores (data.gold): supervised, an upper bound"
+    gold_to_cross = "the cross-encoder is trained on human scores (data.gold): supervised, for comparison"
     gold_to_bi = "the bi-encoder is trained on human scores (data.gold)"
 
     @property
@@ -49,7 +49,7 @@ class Teachers(Enum):
     """Who labels the pairs for a student."""
 
     other = "the newest encoders of the other kind (the paper)"
-    both = "the newest encoders of both kinds, as far as they are trained"
+    both = "the newest encoders of both kinds; an untrained cross-encoder is left out"
 
 
 class Centre(Enum):
@@ -65,8 +65,8 @@ class Average(Enum):
     """How the scores of several teachers become one label."""
 
     mean = "their mean (the paper); the teacher with the widest range counts most"
-    z = "mean of the standardised scores, with the teachers' average mean and standard deviation"
-    rank = "mean of the ranks, with the values of the plain mean in that order"
+    z = "standardise each teacher's scores, average them, rescale to the teachers' average mean and standard deviation"
+    rank = "order the pairs by mean rank, then give them the sorted plain means in that order"
 
 
 class Scores(Enum):
@@ -84,20 +84,20 @@ class Start(Enum):
 
 
 class Select(Enum):
-    """What selects the checkpoint of a training and the iteration at the end."""
+    """How the checkpoint of each training, and the final iteration, are selected."""
 
     auto = "dev if there is a development set, else agreement"
-    dev = "Spearman (AUC if they are binary) with the gold scores of the development pairs (the paper)"
-    agreement = "Spearman with the teacher's labels on held-out pairs of the pool; uses no gold scores"
+    dev = "by Spearman (AUC for binary scores) on the development pairs (the paper)"
+    agreement = "by Spearman with the teacher's labels on held-out pairs of the pool; uses no gold scores"
     last = "no selection: the last checkpoint of the last iteration"
 
 
 class Failure(Enum):
-    """What happens when the training of a student failed, with all seeds that could help."""
+    """What to do if a training fails after all retries: its loss is NaN, or its scores are nearly constant."""
 
     stop = "the run ends with an error that says why"
     keep = "the encoder of the iteration before, or the initial bi-encoder, stays in its place"
-    ignore = "collapse and nearly constant labels are not looked for; only a NaN loss ends the run"
+    ignore = "do not check for collapse or nearly constant labels; only a NaN loss ends the run"
 
 
 class Loss(Enum):
@@ -105,7 +105,7 @@ class Loss(Enum):
 
     bce = "binary cross-entropy; the output (logit or cosine) is used as a logit"
     mse = "squared error of the score (sigmoid of the logit, or the cosine)"
-    cosent = "CoSENT: all two pairs of a batch whose scores are not in the order of their labels; the scale is free"
+    cosent = "CoSENT, a ranking loss: of every two pairs in a batch, the one with the higher label should score higher"
 
 
 class Accelerator(Enum):
@@ -113,7 +113,7 @@ class Accelerator(Enum):
 
     auto = "a GPU if torch sees one, else the CPU"
     cpu = "the CPU"
-    gpu = "one GPU"
+    gpu = "one CUDA GPU in each process"
 
 
 class Verbosity(Enum):
@@ -125,7 +125,7 @@ class Verbosity(Enum):
 
 
 class Logger(Enum):
-    """Where curves and scores go beside TensorBoard and curves.csv."""
+    """Where curves and scores go in addition to TensorBoard and curves.csv, as in 'loggers=[wandb]'."""
 
     wandb = "Weights & Biases, set up by its environment variables (WANDB_PROJECT, WANDB_MODE=offline, ...)"
     mlflow = "MLflow, set up by its environment variables (MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME, ...)"
@@ -136,7 +136,7 @@ Precision = Enum(
     "Precision",
     {
         "auto": "bf16-mixed if the hardware computes in bf16, else 32-true",
-        "bf16-mixed": "matrix products and layers in bf16; weights, cosines, logits and losses in fp32",
+        "bf16-mixed": "forward and backward in bf16; weights, cosines, logits and losses in fp32",
         "32-true": "all in fp32",
     },
 )
@@ -144,10 +144,10 @@ Precision = Enum(
 
 @dataclass
 class Model:
-    """The initial encoders. All but the names and `reference` may be a list, with a value for each member."""
+    """The initial encoders. For a list of models (mutual distillation), the other settings may be lists too."""
 
     bi: Any  # initial bi-encoder(s): a hub name (NAME or NAME@REVISION), a folder, package://..., or a list of them
-    cross: Any  # pretrained backbone(s) of the cross-encoder, likewise; a trained one if it is the only teacher
+    cross: Any  # pretrained model(s) that the cross-encoder starts from; a trained one if it is the only teacher
     pooling: Any  # how the bi-encoder pools: auto (what the model folder says, else cls), cls or mean
     bi_layers: Any  # keep only this many of the bi-encoder's first layers; null: all
     bi_max_tokens: Any  # sentences are truncated to this many tokens, special tokens included; null: the folder's value
@@ -172,7 +172,7 @@ class Cleaning:
     blanks: bool  # strip whitespace at both ends of a sentence (of development and test pairs too)
     empty: bool  # drop pairs with an empty sentence
     identical: bool  # drop pairs of two equal sentences
-    repeated: bool  # keep one of equal pairs, in either order (in the same order if data.ordered)
+    repeated: bool  # of duplicate pairs keep one; (a, b) and (b, a) are duplicates unless data.ordered
 
 
 @dataclass
@@ -183,7 +183,7 @@ class Mining:
     random: float  # share of pairs of two random sentences; the three shares are divided by their sum
     nearest: float  # share of pairs of a sentence and a neighbour by cosine of the (first) initial bi-encoder
     lexical: float  # share of pairs of a sentence and a neighbour by BM25
-    neighbours: int  # a neighbour is one of the nearest this many, at random
+    neighbours: int  # each neighbour is drawn at random from this many nearest ones
 
 
 @dataclass
@@ -191,17 +191,17 @@ class Data:
     """The pairs to learn from, and the scored pairs to select and evaluate by."""
 
     path: str | None  # a file of your unlabelled pairs; null: none
-    sentences: str | None  # a file of single sentences, one a line, to make pairs of; null: none
-    pool: list[str]  # unlabelled pairs if neither is given: names of known sets, or files
+    sentences: str | None  # a file of single sentences, one per line, to make pairs of; null: none
+    pool: list[str]  # unlabelled pairs without data.path and data.sentences: known sets (stsb-train, ...), or files
     extra: Any  # more unlabelled pairs: a known set, a file, or a list of them; null: none
     extra_limit: int | None  # use this many of the extra pairs, at random; null: all
     limit: int | None  # use this many pairs in all, at random; null: all
-    flatten: bool  # draw them so that the initial bi-encoder's scores are spread evenly; needs data.limit
+    flatten: bool  # draw these data.limit pairs so that the initial bi-encoder's scores are spread evenly
     seed: int  # random seed of the draws and of mining
     gold: list[str]  # pairs with human scores for supervised training (distill.direction=gold_to_...)
     dev: str | None  # scored pairs for selection: a known set or a file; null: none
     test: list[str]  # scored pairs to report: known sets or files
-    transductive: bool  # the pool may hold pairs of the development and test sets, without their scores
+    transductive: bool  # keep pairs of dev and test in the pool, without their scores; false: drop them
     ordered: bool  # the two sentences differ in kind (question, answer), so a pair is never swapped
     clean: Cleaning
     mining: Mining
@@ -217,13 +217,13 @@ class TrainingConfig:
 
     loss: Loss
     epochs: int  # passes over the labelled pairs
-    min_steps: int  # at least this many steps: with few pairs, an epoch passes over them several times; 0: one pass
-    batch_size: int  # pairs in a step
-    learning_rate: float  # highest learning rate of AdamW
+    min_steps: int  # of the whole training; with few pairs, each epoch passes over them several times; 0: none
+    batch_size: int  # pairs per optimiser step
+    learning_rate: float  # peak learning rate of AdamW
     warmup: float  # share of the steps in which the learning rate rises from 0; then it falls linearly to 0
     weight_decay: float  # of AdamW; biases and normalisation weights have none
     clip: float  # maximum norm of the gradients; 0: no clipping
-    eval_steps: int  # steps between selection scores, which are also computed after each epoch; 0: only there
+    eval_steps: int  # evaluate for selection every this many steps, and after each epoch; 0: only after each epoch
 
 
 @dataclass
@@ -246,7 +246,7 @@ class Distill:
     symmetric: bool  # the cross-encoder's logit is the mean over both orders of a pair, unless data.ordered
     select: Select
     holdout: float  # share of the pool that is held out for selection by agreement
-    retries: int  # how often a training that failed without a known cause is repeated, with another seed
+    retries: int  # how many times a failed training without a known cause is repeated with another seed
     failure: Failure
     cross: CrossTrainingConfig
     bi: TrainingConfig
@@ -266,7 +266,7 @@ class Paths:
     """Folders."""
 
     dataset: str  # what download_dataset.sh fills
-    artifacts: str  # the store of finished stages; deleting it is safe
+    artifacts: str  # the cache of finished stages; after deleting it, runs begin from the start
 
 
 @dataclass
@@ -278,8 +278,8 @@ class Train:
     distill: Distill
     trainer: Trainer
     paths: Paths
-    seed: int  # random seed of new heads, the order of pairs, and dropout
-    save_predictions: bool  # write predictions/: the score of every encoder for every test pair
+    seed: int  # random seed of new classification heads, the order of pairs, and dropout
+    save_predictions: bool  # write predictions/ of every encoder, not only of the selected ones
     loggers: list[Logger]
     verbosity: Verbosity
 
@@ -309,7 +309,7 @@ class Train:
 class Scored:
     """The encoders to evaluate, or to score pairs with."""
 
-    path: Any  # bi- or cross-encoder(s): a hub name, a folder, package://..., or a list, which is also an ensemble
+    path: Any  # bi- or cross-encoder(s), as for model.bi; of a list, each model is scored, and their mean score
     pooling: Pooling
     max_tokens: int | None  # texts are truncated to this many tokens; null: the folder's value
     symmetric: bool | None  # a cross-encoder's logit is the mean over both orders of a pair; null: the folder's value

@@ -18,13 +18,13 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import pytorch_lightning as pl
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from transenc.data.tokens import TokenisedPairs, number_sentences, tokenise
 from transenc.encoders.cpu_layers import speed_up
 from transenc.encoders.inputs import ModelInputs
 from transenc.encoders.loading import reason
+from transenc.encoders.losses import pair_loss
 from transenc.encoders.used_rows import UsedRows
 from transenc.errors import InputError
 from transenc.model_folder import Description, Source, describe, find
@@ -32,7 +32,6 @@ from transenc.model_folder import Description, Source, describe, find
 log = logging.getLogger("transenc")
 
 Progress = Callable[[int], Any]
-COSENT_SCALE = 20.0  # of CoSENT
 FP32_ONLY = ("deberta",)  # model types that transformers cannot run in bf16: its mask's value overflows there
 
 
@@ -41,8 +40,7 @@ class OptimizerConfig:
     """How a student is trained.
 
     Attributes:
-        loss: "bce", cross-entropy with the output as a logit; "mse", squared error of the score; or "cosent", see
-            `cosent`, of the score.
+        loss: "bce", "mse" or "cosent", see `transenc.encoders.losses`.
         learning_rate: the highest, of AdamW.
         warmup: share of the steps in which it rises from 0; afterwards it falls linearly to 0.
         weight_decay: on matrices; biases and normalisation weights have none.
@@ -110,17 +108,9 @@ class PairEncoder(pl.LightningModule, ABC):
             return self.loss(raw, batch["labels"]) * batch["weight"]
 
     def loss(self, raw: Tensor, labels: Tensor) -> Tensor:
-        """Mean loss over the batch.
-
-        Args:
-            raw: [B] outputs of `forward`.
-            labels: [B] in [0, 1]. Cross-entropy has no minimum for labels outside.
-        """
+        """Mean loss over the batch, see `transenc.encoders.losses`. Both arguments are [B]."""
         assert self.optimizer_config is not None, "set optimizer_config before training"
-        if self.optimizer_config.loss == "bce":
-            return F.binary_cross_entropy_with_logits(raw, labels)
-        score = self.to_score(raw)
-        return F.mse_loss(score, labels) if self.optimizer_config.loss == "mse" else cosent(score, labels)
+        return pair_loss(self.optimizer_config.loss, raw, labels, self.to_score)
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW with a linear warm-up and a linear fall to 0 over `steps`."""
@@ -267,20 +257,6 @@ def compute_in_fp32(backbone: torch.nn.Module) -> None:
             return forward(*arguments, **inputs)
 
     backbone.forward = in_fp32  # type: ignore[method-assign]
-
-
-def cosent(scores: Tensor, labels: Tensor) -> Tensor:
-    """log(1 + sum of exp(20 (s_j - s_i)) over all i, j with label i above label j).
-
-    Jianlin Su's CoSENT (2022, kexue.fm/archives/8847), at its temperature of 1/20: what sentence-transformers has as
-    `CoSENTLoss`. It asks for the labels' order, not for their values, which is what Spearman measures.
-
-    Args:
-        scores, labels: [B].
-    """
-    gaps = COSENT_SCALE * (scores[None, :] - scores[:, None])
-    wrong = gaps[labels[:, None] > labels[None, :]]
-    return torch.logsumexp(torch.cat([wrong.new_zeros(1), wrong]), dim=0)
 
 
 def in_batches(lengths: np.ndarray, batch_tokens: int, run: Callable[[np.ndarray], Any]) -> None:
