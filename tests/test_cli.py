@@ -209,7 +209,7 @@ def test_a_job_that_fails_leaves_the_others_alone_and_is_reported_at_the_end(inp
     assert status == 1
     assert "seed=-1: must be at least 0" in out
     assert [line.split()[-2:] for line in out.splitlines() if line.startswith("0    ")] == [["failed", "seed=-1"]]
-    last = f"job 0 failed; what it said stands above, and in {tmp_path}/sweep/0"
+    last = f"job 0 failed; see above, and the log in {tmp_path}/sweep/0"
     assert error.strip().splitlines()[-1] == last
     assert "Traceback" not in out + error
     assert (tmp_path / "sweep" / "1" / "results.csv").exists()
@@ -294,7 +294,7 @@ def running(pid):
 def test_a_quiet_run_shows_its_table_and_a_verbose_one_where_artifacts_lie(inputs, tmp_path):
     run = [f"hydra.run.dir={tmp_path}/run", f"paths.artifacts={tmp_path}/artifacts"]
     _, out, error = python(*inputs, *run, "verbosity=verbose")
-    assert f"start bi: in {tmp_path}/artifacts/start-" in out
+    assert f"load bi: in {tmp_path}/artifacts/load-" in out
     status, out, error = python(*inputs, *run, "verbosity=quiet")
     assert (status, error) == (0, "")
     assert out.strip().splitlines()[0].strip() == "pool"  # the table's first head
