@@ -232,7 +232,8 @@ class RunWriter:
             lines.append("Whether they beat the initial bi-encoder is not known: that takes gold scores (data.test).")
         log.log(RESULT, "\n%s\n", "\n".join(lines))
         for name in ("report.html", "models", "labels", "predictions", "results.csv", "tensorboard"):
-            log.info("%-12s %s", name, self.folder / name)
+            if (self.folder / name).exists():
+                log.info("%-12s %s", name, self.folder / name)
         log.info("%-12s %.0f s", "in all", time.monotonic() - self.started)
 
 
