@@ -111,7 +111,7 @@ def test_a_mean_centred_initial_encoder_that_is_selected_is_handed_back_and_repo
     pairs = list(zip(predictions.sentence1, predictions.sentence2, strict=True))
     scores = BiEncoder.load(folder / "models" / "bi-encoder").predict(pairs)
     np.testing.assert_allclose(scores, np.clip(predictions.score, 0, 1), atol=1e-5)
-    assert "centred on the pool, since no iteration improved on it" in (
+    assert "mean-centred on the pool, since no iteration improved on it" in (
         folder / "models" / "bi-encoder" / "README.md"
     ).read_text().replace("\n", " ")
     write_report([folder], folder / "report.html")

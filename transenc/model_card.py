@@ -43,18 +43,26 @@ def _cell(text: str) -> str:
 
 
 def card(
-    kind: str, start: str, made: str, sources: Sequence[str], shared: int, rows: Sequence[Row], command: str
+    kind: str,
+    initial: str,
+    made: str,
+    sources: Sequence[str],
+    shared: int,
+    rows: Sequence[Row],
+    command: str,
+    centred: bool = False,
 ) -> str:
     """A model card: what it is, how to use it, how it was made, what it scores, whose data it saw.
 
     Args:
         kind: "bi" or "cross".
-        start: name of the model it was fine-tuned from.
+        initial: name of the model it was fine-tuned from.
         made: how, in a sentence or two.
         sources: the sets or files it learnt from.
         shared: how many of the pairs it learnt from are also in its development or test sets.
         rows: its own results.
         command: that made it.
+        centred: whether it is the initial bi-encoder, mean-centred and otherwise unchanged.
     """
     tag = {"bi": "sentence-similarity", "cross": "text-ranking"}[kind]
     snippet = SNIPPETS[kind].format(HERE)
@@ -62,13 +70,11 @@ def card(
         f"| {_cell(row.task)} | {row.n:,} | {METRIC_NAMES[row.metric]} | {percent(row.value)} |" for row in rows
     )
     kept = bool(rows) and all(row.iteration == 0 for row in rows)
-    centred = kept and rows[0].encoder.endswith("-centred")
     unchanged = kept and not centred
-    first = (
-        f"{as_code(start)}, {'centred on the pool' if centred else 'unchanged'}, since no iteration improved on it"
-        if kept
-        else f"Fine-tuned from {as_code(start)}"
-    )
+    first = f"Fine-tuned from {as_code(initial)}"
+    if kept:
+        change = "mean-centred on the pool" if centred else "unchanged"
+        first = f"{as_code(initial)}, {change}, since no iteration improved on it"
     licence = "The pairs and the weights it started from have licences of their own, which may bind this model too."
     known = {**PUBLISHED, **HUB}
     if not unchanged:
@@ -78,7 +84,7 @@ def card(
     head = ModelCardData(
         library_name="sentence-transformers",
         pipeline_tag=tag,
-        base_model=start if NAME.fullmatch(start) else None,  # the hub takes no others
+        base_model=initial if NAME.fullmatch(initial) else None,  # the hub takes no others
         datasets=[] if unchanged else sorted({known[name].hub for name in sources if name in known} - {""}),
         tags=["sentence-transformers", tag, "trans-encoder", "distillation"],
         license="other",

@@ -202,6 +202,7 @@ class RunWriter:
             pool.facts["shared"],
             [row for row in self.rows if row.key == member.key],
             self._command(),
+            member.centred,
         )
 
     def _chosen_settings(self) -> dict[str, Any]:
