@@ -43,3 +43,15 @@ def test_a_data_frame_and_a_file_give_the_same_run_as_a_list(settings, tmp_path)
 def test_a_mistake_is_an_error_that_python_code_can_catch(settings):
     with pytest.raises(InputError, match=r"no such key; did you mean distill.iterations"):
         transenc.distill(*settings, "distill.iteration=1")
+
+
+@pytest.mark.parametrize("item", ["ab", ("one",), ("one", None), ("one", float("nan"))])
+def test_what_is_no_pair_of_sentences_is_refused_with_its_number(settings, item):
+    with pytest.raises(InputError, match=r"pairs: item 1 is .*; give two sentences"):
+        transenc.distill(*settings, pairs=[("one", "two"), item])
+
+
+def test_a_file_may_have_a_quote_in_its_name(settings, tmp_path):
+    file = tmp_path / "it's, mine=1.csv"
+    pandas.DataFrame(pairs(60, seed=1)).set_axis(["sentence1", "sentence2", "score"], axis=1).to_csv(file, index=False)
+    assert transenc.distill(*settings, pairs=file, folder=tmp_path / "run").models

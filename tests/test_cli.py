@@ -49,12 +49,12 @@ def test_a_misspelt_key_or_choice_names_the_nearest(override, says):
 @pytest.mark.parametrize(
     ("error", "says"),
     [
-        (OSError(errno.ENOSPC, "No space left on device", "artifacts"), "artifacts: No space left on device; mend "),
-        (OSError(errno.EROFS, "Read-only file system"), "a file of this run: Read-only file system; mend that and "),
-        (FileNotFoundError(errno.ENOENT, "No such file", "artifacts/x"), "artifacts/x: No such file; mend that and "),
-        (FileNotFoundError("No such file: models"), "a file of this run: No such file: models; mend that and give"),
-        (MemoryError("954. GiB"), "too little memory (954. GiB); mend that and give the same command again"),
-        (shutil.Error([("a/x", "b/x", "[Errno 28] No space left")]), "b/x: [Errno 28] No space left; mend that and g"),
+        (OSError(errno.ENOSPC, "No space left on device", "artifacts"), "artifacts: No space left on device; fix "),
+        (OSError(errno.EROFS, "Read-only file system"), "a file of this run: Read-only file system; fix that and "),
+        (FileNotFoundError(errno.ENOENT, "No such file", "artifacts/x"), "artifacts/x: No such file; fix that and "),
+        (FileNotFoundError("No such file: models"), "a file of this run: No such file: models; fix that and give"),
+        (MemoryError("954. GiB"), "too little memory (954. GiB); fix that and give the same command again"),
+        (shutil.Error([("a/x", "b/x", "[Errno 28] No space left")]), "b/x: [Errno 28] No space left; fix that and g"),
     ],
 )
 def test_what_a_disk_refuses_is_one_line_and_status_1(error, says):

@@ -103,7 +103,7 @@ def test_a_folder_removed_while_a_run_writes_there_is_one_line(bert, files, tmp_
             process.wait()
     output = (tmp_path / "log").read_text()
     assert "Traceback" not in output
-    assert output.endswith("No such file or directory; mend that and give the same command again\n")
+    assert output.endswith("No such file or directory; fix that and give the same command again\n")
 
 
 def test_a_count_beyond_all_memory_is_one_line(setting):

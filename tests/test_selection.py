@@ -2,17 +2,22 @@
 
 import html
 import json
+import math
 
 import numpy as np
 import pandas
 import pytest
 from conftest import weights
 
+from transenc.artifacts import Artifact
+from transenc.config.schema import Select
 from transenc.encoders import BiEncoder, CrossEncoder
 from transenc.errors import InputError
 from transenc.model_card import card
 from transenc.report.page import write_report
 from transenc.results import Row
+from transenc.selection import select
+from transenc.stages.evaluation import Member
 
 
 def test_the_models_are_the_selected_ones_and_load_in_sentence_transformers(setting, files):
@@ -147,3 +152,16 @@ def test_the_card_of_an_initial_encoder_that_is_handed_back_says_so():
 
 def card_of(row, sources, shared=0):
     return card("bi", "model", "It was trained.", sources, shared, [row], "python train.py")
+
+
+@pytest.mark.parametrize(
+    ("scores", "iteration"), [([math.nan, 0.1], 2), ([math.nan, math.nan], 1), ([0.3, math.nan], 1), ([0.2, 0.2], 1)]
+)
+def test_a_defined_score_is_selected_before_an_undefined_one_and_the_earliest_of_equals(tmp_path, scores, iteration):
+    members = [
+        Member("bi", number, 0, False, Artifact(tmp_path, "", {"selection": score}))
+        for number, score in enumerate(scores, start=1)
+    ]
+    (selected,) = select(members, [], Select.agreement, None)
+    assert selected.member.iteration == iteration
+    assert selected.score == (None if math.isnan(scores[iteration - 1]) else scores[iteration - 1])

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from transenc.artifacts import digest, replacing
-from transenc.cli import compose
+from transenc.cli import compose, quoted
 from transenc.config.schema import Train
+from transenc.errors import InputError
 from transenc.loop import distill as run_loop
 from transenc.report.run import Run, read_table
 from transenc.report.tables import score_table
+from transenc.run_folder import model_path
 
 
 class DistilledRun(Run):
@@ -31,8 +33,7 @@ class DistilledRun(Run):
 
     @property
     def models(self) -> dict[str, Path]:
-        folders = {name: name.replace("bi", "bi-encoder").replace("cross", "cross-encoder") for name in self.selected}
-        return {name: self.folder / "models" / folder for name, folder in folders.items()}
+        return {name: self.folder / model_path(name) for name in self.selected}
 
     @property
     def warnings(self) -> dict[str, str]:
@@ -65,11 +66,10 @@ def distill(*overrides: str, pairs: Any = None, folder: str | Path | None = None
     settings = list(overrides)
     if pairs is not None:
         cfg = compose("train", ["data=pairs", "data.path=-", *settings])
-        settings = ["data=pairs", *settings, f"data.path='{_file(pairs, cfg)}'"]
+        settings = ["data=pairs", *settings, f"data.path={quoted(str(_file(pairs, cfg)))}"]
     place = Path(folder or datetime.now().strftime("outputs/%Y-%m-%d/%H-%M-%S"))
     run_loop(compose("train", settings), place)
-    finished = Run.read(place)
-    return DistilledRun(finished.folder, finished.facts)
+    return DistilledRun.read(place)
 
 
 def _file(pairs: Any, cfg: Train) -> Path:
@@ -87,4 +87,10 @@ def _file(pairs: Any, cfg: Train) -> Path:
 def _rows(pairs: Iterable[Sequence[str]]) -> list[tuple[str, str]]:
     if hasattr(pairs, "itertuples"):  # a data frame, of pandas or like it
         pairs = pairs.itertuples(index=False)
-    return [(str(pair[0]), str(pair[1])) for pair in pairs]
+    rows = []
+    for number, pair in enumerate(pairs):
+        sentences = () if isinstance(pair, str) else tuple(pair)[:2]
+        if len(sentences) < 2 or not all(isinstance(sentence, str) for sentence in sentences):
+            raise InputError(f"pairs: item {number} is {pair!r:.80}; give two sentences, (sentence1, sentence2)")
+        rows.append(sentences)
+    return rows

@@ -154,16 +154,16 @@ def compose(name: str, arguments: Sequence[str]) -> Any:
     """The configuration alone, as the schema's dataclass, for commands that leave no run folder, and for Python.
 
     Raises:
-        InputError, HydraException, OmegaConfBaseException: `explain` makes one line of each.
+        InputError: an argument is wrong.
     """
     check_overrides(name, arguments)
     try:
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
             return OmegaConf.to_object(hydra.compose(name, list(arguments)))
-    except ValueError as error:
-        if not _raised_by_hydra(error):
+    except Exception as error:
+        if not _of_configuration(error):
             raise
-        raise InputError(" ".join(str(error).split())) from None
+        raise InputError(explain(error, name)) from error
 
 
 class Interrupted(BaseException):
@@ -225,20 +225,21 @@ def together(name: str) -> Iterator[None]:
 
 @contextmanager
 def one_line_errors(name: str, report: Callable[[str], Any]) -> Iterator[None]:
-    """Tell a person's error, or the machine's, in one line and exit with status 1."""
+    """Report a person's error, or the machine's, in one line and exit with status 1."""
     try:
         yield
     except Exception as error:
-        ours = isinstance(error, InputError | HydraException | OmegaConfBaseException) or _raised_by_hydra(error)
-        line = explain(error, name) if ours else refusal(error) or lost(error)
+        line = explain(error, name) if _of_configuration(error) else refusal(error) or lost(error)
         if TRACEBACKS or line is None:
             raise
         report(line)
         sys.exit(1)
 
 
-def _raised_by_hydra(error: BaseException) -> bool:
-    """Whether Hydra itself objected, to flags that do not go together, say, for which it has no error of its own."""
+def _of_configuration(error: BaseException) -> bool:
+    """Whether an error is ours, Hydra's or OmegaConf's. For some objections Hydra raises errors of Python's."""
+    if isinstance(error, InputError | HydraException | OmegaConfBaseException):
+        return True
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
@@ -258,7 +259,7 @@ def refusal(error: BaseException | None) -> str | None:
         elif isinstance(error, MemoryError):
             what = f"too little memory ({error})"
         if what is not None:
-            return f"{' '.join(what.split())}; mend that and give the same command again"
+            return f"{' '.join(what.split())}; fix that and give the same command again"
         error = error.__cause__
     return None
 
@@ -317,11 +318,15 @@ def parsed(arguments: Sequence[str]) -> Iterator[Any]:
             yield OverridesParser.create().parse_override(argument)
         except HydraException as error:
             key, _, value = argument.partition("=")
-            quoted = "\\'".join(value.split("'"))
             raise InputError(
                 f"{argument}: cannot be read ({' '.join(str(error).split())[:100]}); if it is one text, put it"
-                f" into two sorts of quotes: \"{key}='{quoted}'\""
+                f' into two sorts of quotes: "{key}={quoted(value)}"'
             ) from None
+
+
+def quoted(text: str) -> str:
+    """A text as Hydra's grammar takes it, whatever characters it holds."""
+    return "'" + text.replace("'", "\\'") + "'"
 
 
 def check_folder(key: str, folder: Any) -> None:

@@ -16,6 +16,12 @@ PARTS = ("models", "labels", "predictions", "tensorboard")  # folders that are e
 HYDRAS = (".hydra", "multirun.yaml")  # there before a run begins, as is the log
 
 
+def model_path(name: str) -> str:
+    """Where a run puts a selected encoder: `models/bi-encoder-0` for `bi-0`."""
+    kind, dash, number = name.partition("-")
+    return f"models/{kind}-encoder{dash}{number}"
+
+
 def recorded(folder: Path) -> set[str] | None:
     """Paths in the folder that runs wrote; None where no run has been.
 

@@ -28,7 +28,7 @@ from transenc.progress import Progress
 from transenc.report.page import write_report
 from transenc.report.run import flat
 from transenc.results import RESULT, Row, published_results, table, write_results
-from transenc.run_folder import RunFolder
+from transenc.run_folder import RunFolder, model_path
 from transenc.selection import Selected, warning
 from transenc.stages.evaluation import Member
 from transenc.stages.pairs import sentences_of
@@ -124,7 +124,7 @@ class RunWriter:
         tasks = list(stages.tests or stages.dev)
         warnings = {m.name: text for m in members if (text := warning(m, self.rows, stages.select, tasks))}
         for member in members:
-            folder = self.files.path("models", member.name.replace(member.kind, f"{member.kind}-encoder"))
+            folder = self.files.path(model_path(member.name))
             copy_model(member.artifact.path, folder, self._card(member, stages, pool, warnings.get(member.name)))
         if not self.cfg.save_predictions:  # otherwise all are written already
             self.write_predictions(members, stages)

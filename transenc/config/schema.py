@@ -217,11 +217,11 @@ class TrainingConfig:
 
     loss: Loss
     epochs: int  # passes over the labelled pairs
-    min_steps: int  # of the whole training; with few pairs, each epoch passes over them several times; 0: none
+    min_steps: int  # at least this many steps, over few pairs by several passes an epoch; 0: no minimum
     batch_size: int  # pairs per optimiser step
     learning_rate: float  # peak learning rate of AdamW
     warmup: float  # share of the steps in which the learning rate rises from 0; then it falls linearly to 0
-    weight_decay: float  # of AdamW; biases and normalisation weights have none
+    weight_decay: float  # of AdamW, but not on biases and normalisation weights
     clip: float  # maximum norm of the gradients; 0: no clipping
     eval_steps: int  # evaluate for selection every this many steps, and after each epoch; 0: only after each epoch
 

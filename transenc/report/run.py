@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from transenc.errors import InputError
 from transenc.results import Key, Row
@@ -25,7 +25,7 @@ class Run:
     facts: dict[str, Any]
 
     @classmethod
-    def read(cls, folder: Path) -> "Run":
+    def read(cls, folder: Path) -> Self:
         """
         Raises:
             InputError: the folder holds no finished run.
