@@ -105,7 +105,7 @@ def test_a_mean_centred_initial_encoder_that_is_selected_is_handed_back_and_repo
     )
     folder = setting.run("distill.centre=starts")
     selected = json.loads((folder / "run.json").read_text())["selected"]
-    assert selected["bi"] == {"iteration": 0, "encoder": "bi-centred", "score": 1.0}
+    assert selected["bi"] == {"iteration": 0, "encoder": "bi-centred", "place": "0/bi-centred", "score": 1.0}
     results = pandas.read_csv(folder / "results.csv").query("encoder == 'bi-centred' and task == 'test'")
     predictions = pandas.read_csv(folder / "predictions" / "0-bi-centred-test.csv")
     pairs = list(zip(predictions.sentence1, predictions.sentence2, strict=True))

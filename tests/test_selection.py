@@ -30,7 +30,12 @@ def test_the_models_are_the_selected_ones_and_load_in_sentence_transformers(sett
     for kind, ours in (("bi", BiEncoder), ("cross", CrossEncoder)):
         dev = results[(results.encoder == kind) & (results.task == "dev")]
         best = dev.loc[dev.spearman.idxmax()]
-        assert selected[kind] == {"iteration": best.iteration, "encoder": kind, "score": best.spearman}
+        assert selected[kind] == {
+            "iteration": best.iteration,
+            "encoder": kind,
+            "place": f"{best.iteration}/{kind}",
+            "score": best.spearman,
+        }
         model = ours.load(folder / "models" / f"{kind}-encoder")
         scores = model.predict(both)
         if kind == "bi":
@@ -64,7 +69,7 @@ def test_selection_without_gold_scores_never_reads_any(setting, files, select, t
     assert runs[0] == runs[1]
     assert runs[0]["by"] == select
     if select == "last":
-        assert runs[0]["bi"] == {"iteration": 2, "encoder": "bi", "score": None}
+        assert runs[0]["bi"] == {"iteration": 2, "encoder": "bi", "place": "2/bi", "score": None}
         assert setting.score is None
     else:
         assert -1 <= setting.score <= 1

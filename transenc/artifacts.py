@@ -159,16 +159,16 @@ class Store:
         """The record of a finished artifact; None where there is none, or it is not what was written."""
         try:
             record = json.loads((path / RECORD).read_text(encoding="utf-8"))
-            files, whole = record["files"], record.pop("sha256") == digest(record)
-            whole &= record["fingerprint"] == fingerprint
+            files, intact = record["files"], record.pop("sha256") == digest(record)
+            intact &= record["fingerprint"] == fingerprint
         except FileNotFoundError:
             return None
         except PermissionError:  # it may be whole, for others
             raise
         except (OSError, ValueError, KeyError, TypeError):
-            files, whole = {}, False
+            files, intact = {}, False
         damaged = (
-            [RECORD] if not whole else [name for name, sha256 in files.items() if not self._is(path / name, sha256)]
+            [RECORD] if not intact else [name for name, sha256 in files.items() if not self._is(path / name, sha256)]
         )
         if damaged:
             log.warning(
@@ -251,10 +251,10 @@ def _publish(scratch: Path, path: Path) -> None:
     Its files get the mode of the record, which is the umask's: safetensors makes its own readable by their owner alone.
     """
     mode = stat.S_IMODE((scratch / RECORD).stat().st_mode)
-    for one in (*scratch.rglob("*"), scratch):
-        if one.is_file():
-            one.chmod(mode)
-        sync(one)
+    for path in (*scratch.rglob("*"), scratch):
+        if path.is_file():
+            path.chmod(mode)
+        sync(path)
     scratch.rename(path)
     sync(path.parent)
 

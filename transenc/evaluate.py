@@ -124,15 +124,15 @@ def show(rows: list[EvaluationRow]) -> str:
     first = {row.task: row.value for row in rows if row.member == 0}
     lines: list[Line] = []
     for key in dict.fromkeys(row.key for row in rows):
-        own = [row for row in rows if row.key == key]
-        encoder, member = own[0].encoder, own[0].member
-        differences = [None if row.p is None else row.value - first[row.task] for row in own]
-        p_values = [None if row.p is None else f"{row.p:.3f}" if row.p == row.p else row.p for row in own]
+        of_model = [row for row in rows if row.key == key]
+        encoder, member = of_model[0].encoder, of_model[0].member
+        differences = [None if row.p is None else row.value - first[row.task] for row in of_model]
+        p_values = [None if row.p is None else f"{row.p:.3f}" if row.p == row.p else row.p for row in of_model]
         for name, values, mean in (
-            (encoder if member is None else f"{member}  {encoder}", [row.value for row in own], True),
-            ("   95% from", [row.low for row in own], False),
-            ("        to", [row.high for row in own], False),
-            ("   subset mean", [row.subset_mean for row in own], False),
+            (encoder if member is None else f"{member}  {encoder}", [row.value for row in of_model], True),
+            ("   95% from", [row.low for row in of_model], False),
+            ("        to", [row.high for row in of_model], False),
+            ("   subset mean", [row.subset_mean for row in of_model], False),
             ("   above model 0", differences, True),
             ("   p", p_values, False),
         ):

@@ -19,8 +19,8 @@ class Row:
     """One line of results.csv.
 
     Attributes:
-        iteration: 0 for the start models; None for a model beside the run.
-        encoder: "bi", "cross", "bi-ensemble" or "cross-ensemble"; in iteration 0 also "bi-centred", beside the start.
+        iteration: 0 for the initial encoders; None for a model beside the run.
+        encoder: "bi", "cross", "bi-ensemble" or "cross-ensemble"; in iteration 0 also "bi-centred".
         member: place in `model.bi` or `model.cross`; None for an ensemble.
         task: name of the scored set.
         n: pairs in it.

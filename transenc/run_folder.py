@@ -22,6 +22,11 @@ def model_path(name: str) -> str:
     return f"models/{kind}-encoder{dash}{number}"
 
 
+def predictions_path(place: str, task: str) -> str:
+    """Where a run puts an encoder's scores of a task: `predictions/2-cross-stsb-test.csv`."""
+    return f"predictions/{place.replace('/', '-')}-{task}.csv"
+
+
 def recorded(folder: Path) -> set[str] | None:
     """Paths in the folder that runs wrote; None where no run has been.
 

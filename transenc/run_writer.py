@@ -28,7 +28,7 @@ from transenc.progress import Progress
 from transenc.report.page import write_report
 from transenc.report.run import flat
 from transenc.results import RESULT, Row, published_results, table, write_results
-from transenc.run_folder import RunFolder, model_path
+from transenc.run_folder import RunFolder, model_path, predictions_path
 from transenc.selection import Selected, warning
 from transenc.stages.evaluation import Member
 from transenc.stages.pairs import sentences_of
@@ -99,7 +99,7 @@ class RunWriter:
         """The members' scores of every test pair."""
         for member in members:
             for task, pairs in stages.tests.items():
-                path = self.files.path("predictions", f"{member.place.replace('/', '-')}-{task}.csv")
+                path = self.files.path(predictions_path(member.place, task))
                 scores = np.load(stages.score(member.artifact, pairs, member.place, task) / "scores.npy")
                 write_pairs(path, pairs, gold=np.load(pairs / "gold.npy"), score=scores)
 
@@ -117,7 +117,7 @@ class RunWriter:
         Returns:
             The mean selection score; None where an encoder has none.
         """
-        members, scores = [one.member for one in selected], [one.score for one in selected]
+        members, scores = [choice.member for choice in selected], [choice.score for choice in selected]
         defined = [score for score in scores if score is not None]
         mean_score = sum(defined) / len(defined) if defined and len(defined) == len(scores) else None
         reference = stages.reference()
@@ -146,8 +146,13 @@ class RunWriter:
         pool: Artifact,
     ) -> None:
         by_name = {
-            one.member.name: {"iteration": one.member.iteration, "encoder": one.member.encoder, "score": one.score}
-            for one in selected
+            choice.member.name: {
+                "iteration": choice.member.iteration,
+                "encoder": choice.member.encoder,
+                "place": choice.member.place,
+                "score": choice.score,
+            }
+            for choice in selected
         }
         run = {
             "command": self._command(),

@@ -113,13 +113,13 @@ def extended(text: str, kind: str, column: str, cell: str) -> str:
 def main(arguments: Sequence[str]) -> None:
     """Score what the command line says, to standard output."""
     parts = [argument.partition("=") for argument in arguments]
-    own = {key: value for key, equals, value in parts if equals and key in ("column", "format")}
+    options = {key: value for key, equals, value in parts if equals and key in ("column", "format")}
     files = [argument for argument in arguments if "=" not in argument or os.path.isfile(argument)]
-    settings = [a for a in arguments if a not in files and a.partition("=")[0] not in own]
+    settings = [a for a in arguments if a not in files and a.partition("=")[0] not in options]
     cfg = compose("evaluate", ["data=pairs", *(at_home(shorthand(argument)) for argument in settings)])
     check_evaluation(cfg)
     files += [cfg.data.path] if cfg.data.path is not None else []
-    column, kind = own.get("column", "score"), own.get("format")
+    column, kind = options.get("column", "score"), options.get("format")
     if len(files) != 1:
         raise InputError(f"one file of pairs belongs here, not {len(files)}; --help shows how")
     if not column or set(column) & set('\t\r\n,"'):

@@ -64,10 +64,10 @@ def warning(member: Member, rows: Sequence[Row], by: Select, tasks: Sequence[str
         by: what it was selected by.
         tasks: the test sets, or the development set if there are none.
     """
-    own = [row.value for row in rows if row.key == member.key and row.task in tasks]
+    values = [row.value for row in rows if row.key == member.key and row.task in tasks]
     initial = [row.value for row in rows if row.key == (0, "bi", member.number) and row.task in tasks]
-    if own and initial:
-        score, before = 100 * sum(own) / len(own), 100 * sum(initial) / len(initial)
+    if values and initial:
+        score, before = 100 * sum(values) / len(values), 100 * sum(initial) / len(initial)
         where = tasks[0] if len(tasks) == 1 else f"{len(tasks)} sets on average"
         return f"{score:.2f} on {where}, below the initial bi-encoder's {before:.2f}" if score < before else None
     agreement = member.artifact.facts.get("selection") if by is Select.agreement else None

@@ -85,8 +85,8 @@ HUB = {
 
 def find(name: str, dataset: Path) -> Path | None:
     """The local file of a set, or None: then it is the hub's."""
-    one = HUB[name]
-    paths = [dataset / one.task / f"{one.split}{suffix}" for suffix in SUFFIXES]
+    hub_set = HUB[name]
+    paths = [dataset / hub_set.task / f"{hub_set.split}{suffix}" for suffix in SUFFIXES]
     return next((path for path in paths if os.path.isfile(path)), None)
 
 
@@ -101,44 +101,45 @@ def read(name: str, path: Path | None, scored: bool) -> list[Pair]:
     Raises:
         InputError: the file or the hub's table is not what it should be, or there is neither.
     """
-    one = HUB[name]
-    if scored and one.positive is None:
+    hub_set = HUB[name]
+    if scored and hub_set.positive is None:
         raise InputError(f"{name}: has no scores to test with; it is for data.pool or data.extra")
-    start, end = one.rows
+    start, end = hub_set.rows
     if path is not None:
-        form = Format(*one.columns, "label" if scored else None, 0, 1, binary=True)
+        form = Format(*hub_set.columns, "label" if scored else None, 0, 1, binary=True)
         pairs = read_file(path, form)[start:end]
         where = str(path)
     else:
-        table, where = _fetch(name, one), "/".join((*one.source, one.task, one.split))
+        table, where = _fetch(name, hub_set), "/".join((*hub_set.source, hub_set.task, hub_set.split))
         end = len(table) if end is None else min(end, len(table))
         table = table.select(range(min(start, end), end))
-        sides = [map(one_line, table[column]) for column in one.columns]
+        sides = [map(one_line, table[column]) for column in hub_set.columns]
         scores = map(float, table["label"]) if scored else [None] * len(table)
         pairs = [Pair(*pair) for pair in zip(*sides, scores, strict=True)]
         if any(pair.score not in (None, 0.0, 1.0) for pair in pairs):
             raise InputError(f"{name}: {where} has labels that are neither 0 nor 1")
     if not pairs:
         raise InputError(f"{name}: {where} ends before row {start}, where this set begins")
-    if one.positive == 0:
+    if hub_set.positive == 0:
         pairs = [pair if pair.score is None else pair._replace(score=1 - pair.score) for pair in pairs]
     return pairs
 
 
-def _fetch(name: str, one: HubSet):  # -> datasets.Dataset, which only those who need it import
+def _fetch(name: str, hub_set: HubSet):  # -> datasets.Dataset, which only those who need it import
     import datasets
     from huggingface_hub.errors import HfHubHTTPError
 
     datasets.utils.logging.set_verbosity_error()
     datasets.utils.logging.disable_progress_bar()
-    repository, revision = one.source
-    configuration = None if one.task == "snli" else one.task
+    repository, revision = hub_set.source
+    configuration = None if hub_set.task == "snli" else hub_set.task
     try:
-        return datasets.load_dataset(repository, configuration, split=one.split, revision=revision)
+        return datasets.load_dataset(repository, configuration, split=hub_set.split, revision=revision)
     except (OSError, ValueError, HfHubHTTPError) as error:
-        columns = ", ".join(one.columns) + ("" if one.positive is None else ", label")
+        columns = ", ".join(hub_set.columns) + ("" if hub_set.positive is None else ", label")
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise InputError(
-            f"{name}: the Hugging Face hub cannot be reached ({reason}); put the {one.split} split of {repository} in"
-            f" {one.task}/{one.split}.parquet (or .jsonl, .csv, .tsv), columns {columns}, under paths.dataset"
+            f"{name}: the Hugging Face hub cannot be reached ({reason}); put the {hub_set.split} split of {repository}"
+            f" in {hub_set.task}/{hub_set.split}.parquet (or .jsonl, .csv, .tsv), columns {columns}, under"
+            " paths.dataset"
         ) from None

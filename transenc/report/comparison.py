@@ -87,6 +87,6 @@ def sweep_table(folder: Path) -> str:
     lines = [f"{'job':<5}{''.join(f'{name:>{width}}' for name in names)}"]
     for number, cells, overrides in jobs:
         shown = [cells.get(name, "") for name in names] if cells else ["failed", *[""] * (len(names) - 1)]
-        own = " ".join(setting for setting in overrides if setting not in common)
-        lines.append(f"{number:<5}{''.join(f'{cell:>{width}}' for cell in shown)}  {own}")
+        changed = " ".join(setting for setting in overrides if setting not in common)
+        lines.append(f"{number:<5}{''.join(f'{cell:>{width}}' for cell in shown)}  {changed}")
     return "\n".join(lines)

@@ -73,7 +73,7 @@ def _scores(run: Run) -> str:
             several = sum(other == encoder for other, _ in encoders) > 1
             axes.plot(
                 iterations,
-                [100 * sum(some) / len(some) for some in values],
+                [100 * sum(of_key) / len(of_key) for of_key in values],
                 marker="o",
                 color=_colour(encoder),
                 linestyle="--" if member is None else "-",  # an ensemble has no member's number
@@ -128,12 +128,12 @@ def _curve(rows: Any, column: str, caption: str) -> str:
         places = sorted(rows.place.unique())
         last = int(places[-1].partition("/")[0])
         for place in places:
-            own = rows[rows.place == place]
-            values = own[column].rolling(SMOOTHED_STEPS, min_periods=1).mean() if column == "loss" else own[column]
+            curve = rows[rows.place == place]
+            values = curve[column].rolling(SMOOTHED_STEPS, min_periods=1).mean() if column == "loss" else curve[column]
             iteration, _, name = place.partition("/")
             marker = {} if column == "loss" else {"marker": "o", "markersize": 3}
             alpha = (1 + int(iteration)) / (2 + last)  # later ones darker
-            axes.plot(own.step, values, color=_colour(name), alpha=alpha, label=place, linewidth=1.3, **marker)
+            axes.plot(curve.step, values, color=_colour(name), alpha=alpha, label=place, linewidth=1.3, **marker)
         axes.set_xlabel("step")
         axes.legend()
 

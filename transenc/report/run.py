@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from transenc.errors import InputError
 from transenc.results import Key, Row
+from transenc.run_folder import predictions_path
 
 NUMBERS = ("label", "gold", "score", "loss", "learning_rate", "selection")  # columns where an empty cell is NaN
 
@@ -79,7 +80,7 @@ class Run:
 
     @property
     def selected(self) -> dict[str, dict[str, Any]]:
-        """The selected encoders by name, `cross` or `cross-0`: `iteration`, `encoder` and selection `score`."""
+        """The selected encoders by name, `cross` or `cross-0`: `iteration`, `encoder`, `place`, selection `score`."""
         return {name: value for name, value in self.facts["selected"].items() if isinstance(value, dict)}
 
     def key(self, name: str) -> Key:
@@ -99,9 +100,8 @@ class Run:
 
     def predictions(self, name: str) -> dict[str, Any]:
         """A selected encoder's test pairs by task: sentence1, sentence2, gold, score."""
-        iteration, encoder, _ = self.key(name)
-        stem = f"{iteration}-{name}" + encoder.removeprefix(name.partition("-")[0])
-        paths = {task: self.folder / "predictions" / f"{stem}-{task}.csv" for task in self.facts["tests"]}
+        place = self.selected[name].get("place", f"{self.selected[name]['iteration']}/{name}")
+        paths = {task: self.folder / predictions_path(place, task) for task in self.facts["tests"]}
         return {task: read_table(path) for task, path in paths.items() if path.exists()}
 
 

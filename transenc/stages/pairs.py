@@ -122,12 +122,13 @@ def mine(out: Path, config: Config, progress: Progress, corpus: Artifact, *vecto
 def gather(out: Path, config: Config, progress: Progress, *artifacts: Artifact) -> Facts:
     """The pool: the pairs of all sources, cleaned, less those of the development and test sets, and drawn from.
 
-    The first `own` artifacts are the pairs to learn from, the next `extra` those added, the rest development and test.
+    The first `sources` artifacts are the pairs to learn from, the next `extra` those added, the rest development and
+    test.
     """
-    learnt = config["own"] + config["extra"]
+    learnt = config["sources"] + config["extra"]
     sentences, pairs, rows, shared, dropped = _cleaned(config, artifacts[:learnt], artifacts[learnt:])
     rng = np.random.default_rng(config["seed"])
-    added = rows >= sum(len(np.load(artifact / "pairs.npy")) for artifact in artifacts[: config["own"]])
+    added = rows >= sum(len(np.load(artifact / "pairs.npy")) for artifact in artifacts[: config["sources"]])
     rows = np.sort(np.concatenate([rows[~added], _drawn(rows[added], config["extra_limit"], rng)]))
     rows = _drawn(rows, config["limit"], rng)
     facts = _write(out, *_used(sentences, pairs[rows]))
@@ -137,7 +138,7 @@ def gather(out: Path, config: Config, progress: Progress, *artifacts: Artifact) 
 
 @stage(version=2, content=("sentences.txt", "pairs.npy"))
 def flatten(out: Path, config: Config, progress: Progress, pool: Artifact, labels: Artifact) -> Facts:
-    """Some pairs of the pool, drawn so that the start's labels of them are spread as evenly as the supply allows."""
+    """Some pairs of the pool, their initial labels spread as evenly as the supply allows."""
     rows = flat_sample(np.load(labels / "labels.npy"), config["count"], seed=config["seed"])
     facts = _write(out, *_used(sentences_of(pool), np.load(pool / "pairs.npy")[rows]))
     return {**facts, **_account(facts, np.load(pool / "shared.npy")[rows], pool.facts["dropped"])}
@@ -147,13 +148,13 @@ def flatten(out: Path, config: Config, progress: Progress, pool: Artifact, label
 def gold(out: Path, config: Config, progress: Progress, *artifacts: Artifact) -> Facts:
     """Human scores as labels: cleaned like a pool, and never those of the development and test sets.
 
-    Each set's scale becomes [0, 1]; of a pair that occurs twice, the first score counts. The first `own` artifacts are
-    the scored pairs to learn from, the rest development and test.
+    Each set's scale becomes [0, 1]; of a pair that occurs twice, the first score counts. The first `sources`
+    artifacts are the scored pairs to learn from, the rest development and test.
     """
-    own = artifacts[: config["own"]]
-    sentences, pairs, rows, shared, dropped = _cleaned(config, own, artifacts[config["own"] :])
+    sources = artifacts[: config["sources"]]
+    sentences, pairs, rows, shared, dropped = _cleaned(config, sources, artifacts[config["sources"] :])
     rows = _drawn(rows, config["limit"], np.random.default_rng(config["seed"]))
-    labels = np.concatenate([_to_unit(artifact) for artifact in own])[rows]
+    labels = np.concatenate([_to_unit(artifact) for artifact in sources])[rows]
     np.save(out / "labels.npy", labels)
     facts = _write(out, *_used(sentences, pairs[rows]))
     return {**facts, **label_statistics(labels), "clamped": 0.0, **_account(facts, shared[rows], dropped)}
@@ -176,30 +177,30 @@ def tokenise(out: Path, config: Config, progress: Progress, pairs: Artifact) -> 
 
 
 def _cleaned(
-    config: Config, own: Sequence[Artifact], judged: Sequence[Artifact]
+    config: Config, sources: Sequence[Artifact], scored: Sequence[Artifact]
 ) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray, dict[str, int]]:
     """What is left of some sets' pairs.
 
     Args:
-        config: which rules hold; without `transductive`, pairs of judged sets are always left out.
-        own: N pairs to learn from.
-        judged: development and test sets.
+        config: which rules hold; without `transductive`, pairs of scored sets are always left out.
+        sources: N pairs to learn from.
+        scored: development and test sets.
 
     Returns:
         All sentences; all pairs, [N, 2] int64 numbers of them; [n] numbers of the pairs that are left; [N] bool, which
-        pairs are in a judged set too; and how many each rule dropped.
+        pairs are in a scored set too; and how many each rule dropped.
 
     Raises:
         InputError: none is left.
     """
     numbers: dict[str, int] = {}
-    parts = [_renumbered(artifact, numbers) for artifact in (*own, *judged)]
-    pairs = np.concatenate(parts[: len(own)])
+    parts = [_renumbered(artifact, numbers) for artifact in (*sources, *scored)]
+    pairs = np.concatenate(parts[: len(sources)])
     # Whitespace around a sentence does not make another sentence of it, even if it is kept.
     plain: dict[str, int] = {}
     same = np.asarray([plain.setdefault(sentence.strip(), len(plain)) for sentence in numbers], dtype=np.int64)
     sides, keys = same[pairs], _keys(same[pairs], config["ordered"])
-    shared = np.isin(keys, _keys(same[np.concatenate([_NONE, *parts[len(own) :]])], config["ordered"]))
+    shared = np.isin(keys, _keys(same[np.concatenate([_NONE, *parts[len(sources) :]])], config["ordered"]))
     rows, dropped = np.arange(len(pairs)), {}
     for reason, holds, good in (
         ("with an empty side", config["empty"], lambda rows: (sides[rows] != plain.get("", -1)).all(axis=1)),

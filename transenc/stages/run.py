@@ -69,7 +69,7 @@ class Stages(Evaluation):
         self.corpus: Artifact | None = None  # single sentences, to make pairs of
         if cfg.data.sentences is not None and not cfg.distill.direction.supervised:
             self.corpus = self._read_corpus(cfg.data.sentences)
-        self.own = [self.read(name, cfg.distill.direction.supervised) for name in cfg.pair_sources]
+        self.sources = [self.read(name, cfg.distill.direction.supervised) for name in cfg.pair_sources]
         self.extra = [self.read(name, False) for name in cfg.extra_sources]
         dev = [] if cfg.data.dev is None else [cfg.data.dev]
         tasks = self.tasks([*dev, *cfg.data.test])
@@ -117,8 +117,8 @@ class Stages(Evaluation):
             }
         key, members = f"model.{kind}", []
         for i, name in enumerate(names):
-            own = {setting: values[i] for setting, values in settings.items()}
-            artifact = self.load(kind, find_model(key, name), key, **own)
+            of_member = {setting: values[i] for setting, values in settings.items()}
+            artifact = self.load(kind, find_model(key, name), key, **of_member)
             members.append(Member(kind, 0, i, len(names) > 1, artifact))
             if kind == "bi" and self.cfg.distill.centre is not Centre.none and not artifact.facts["can_be_centred"]:
                 raise InputError(
@@ -140,11 +140,11 @@ class Stages(Evaluation):
 
     def gather(self, initial: Mapping[str, Sequence[Member]]) -> Artifact:
         """The pool, the pairs to learn from. The first initial bi-encoder finds neighbours among single sentences."""
-        data, sources = self.data, self.own
+        data, sources = self.data, self.sources
         scored = [*self.dev.values(), *self.tests.values()]
         if self.corpus is not None:
             sources = [*sources, self._mine(self.corpus, initial["bi"][0])]
-        config: dict[str, Any] = {"own": len(sources), "ordered": data.ordered, "seed": data.seed}
+        config: dict[str, Any] = {"sources": len(sources), "ordered": data.ordered, "seed": data.seed}
         config |= {"empty": data.clean.empty, "identical": data.clean.identical, "repeated": data.clean.repeated}
         config |= {"limit": None if data.flatten else data.limit}
         if self.cfg.distill.direction.supervised:
