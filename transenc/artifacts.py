@@ -251,10 +251,10 @@ def _publish(scratch: Path, path: Path) -> None:
     Its files get the mode of the record, which is the umask's: safetensors makes its own readable by their owner alone.
     """
     mode = stat.S_IMODE((scratch / RECORD).stat().st_mode)
-    for path in (*scratch.rglob("*"), scratch):
-        if path.is_file():
-            path.chmod(mode)
-        sync(path)
+    for written in (*scratch.rglob("*"), scratch):
+        if written.is_file():
+            written.chmod(mode)
+        sync(written)
     scratch.rename(path)
     sync(path.parent)
 
