@@ -86,7 +86,7 @@ class Bench:
 
     def __init__(self, work: Path):
         sys.path.insert(0, str(ROOT))
-        from conftest import build
+        from families import build
 
         self.work, self.temporary, self.home = work, work / "tmp", work / "home"
         self.temporary.mkdir(parents=True)

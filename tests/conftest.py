@@ -12,13 +12,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: no test m
 import numpy as np
 import pandas
 import pytest
-import torch
-import transformers as hf
+from families import ENCODERS, build
 from hypothesis import HealthCheck, settings
 from safetensors.torch import load_file, save_file
-from tokenizers import pre_tokenizers
-from tokenizers.models import WordPiece
-from tokenizers.processors import TemplateProcessing
 
 import transenc.stages.evaluation
 import transenc.stages.models
@@ -39,16 +35,6 @@ settings.register_profile(
 settings.register_profile("long", settings.get_profile("short"), max_examples=10_000, derandomize=False)
 settings.load_profile("short")
 
-LETTERS = "abcdefghijklmnopqrstuvwxyz.,0123456789"
-WORDS = "the a man woman dog cat is eats runs sleeps in park house food".split()
-PIECES = list(dict.fromkeys([*LETTERS, *(f"##{letter}" for letter in LETTERS), *WORDS]))
-SMALL = {
-    "hidden_size": 32,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "intermediate_size": 48,
-    "initializer_range": 0.3,  # large, so that whatever is wrong shows in the scores
-}
 PAIRS = [
     ("the man eats food", "a man is eating"),
     ("the dog runs in the park", "a cat sleeps in the house"),
@@ -60,94 +46,11 @@ PAIRS = [
 ]
 
 
-def _bert() -> tuple[dict[str, int], dict[str, int]]:
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    return {piece: i for i, piece in enumerate([*special, *PIECES])}, {"pad_token_id": 0}
-
-
-def _roberta_vocab(special: list[str]) -> dict[str, int]:
-    return {piece: i for i, piece in enumerate([*special, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
-
-
-def build(family: str, folder: Path) -> Path:
-    """Save an untrained encoder of a family, and a tokenizer of that family, as a plain transformers folder."""
-    vocab, pad = _bert()
-    roberta = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    unigram = [*((token, 0.0) for token in roberta), ("▁", -1.0), *((f"▁{w}", -2.0) for w in WORDS)]
-    unigram += [(letter, -5.0) for letter in LETTERS]
-    size = {"vocab_size": len(vocab), "max_position_embeddings": 64, **pad, **SMALL}
-    if family == "bert":
-        tokenizer, config = hf.BertTokenizer(vocab=vocab), hf.BertConfig(**size)
-    elif family == "electra":
-        tokenizer, config = hf.ElectraTokenizer(vocab=vocab), hf.ElectraConfig(**size, embedding_size=32)
-    elif family == "distilbert":
-        tokenizer = hf.DistilBertTokenizer(vocab=vocab)
-        config = hf.DistilBertConfig(
-            vocab_size=len(vocab), max_position_embeddings=64, dim=32, n_layers=3, n_heads=2, hidden_dim=48,
-            initializer_range=0.3, pad_token_id=0,
-        )  # fmt: skip
-    elif family == "mpnet":
-        pieces = {piece: i for i, piece in enumerate([*roberta[:4], "[UNK]", "<mask>", *PIECES])}
-        tokenizer = hf.MPNetTokenizer(vocab=pieces)
-        config = hf.MPNetConfig(
-            **(size | {"vocab_size": len(pieces), "max_position_embeddings": 66, "pad_token_id": 1})
-        )
-    elif family == "roberta":
-        pieces = _roberta_vocab(roberta)
-        tokenizer = hf.RobertaTokenizer(vocab=pieces, merges=[])
-        config = hf.RobertaConfig(
-            **(size | {"vocab_size": len(pieces), "max_position_embeddings": 66, "pad_token_id": 1}), type_vocab_size=1
-        )
-    elif family == "xlm-roberta":
-        tokenizer = hf.XLMRobertaTokenizer(vocab=unigram)
-        more = {"vocab_size": len(tokenizer), "max_position_embeddings": 66, "pad_token_id": 1}
-        config = hf.XLMRobertaConfig(**(size | more), type_vocab_size=1)
-    elif family == "deberta":
-        tokenizer = hf.DebertaTokenizer(vocab=_roberta_vocab(["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]), merges=[])
-        config = hf.DebertaConfig(
-            **(size | {"vocab_size": len(tokenizer)}), relative_attention=True, pos_att_type=["p2c", "c2p"],
-            type_vocab_size=0,
-        )  # fmt: skip
-    elif family == "deberta-v2":
-        special = [("[PAD]", 0.0), ("[CLS]", 0.0), ("[SEP]", 0.0), ("[UNK]", 0.0)]
-        tokenizer = hf.DebertaV2Tokenizer(vocab=[*special, *unigram[5:]])
-        config = hf.DebertaV2Config(
-            **(size | {"vocab_size": len(tokenizer)}), relative_attention=True, pos_att_type=["p2c", "c2p"],
-            type_vocab_size=0,
-        )  # fmt: skip
-    elif family == "modernbert":
-        tokenizer = hf.BertTokenizer(vocab=vocab)  # for its WordPiece; ModernBERT's own has no class of its own either
-        backend = tokenizer.backend_tokenizer
-        assert isinstance(backend.model, WordPiece)
-        cls, sep = vocab["[CLS]"], vocab["[SEP]"]
-        backend.post_processor = TemplateProcessing(
-            single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", cls), ("[SEP]", sep)]
-        )
-        tokenizer = hf.PreTrainedTokenizerFast(
-            tokenizer_object=backend, pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]", unk_token="[UNK]",
-            mask_token="[MASK]", model_input_names=["input_ids", "attention_mask"],
-        )  # fmt: skip
-        config = hf.ModernBertConfig(
-            **size, cls_token_id=cls, sep_token_id=sep, bos_token_id=cls, eos_token_id=sep, local_attention=8,
-            initializer_cutoff_factor=2.0,
-        )  # fmt: skip
-    else:
-        raise AssertionError(family)
-    tokenizer.model_max_length = 64
-    torch.manual_seed(0)
-    hf.AutoModel.from_config(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-FAMILIES = ["bert", "roberta", "xlm-roberta", "mpnet", "distilbert", "electra", "deberta", "deberta-v2", "modernbert"]
-
-
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A plain transformers folder for each family. Tests only read them."""
     root = tmp_path_factory.mktemp("models")
-    return {family: build(family, root / family) for family in FAMILIES}
+    return {family: build(family, root / family) for family in ENCODERS}
 
 
 @pytest.fixture(scope="session")
@@ -181,7 +84,19 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 STAGES = {  # by the module that calls them
     transenc.stages.evaluation: ["read", "tokenise", "load", "score"],
-    transenc.stages.run: ["corpus", "embed", "mine", "gather", "flatten", "gold", "centre", "label", "train"],
+    transenc.stages.run: [
+        "corpus",
+        "embed",
+        "mine",
+        "gather",
+        "flatten",
+        "gold",
+        "centre",
+        "predict",
+        "read_scores",
+        "label",
+        "train",
+    ],
 }
 
 

@@ -176,7 +176,7 @@ def test_a_model_that_ships_a_sentencepiece_vocabulary_alone_loads(hub, tmp_path
     import sentencepiece
     import torch
     import transformers as hf
-    from conftest import SMALL
+    from families import SMALL
 
     folder = hub.root / "microsoft" / "deberta-v3-small"
     folder.mkdir(parents=True)

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import FAMILIES, PAIRS
+from conftest import PAIRS
+from families import ENCODERS
 from transformers import AutoModel, AutoTokenizer
 
 from transenc.data.tokens import number_sentences, tokenise
@@ -15,7 +16,7 @@ from transenc.encoders.losses import cosent
 from transenc.errors import InputError
 
 QUICK = ["bert", "roberta", "deberta-v2", "modernbert"]  # one of each tokenizer and architecture that differ most
-EACH_FAMILY = [*QUICK, *(pytest.param(family, marks=pytest.mark.slow) for family in FAMILIES if family not in QUICK)]
+EACH_FAMILY = [*QUICK, *(pytest.param(family, marks=pytest.mark.slow) for family in ENCODERS if family not in QUICK)]
 CLASSES = {"bi": BiEncoder, "cross": CrossEncoder}
 
 
@@ -151,7 +152,7 @@ def test_a_symmetric_logit_is_the_mean_over_both_orders_and_a_folder_says_so(ber
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
-@pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"modernbert"}))
+@pytest.mark.parametrize("family", sorted(set(ENCODERS) - {"modernbert"}))
 def test_a_mean_centred_encoders_vectors_have_mean_zero_also_once_saved(models, family, pooling, tmp_path):
     encoder = BiEncoder.load(models[family], pooling=pooling)
     tokens = tokens_of(encoder)

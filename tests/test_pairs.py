@@ -9,8 +9,8 @@ from transenc.errors import InputError
 from transenc.stages import pairs as stages
 
 SETTINGS = {
-    "own": 1, "extra": 0, "empty": True, "identical": True, "repeated": True, "ordered": False, "transductive": False,
-    "limit": None, "extra_limit": None, "seed": 0,
+    "sources": 1, "extra": 0, "empty": True, "identical": True, "repeated": True, "ordered": False,
+    "transductive": False, "limit": None, "extra_limit": None, "seed": 0,
 }  # fmt: skip
 
 
@@ -111,15 +111,15 @@ def test_gold_scores_become_labels_on_their_own_scale_and_test_pairs_never_do(be
     second = bench.pairs([("e", "f"), ("g", "h")], [1, 2], scale=[1, 5])
     test = bench.pairs([("d", "c")], [1.0])
     rules = {"ordered": False, "empty": True, "identical": True, "repeated": True, "limit": None, "seed": 0}
-    gold = bench.run(stages.gold, rules | {"own": 2}, first, second, test)
+    gold = bench.run(stages.gold, rules | {"sources": 2}, first, second, test)
     assert np.load(gold / "labels.npy").tolist() == [0.0, 0.0, 0.25]
     assert stages.sentences_of(gold) == ["a", "b", "e", "f", "g", "h"]
     dropped = {"with an empty side": 1, "of equal sides": 0, "of dev or test": 1, "repeated": 1}
     assert (gold.facts["dropped"], gold.facts["shared"]) == (dropped, 0)
-    gold = bench.run(stages.gold, rules | {"own": 2, "limit": 1}, first, second, test)
+    gold = bench.run(stages.gold, rules | {"sources": 2, "limit": 1}, first, second, test)
     assert len(np.load(gold / "labels.npy")) == 1
     with pytest.raises(InputError, match=r"none of the 2 pairs to learn from is left; dropped 2 of dev or test$"):
-        bench.run(stages.gold, rules | {"own": 1}, second, bench.pairs([("e", "f"), ("g", "h")], [1.0, 2.0]))
+        bench.run(stages.gold, rules | {"sources": 1}, second, bench.pairs([("e", "f"), ("g", "h")], [1.0, 2.0]))
 
 
 def test_flattening_evens_out_the_scores_and_counts_shared_pairs_anew(bench):

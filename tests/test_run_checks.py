@@ -102,14 +102,15 @@ def test_two_files_that_would_be_reported_under_one_name_are_refused(setting, fi
         setting.run(f"data.test=[{tmp_path}/dev.tsv]")
 
 
-def test_a_model_that_is_no_encoder_is_refused_in_one_line(setting, tmp_path):
+def test_an_encoder_decoder_is_refused_in_one_line(setting, tmp_path):
     import shutil
 
     import transformers as hf
 
-    config = hf.T5Config(vocab_size=90, d_model=32, d_kv=16, d_ff=48, num_layers=1, num_heads=2)
+    config = hf.BartConfig(vocab_size=90, d_model=32, encoder_layers=1, decoder_layers=1, encoder_ffn_dim=48,
+                           decoder_ffn_dim=48, encoder_attention_heads=2, decoder_attention_heads=2)  # fmt: skip
     hf.AutoModel.from_config(config).save_pretrained(tmp_path / "model")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(setting.model / name, tmp_path / "model")
-    with pytest.raises(InputError, match=r"model.bi=.*t5 with this tokenizer is no encoder of BERT's kind"):
+    with pytest.raises(InputError, match=r"model.bi=.*bart is an encoder-decoder; of these, t5, mt5, umt5 are read"):
         setting.run(f"model.bi={tmp_path}/model")

@@ -51,11 +51,13 @@ def recognise(source: Source, model: Scored) -> tuple[str, dict[str, Any]]:
         InputError: one of its files is wrong, or it is a cross-encoder and a pooling is asked for.
     """
     try:
-        cross = describe(source.folder).cross
+        cross = describe(source).cross
     except InputError as error:
         raise InputError(f"model={error}") from None
     if not cross:
-        return "bi", {"pooling": model.pooling.name}
+        return "bi", {"pooling": model.pooling.name, "prompt": model.prompt, "prompt_name": model.prompt_name}
+    if (model.prompt, model.prompt_name) != (None, None):
+        raise InputError(f"model.prompt: {source.name} is a cross-encoder, which has prompts of its own only")
     if model.pooling is not Pooling.auto:
         raise InputError(
             f"model.pooling={model.pooling.name}: {source.name} is a cross-encoder, which cannot be evaluated as a"

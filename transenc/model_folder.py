@@ -1,27 +1,49 @@
-"""Model folders: finding one by its name, and saying what it holds.
+"""Model folders: finding one by its name, and reading what it says of itself.
 
 A model is named by a folder; by `package://PACKAGE/FOLDER`, a folder inside an installed Python package (which is
 found, never imported); or by a hub name, `OWNER/NAME` or `OWNER/NAME@REVISION`. `#sha256=HEX` after a folder or a
 package demands that digest of its weights.
 
-A hub model is downloaded here, file by file: transformers, given a hub name, would have a third party's service convert
-pickled weights.
+A folder holds a transformers model, or modules of sentence-transformers (modules.json), or a LoRA adapter of another
+model (adapter_config.json).
 """
 
 import importlib.util
 import json
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from transenc.artifacts import file_digest
 from transenc.errors import InputError
+from transenc.model_hub import download
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that is there; pickled only where nothing else is
+ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PAIR_PROMPTS = "transenc_prompts"  # our key: names of the prompts of first and second sentences, if they differ
 MAX_CONFIG_VALUE = 2**20  # no size in an encoder's config.json is above: the largest vocabulary has 900,000 tokens
-DESCRIPTION = ("*.json", "*.txt", "*.model", "*/config.json")  # what a model is described and its tokenizer built by
+DESCRIPTION = ("*.json", "*.txt", "*.model", "*.jinja")  # what a model is described and its tokenizer built by
+BEHIND_POOLING = ("Pooling", "Dense", "LayerNorm", "Normalize", "Dropout")  # modules that may follow the first
+
+# What a module of sentence-transformers may say of its transformer without changing what we compute.
+KNOWN_SETTINGS = {
+    "max_seq_length", "do_lower_case", "transformer_task", "modality_config", "module_output_name", "unpad_inputs",
+    "method_output_name",
+}  # fmt: skip
+HARMLESS_ARGUMENTS = {"dtype", "torch_dtype", "attn_implementation", "padding_side", "model_max_length", "use_fast"}
+
+
+class Module(NamedTuple):
+    """An entry of modules.json: the name of its class, its folder, and whether it is not one of sentence-transformers
+    but of code of its own; the name is then the dotted one.
+    """
+
+    name: str
+    folder: Path
+    foreign: bool
 
 
 @dataclass(frozen=True)
@@ -30,27 +52,43 @@ class Source:
 
     Attributes:
         name: as the person wrote it.
-        folder: where they lie.
-        weights: those that hold weights, all .safetensors, or all pickled (.bin).
+        root: the folder of that name.
+        folder: where the transformer or the static embeddings lie, with their tokenizer; as a rule the root.
+        weights: the files with their weights, all .safetensors, or all pickled (.bin).
+        modules: what modules.json lists, the first included; none in a plain transformers folder.
+        base: of a LoRA adapter, the model that it adapts; `weights` are then the adapter's.
     """
 
     name: str
+    root: Path
     folder: Path
     weights: tuple[Path, ...]
+    modules: tuple[Module, ...] = ()
+    base: "Source | None" = None
 
     @property
     def pickled(self) -> bool:
         return self.weights[0].suffix == ".bin"
 
+    @property
+    def static(self) -> bool:
+        """Whether it is a table of word embeddings, without a transformer."""
+        return bool(self.modules) and self.modules[0].name == "StaticEmbedding"
+
     def state(self) -> list[tuple[int, ...]]:
         """What differs once a file has been written to, or another has taken its place, even if that is undone."""
-        found = [path.stat() for path in self.files]
-        return [(one.st_ino, one.st_size, one.st_mtime_ns, one.st_ctime_ns) for one in found]
+        found = [path.stat() for path in self.files.values()]
+        return [(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns) for status in found]
 
     @property
-    def files(self) -> list[Path]:
-        """All that decides what the model computes."""
-        return sorted({*(path for pattern in DESCRIPTION for path in self.folder.glob(pattern)), *self.weights})
+    def files(self) -> dict[str, Path]:
+        """All that decides what the model computes, by path inside the folder."""
+        folders = {self.root, self.folder, *(module.folder for module in self.modules)}
+        paths = {path for folder in folders for pattern in DESCRIPTION for path in folder.glob(pattern)}
+        for module in self.modules[1:]:
+            paths |= {module.folder / name for name in WEIGHTS if (module.folder / name).exists()}
+        files = {str(path.relative_to(self.root)): path for path in sorted(paths | set(self.weights))}
+        return files | {f"base/{name}": path for name, path in (self.base.files.items() if self.base else ())}
 
 
 def find(name: str) -> Source:
@@ -62,28 +100,49 @@ def find(name: str) -> Source:
     """
     path, _, demanded = name.partition("#sha256=")
     if path.startswith("package://"):
-        folder = _in_package(path)
+        root = _in_package(path)
     elif os.path.isdir(os.path.expanduser(path)):  # Path.expanduser raises where there is no such user
-        folder = Path(os.path.expanduser(path))
+        root = Path(os.path.expanduser(path))
     elif re.fullmatch(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?", path) and not Path(path).is_absolute() and path[0] != ".":
-        folder = _download(path)
+        root = download(path, (*DESCRIPTION, "*/config.json"), _to_download)
     else:
         raise InputError(f"{path}: no such folder")
-    if not (folder / "config.json").is_file():
+    source = _source(name, path, root)
+    if special := [path.name for path in source.files.values() if path.exists() and not path.is_file()]:
+        raise InputError(f"{path}: {special[0]} is no file; copy the model again")  # a pipe, say, which nothing ends
+    if missing := [file.name for file in source.weights if not file.is_file()]:
+        raise InputError(f"{path}: lacks {', '.join(missing)}; download or copy it again")
+    if demanded and [file_digest(file) for file in source.weights] != [demanded]:
+        raise InputError(f"{path}: {source.weights[0].name} has not the sha256 {demanded}; install or copy it again")
+    return source
+
+
+def _source(name: str, path: str, root: Path) -> Source:
+    modules = _modules(root)
+    folder = modules[0].folder if modules else root
+    static = bool(modules) and modules[0].name == "StaticEmbedding"
+    if (folder / ADAPTER).is_file() and not (folder / "config.json").is_file():
+        if not (folder / ADAPTER_WEIGHTS).is_file():
+            raise InputError(f"{path}: lacks {ADAPTER_WEIGHTS}, the weights of its LoRA adapter; copy it again")
+        base = _get(_json(folder / ADAPTER), "base_model_name_or_path", str, folder / ADAPTER)
+        try:
+            return Source(name, root, folder, (folder / ADAPTER_WEIGHTS,), modules, find(base or ""))
+        except InputError as error:
+            raise InputError(f"{path}: a LoRA adapter, whose base model is missing: {error}") from None
+    if modules and modules[0].name == "Router":
+        raise InputError(
+            f"{path}: has a Router, different modules for queries and documents, which is not supported; name the"
+            " folder of one of them"
+        )
+    if not static and not (folder / "config.json").is_file():
         raise InputError(f"{path}: there is no model there (no config.json)")
     weights = weights_in(folder)
-    if special := [path.name for path in Source(name, folder, ()).files if path.exists() and not path.is_file()]:
-        raise InputError(f"{path}: {special[0]} is no file; copy the model again")  # a pipe, say, which nothing ends
-    if missing := [file.name for file in weights if not file.is_file()]:
-        raise InputError(f"{path}: lacks {', '.join(missing)}; download or copy it again")
     if not weights:
         raise InputError(
             f"{path}: holds no weights that are read, {' or '.join(WEIGHTS)}, whole or in parts with an index; save the"
             " model again with a current save_pretrained"
         )
-    if demanded and [file_digest(file) for file in weights] != [demanded]:
-        raise InputError(f"{path}: {weights[0].name} has not the sha256 {demanded}; install or copy it again")
-    return Source(name, folder, weights)
+    return Source(name, root, folder, weights, modules)
 
 
 def weights_in(folder: Path) -> tuple[Path, ...]:
@@ -106,6 +165,27 @@ def weights_in(folder: Path) -> tuple[Path, ...]:
     return ()
 
 
+def _to_download(root: Path) -> Iterator[list[str]]:
+    """Patterns of the other files of a model on the hub, whose description is in `root`."""
+    modules = _modules(root)
+    folder = modules[0].folder if modules else root
+    place = "" if folder == root else f"{folder.relative_to(root)}/"
+    if place:
+        yield [place + pattern for pattern in DESCRIPTION]
+    if (folder / ADAPTER).is_file() and not (folder / "config.json").is_file():
+        yield [place + ADAPTER_WEIGHTS]
+    else:
+        for name in WEIGHTS:
+            yield [place + name, *(str(part.relative_to(root)) for part in weights_in(folder))]
+            if weights_in(folder):
+                break
+    for module in modules[1:]:
+        for name in WEIGHTS if module.folder != root else ():
+            yield [f"{module.folder.relative_to(root)}/{name}"]
+            if weights_in(module.folder):
+                break
+
+
 def _in_package(path: str) -> Path:
     package, _, inside = path.removeprefix("package://").partition("/")
     spec = importlib.util.find_spec(package) if package.isidentifier() else None
@@ -115,149 +195,112 @@ def _in_package(path: str) -> Path:
     return _inside(root, inside, Path(path)) if inside else root
 
 
-def _download(name: str) -> Path:
-    """The files of a hub model that we read, in the hub's local cache: a folder named after the commit."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.utils import tqdm
-
-    class Bar(tqdm):
-        """Gone when it is done, like our own, and none where there is no terminal."""
-
-        def __init__(self, *arguments: Any, **settings: Any):
-            super().__init__(*arguments, **(settings | {"leave": False, "ncols": 79, "disable": None}))
-
-    def get(revision: str | None, *patterns: str) -> Path:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=list(patterns), tqdm_class=Bar))
-
-    repo, _, revision = name.partition("@")
-    wanted = "config.json"
-    try:
-        folder = get(revision or None, *DESCRIPTION)
-        for wanted in WEIGHTS:
-            parts = [str(part.relative_to(folder)) for part in weights_in(folder)]
-            get(folder.name, "config.json", wanted, *parts)  # the hub's library warns where nothing matches
-            if weights_in(folder):
-                break
-    except InputError:
-        raise
-    except Exception as error:  # of the hub, of its client, of the network below it
-        raise InputError(f"{name}: {_explain(error, repo, wanted)}") from None
-    return folder
-
-
-def _explain(error: Exception, repo: str, wanted: str) -> str:
-    """One line for what kept a file of a model from being downloaded: the hub's own words, and what to do."""
-    from huggingface_hub import constants, errors
-
-    if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, errors.HfHubHTTPError):
-        error = error.__cause__  # the hub did answer, and its client then looked into the cache
-    words = getattr(error, "server_message", None) or re.sub(r" ?\(Request ID:[^)]*\)", "", str(error))
-    words = " ".join(words.split()).rstrip(".") or type(error).__name__
-    if isinstance(error, errors.GatedRepoError):
-        page = f"{constants.ENDPOINT}/{repo}"
-        return f"a gated model ({words}); ask for access at {page}, then log in with 'hf auth login'"
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    if isinstance(error, errors.RepositoryNotFoundError) or status == 401:
-        return (
-            f"neither a folder here nor a model on the hub that you may read ({words}); check the name or, for a"
-            " private model, log in with 'hf auth login'"
-        )
-    if isinstance(error, errors.RevisionNotFoundError):
-        return f"the hub has the model, but not this revision ({words}); leave @... out for the newest"
-    if isinstance(error, errors.HFValidationError):
-        return f"no such folder, and no name of the hub's ({words})"
-    if isinstance(error, errors.LocalEntryNotFoundError):
-        return (
-            f"no such folder, and the Hugging Face hub cannot be reached, nor has its cache {wanted} of such a model"
-            f" ({words}); give a local folder, or try again with a network"
-        )
-    if status == 403:
-        return f"the hub refuses {wanted} ({words}); log in with 'hf auth login' and a token that may read it"
-    return f"{wanted} could not be downloaded ({words}); try again, or give a local folder"
-
-
 @dataclass(frozen=True)
 class Description:
     """What a model folder says of itself.
 
     Attributes:
-        cross: whether it is a trained cross-encoder (one score from a classification head).
-        pooling: as its sentence-transformers files say, "cls", "mean", or one that is not supported; None: they do not.
+        cross: whether it is a trained cross-encoder (it has a classification head).
         max_tokens: length its sentence-transformers files cut to, or None.
         lowercase: whether they have text brought to lower case, whatever the tokenizer does.
+        prompts: texts to put before a sentence, by name.
+        default_prompts: those that are put before a first and before a second sentence by default; "" for none.
+        truncate_dim: numbers of an embedding that are kept, the first ones; None: all.
         symmetric: whether a cross-encoder's score is the mean over both orders of a pair.
-        unsupported: what else they ask for and is lacking here (a dense layer, a prompt, say), or None.
+        template: whether a cross-encoder's pairs are put into its tokenizer's chat template.
+        unsupported: what else they ask for and is lacking here, or None.
     """
 
     cross: bool
-    pooling: str | None
     max_tokens: int | None
     lowercase: bool
     symmetric: bool
+    template: bool
     unsupported: str | None
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    default_prompts: tuple[str, str] = ("", "")
+    truncate_dim: int | None = None
 
 
-def describe(folder: Path) -> Description:
+def describe(source: Source) -> Description:
     """Read a model folder's own files, the layout before sentence-transformers 6 or since.
 
     Raises:
         InputError: a file is not what it should be, or names a file outside the folder.
     """
-    config = _json(folder / "config.json")
+    where = source.folder / "config.json"
+    config = _json((source.base or source).folder / "config.json")
     for key, value in config.items():
         if isinstance(value, int) and abs(value) > MAX_CONFIG_VALUE:
-            raise InputError(f"{folder / 'config.json'}: {key}={value:.3g} is beyond any encoder; copy the file again")
-    architectures = _get(config, "architectures", list, folder / "config.json") or [""]
-    cross = str(architectures[0]).endswith("ForSequenceClassification")
-    general = folder / "config_sentence_transformers.json"
+            raise InputError(f"{where}: {key}={value:.3g} is beyond any encoder; copy the file again")
+    architectures = _get(config, "architectures", list, where) or [""]
+    general = source.root / "config_sentence_transformers.json"
     settings = _json(general)
-    cross |= settings.get("model_type") == "CrossEncoder"
-    modules, lacking = _modules(folder)
-    pooling = _pooling(modules["Pooling"]) if "Pooling" in modules else None
-    lengths = next(iter(sorted(folder.glob("sentence_*_config.json"))), folder / "sentence_bert_config.json")
+    cross = settings.get("model_type") == "CrossEncoder" or str(architectures[0]).endswith("ForSequenceClassification")
+    if source.base is not None:
+        cross |= _json(source.folder / ADAPTER).get("task_type") == "SEQ_CLS"
+    named = sorted(source.folder.glob("sentence_*_config.json"))
+    lengths = next(iter(named), source.folder / "sentence_bert_config.json")
     reading = _json(lengths)
-    if prompt := _get(settings, "default_prompt_name", str, general):
-        text = (_get(settings, "prompts", dict, general) or {}).get(prompt)
-        if text != "":
-            lacking.append(f"a default prompt ({text!r:.80}; default_prompt_name in {general.name})")
-    if dimensions := settings.get("truncate_dim"):
-        lacking.append(f"truncate_dim={dimensions!r:.80} in {general.name}")
+    prompts = {
+        name: text for name, text in (_get(settings, "prompts", dict, general) or {}).items() if isinstance(text, str)
+    }
+    default = _get(settings, "default_prompt_name", str, general)
+    names = _get(settings, PAIR_PROMPTS, list, general) or [default, default]
+    for name in names:
+        if name is not None and name not in prompts:
+            raise InputError(f"{general}: default_prompt_name={name!r:.80} is none of its prompts {list(prompts)}")
+    first, second = (prompts.get(name, "") for name in names[:2])
     symmetric = config.get("transenc_symmetric", False)
     if not isinstance(symmetric, bool):
-        raise InputError(f"{folder / 'config.json'}: transenc_symmetric={symmetric!r:.80} must be true or false")
+        raise InputError(f"{where}: transenc_symmetric={symmetric!r:.80} must be true or false")
+    messages = "message" in (_get(reading, "modality_config", dict, lengths) or {})
+    lacking = [*_lacking_modules(source.modules, cross), *_lacking_settings(reading, lengths)]
+    if messages and not cross:
+        lacking.append(f"texts put into a chat template ({lengths.name})")
     return Description(
         cross,
-        pooling,
         _get(reading, "max_seq_length", int, lengths),
         reading.get("do_lower_case") is True,
         symmetric,
+        messages or not source.modules,
         lacking[0] if lacking else None,
+        prompts,
+        (first, second),
+        _get(settings, "truncate_dim", int, general),
     )
 
 
-def _modules(folder: Path) -> tuple[dict[str, Path], list[str]]:
-    """The folder of each sentence-transformers module we have by its class's name, and what names others."""
-    modules, lacking = {}, []
-    for module in _json(folder / "modules.json", list):
+def _lacking_modules(modules: tuple[Module, ...], cross: bool) -> Iterator[str]:
+    for place, module in enumerate(modules):
+        if module.foreign:
+            yield f"a module of code of its own, {module.name:.80}"
+        elif cross and (place or module.name != "Transformer"):
+            yield f"a module {module.name:.80} (model.teachers takes such a cross-encoder)"
+        elif module.name not in (BEHIND_POOLING if place else ("Transformer", "StaticEmbedding")):
+            yield f"a module {module.name:.80}"
+
+
+def _lacking_settings(reading: Mapping[str, Any], lengths: Path) -> Iterator[str]:
+    for key, value in reading.items():
+        if key in KNOWN_SETTINGS or value in (None, {}, False):
+            continue
+        inner = set(value) - HARMLESS_ARGUMENTS if isinstance(value, dict) else {value}
+        if inner:
+            yield f"{key}={value!r:.80} in {lengths.name}"
+
+
+def _modules(root: Path) -> tuple[Module, ...]:
+    """What modules.json lists; nothing where there is none."""
+    modules = []
+    for module in _json(root / "modules.json", list):
         if not (isinstance(module, dict) and isinstance(module.get("type"), str)):
-            raise InputError(f"{folder / 'modules.json'}: {module!r:.80} is no module with a type and a path")
+            raise InputError(f"{root / 'modules.json'}: {module!r:.80} is no module with a type and a path")
         package, _, name = module["type"].rpartition(".")
-        place = _inside(folder, module.get("path"), folder / "modules.json")
-        if package.partition(".")[0] != "sentence_transformers":
-            lacking.append(f"a module of code of its own, {module['type']:.80}")
-        elif name not in ("Transformer", "Pooling", "Normalize"):  # a cosine is the same without Normalize
-            lacking.append(f"a module {name:.80}")
-        else:
-            modules[name] = place
-    return modules, lacking
-
-
-def _pooling(folder: Path) -> str:
-    """A pooling module's mode: "cls", "mean", or another, in the words of its file."""
-    settings = _json(folder / "config.json")
-    named = [key.removeprefix("pooling_mode_") for key, on in settings.items() if on is True and "_mode_" in key]
-    mode = str(settings.get("pooling_mode") or "+".join(named))
-    return {"cls_token": "cls", "mean_tokens": "mean"}.get(mode, mode)
+        ours = package.partition(".")[0] == "sentence_transformers"
+        place = _inside(root, module.get("path"), root / "modules.json")
+        modules.append(Module(name if ours else module["type"], place, not ours))
+    return tuple(modules)
 
 
 def _json(path: Path, kind: type = dict) -> Any:
@@ -273,7 +316,7 @@ def _json(path: Path, kind: type = dict) -> Any:
     return content
 
 
-def _get(content: dict[str, Any], key: str, kind: type, where: Path) -> Any:
+def _get(content: Mapping[str, Any], key: str, kind: type, where: Path) -> Any:
     """A key's value, of the right type; None where there is none."""
     value = content.get(key)
     if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):

@@ -55,9 +55,9 @@ def push(model: Path, repository: str, private: bool) -> str:
     """
     from sentence_transformers import CrossEncoder, SentenceTransformer
 
-    from transenc.model_folder import describe
+    from transenc.model_folder import describe, find
 
-    kind: Any = CrossEncoder if describe(model).cross else SentenceTransformer
+    kind: Any = CrossEncoder if describe(find(str(model))).cross else SentenceTransformer
     try:
         return kind(str(model)).push_to_hub(
             repository, local_model_path=str(model), private=private, exist_ok=True, commit_message="Trans-Encoder"

@@ -31,6 +31,7 @@ from transenc.results import RESULT, Row, published_results, table, write_result
 from transenc.run_folder import RunFolder, model_path, predictions_path
 from transenc.selection import Selected, warning
 from transenc.stages.evaluation import Member
+from transenc.stages.models import read_as
 from transenc.stages.pairs import sentences_of
 from transenc.stages.run import Stages
 from transenc.trackers import Trackers
@@ -159,6 +160,7 @@ class RunWriter:
             "selected": {"by": stages.select.name, "score": mean_score, **by_name},
             "data": {"transductive": self.cfg.data.transductive}
             | {key: pool.facts[key] for key in ("pairs", "sentences", "shared", "dropped")},
+            "models": stages.models,
             "failures": stages.failures,
             "warnings": warnings,
             "tests": {task: next(row.metric for row in self.rows if row.task == task) for task in stages.tests},
@@ -188,6 +190,9 @@ class RunWriter:
             Direction.bi_to_cross: "the bi-encoder ({bi}) labelled the training pairs of the cross-encoder",
             Direction.cross_to_bi: "the cross-encoder ({cross}) labelled the training pairs of the bi-encoder",
         }.get(self.cfg.distill.direction, "supervised, trained on human scores").format(**names)
+        if stages.teachers:
+            fixed = ", ".join(as_code(public_name(name)) for name in stages.teachers)
+            method += f"; fixed teachers that were not trained labelled with them ({fixed})"
         text = {
             Select.dev: "Checkpoint and iteration were selected by gold development scores.",
             Select.agreement: "Checkpoint and iteration were selected by agreement with the teacher on held-out pairs.",
@@ -197,6 +202,7 @@ class RunWriter:
             text += " Its results below are of the mean logit over both orders of a pair; `predict` takes one order."
         if member.artifact.facts.get("centred"):
             text += " Then its embeddings were mean-centred over the sentences of the pool."
+        text += f" It is read with {read_as(member.artifact.facts['encoder'])}."
         if warning:
             text += f" **Do not use it**: {warning}."
         return card(

@@ -25,6 +25,7 @@ def check_evaluation(cfg: Evaluate) -> None:
         [
             ("model", cfg.model.path, _are_names(cfg.model.path), MODELS),
             ("resamples", cfg.resamples, cfg.resamples >= 0, "at least 0"),
+            *_prompt_rules("model.prompt", cfg.model.prompt, "model.prompt_name", cfg.model.prompt_name),
             *_common_rules(cfg),
         ]
     )
@@ -54,6 +55,10 @@ def check(cfg: Train) -> None:
         ("distill.holdout", distill.holdout, 0 < distill.holdout < 1, "between 0 and 1"),
         *_common_rules(cfg),
     ]
+    teachers = cfg.model.teachers
+    rules.append(
+        ("model.teachers", teachers, teachers is None or _are_names(teachers), MODELS + ", or files of scores")
+    )
     if "bi" in direction.kinds:
         rules.append(("model.bi", model.bi, _are_names(model.bi), MODELS))
     if "cross" in direction.kinds:
@@ -77,6 +82,10 @@ def check(cfg: Train) -> None:
         if data.flatten or data.extra is not None or distill.centre is not Centre.none:
             refused = "takes no data.flatten, no data.extra and no distill.centre"
             raise InputError(f"distill.direction={direction.name}: {refused}")
+        if model.teachers is not None:
+            raise InputError(
+                f"distill.direction={direction.name}: human scores are the labels; set model.teachers=null"
+            )
         if not data.gold:
             raise InputError(f"distill.direction={direction.name}: no gold scores to learn from; give data.gold=[FILE]")
     elif not cfg.sources:
@@ -137,6 +146,7 @@ def _check_members(cfg: Train) -> None:
     bis, crosses = len(listed(model.bi)), len(listed(model.cross))
     if "bi" in kinds:
         _check_list("model.pooling", model.pooling, "model.bi", bis)
+        _check_prompts(cfg, bis)
         for pooling in listed(model.pooling):
             if not isinstance(pooling, str) or pooling not in Pooling.__members__:
                 hint = nearest(str(pooling), Pooling.__members__, listed=True)
@@ -149,6 +159,34 @@ def _check_members(cfg: Train) -> None:
     if cfg.distill.direction is Direction.both and bis != crosses:
         names = f"model.bi names {bis} and model.cross {crosses} models"
         raise InputError(f"{names}: members come in pairs; repeat a name to fill up")
+
+
+def _check_prompts(cfg: Train, bis: int) -> None:
+    """Of a single bi-encoder, a list holds the prompts of first and second sentences; of several, one for each."""
+    model = cfg.model
+    if bis > 1:
+        _check_list("model.bi_prompt", model.bi_prompt, "model.bi", bis)
+        _check_list("model.bi_prompt_name", model.bi_prompt_name, "model.bi", bis)
+    prompts = listed(model.bi_prompt) if bis > 1 else [model.bi_prompt]
+    names = listed(model.bi_prompt_name) if bis > 1 else [model.bi_prompt_name]
+    for prompt in prompts:
+        _hold(_prompt_rules("model.bi_prompt", prompt, "model.bi_prompt_name", names[0]))
+    for name in names:
+        _hold(_prompt_rules("model.bi_prompt", prompts[0], "model.bi_prompt_name", name))
+    if not cfg.data.ordered and any(len(set(listed(value))) > 1 for value in (*prompts, *names)):
+        raise InputError("model.bi_prompt: two prompts are for sentences that differ in kind; set data.ordered=true")
+
+
+def _prompt_rules(key: str, prompt: Any, name_key: str, name: Any) -> list[Rule]:
+    return [
+        (key, prompt, prompt is None or _are_texts(prompt), "a text, two of them, or null"),
+        (name_key, name, name is None or (_are_names(name) and len(listed(name)) <= 2), "a name, two of them, or null"),
+        (name_key, name, name is None or prompt is None, f"null, as {key} is given too"),
+    ]
+
+
+def _are_texts(value: Any) -> bool:
+    return 1 <= len(listed(value)) <= 2 and all(isinstance(text, str) for text in listed(value))
 
 
 def _check_list(key: str, value: Any, models: str, members: int) -> None:

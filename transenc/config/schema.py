@@ -15,6 +15,10 @@ class Pooling(Enum):
     auto = "what the model folder says, else cls"
     cls = "the hidden state of the first token"
     mean = "the mean over all tokens but padding"
+    max = "the maximum over them, number by number"
+    mean_sqrt_len_tokens = "their sum over the square root of their count"
+    weightedmean = "their mean, weighted by position"
+    lasttoken = "the hidden state of the last token"
 
 
 class Direction(Enum):
@@ -148,11 +152,14 @@ class Model:
 
     bi: Any  # initial bi-encoder(s): a hub name (NAME or NAME@REVISION), a folder, package://..., or a list of them
     cross: Any  # pretrained model(s) that the cross-encoder starts from; a trained one if it is the only teacher
-    pooling: Any  # how the bi-encoder pools: auto (what the model folder says, else cls), cls or mean
+    pooling: Any  # how the bi-encoder pools: auto (what the model folder says, else cls), or a mode of Pooling
+    bi_prompt: Any  # text before each sentence, or a list of two, before first and second ones; null: the folder's
+    bi_prompt_name: Any  # instead: the name of a prompt in the model folder, or of two
     bi_layers: Any  # keep only this many of the bi-encoder's first layers; null: all
     bi_max_tokens: Any  # sentences are truncated to this many tokens, special tokens included; null: the folder's value
     cross_layers: Any  # keep only this many of the cross-encoder's first layers; null: all
     cross_max_tokens: Any  # pairs are truncated to this many tokens, special tokens included; null: the folder's value
+    teachers: Any  # models, or files of scores in [0, 1], that label beside the loop's encoders; null: none
     reference: str | None  # one more bi-encoder to evaluate and show beside the results; null: none
 
 
@@ -311,6 +318,8 @@ class Scored:
 
     path: Any  # bi- or cross-encoder(s), as for model.bi; of a list, each model is scored, and their mean score
     pooling: Pooling
+    prompt: Any  # of a bi-encoder, as for model.bi_prompt
+    prompt_name: Any  # as for model.bi_prompt_name
     max_tokens: int | None  # texts are truncated to this many tokens; null: the folder's value
     symmetric: bool | None  # a cross-encoder's logit is the mean over both orders of a pair; null: the folder's value
 

@@ -107,7 +107,7 @@ class PairDataModule(pl.LightningDataModule):
         """The batches of the trainer's epoch, behind those that are done; Lightning asks for it in each epoch."""
         past, skip = divmod(self.done, self.batches)
         epoch = 0 if self.trainer is None else self.trainer.current_epoch
-        lengths = np.tile(self.pairs.lengths[self.pairs.pairs].sum(axis=1), self.passes * self.orders)
+        lengths = np.tile(self.pairs.lengths[self.pairs.sides()].sum(axis=1), self.passes * self.orders)
         return DataLoader(
             range(len(lengths)),  # type: ignore[arg-type]
             batch_size=self.batch_size,

@@ -5,7 +5,7 @@ Axes: S sentences, N pairs, T tokens in all.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ class TokenisedPairs:
         ids: [T] int32, the sentences' tokens one after the other, uncut, without special tokens.
         offsets: [S + 1] int64; sentence i is `ids[offsets[i]:offsets[i + 1]]`.
         pairs: [N, 2] int32, sentence numbers.
+        second: added to the numbers of second sentences, whose tokens then stand behind those of all first ones: in
+            this set a text has other tokens as the second sentence than as the first. 0 where it does not matter.
         gold: [N] float64 human scores on the set's own scale, or None. Pairs to learn from never have any.
     """
 
@@ -29,9 +31,17 @@ class TokenisedPairs:
     offsets: np.ndarray
     pairs: np.ndarray
     gold: np.ndarray | None = None
+    second: int = 0
 
     def __len__(self) -> int:
         return len(self.pairs)
+
+    def sides(self, rows: np.ndarray | slice = slice(None), swapped: np.ndarray | None = None) -> np.ndarray:
+        """[B, 2], where the tokens of some pairs' sentences are, those of `swapped` pairs in the other order."""
+        sides = self.pairs[rows]
+        if swapped is not None:
+            sides = np.where(swapped[:, None], sides[:, ::-1], sides)
+        return sides + np.array([0, self.second], dtype=sides.dtype) if self.second else sides
 
     def tokens(self, sentence: int) -> np.ndarray:
         """[L] int32, the tokens of one sentence."""
@@ -44,18 +54,22 @@ class TokenisedPairs:
 
     def select(self, rows: np.ndarray) -> "TokenisedPairs":
         """The same sentences with some of the pairs; `rows` are pair numbers."""
-        return TokenisedPairs(self.ids, self.offsets, self.pairs[rows], None if self.gold is None else self.gold[rows])
+        gold = None if self.gold is None else self.gold[rows]
+        return TokenisedPairs(self.ids, self.offsets, self.pairs[rows], gold, self.second)
 
     def save(self, folder: Path) -> None:
-        for name, array in vars(self).items():
-            if array is not None:
+        for name in ("ids", "offsets", "pairs", "gold"):
+            if (array := getattr(self, name)) is not None:
                 np.save(folder / f"{name}.npy", array)
+        if self.second:
+            np.save(folder / "second.npy", np.array([self.second]))
 
     @classmethod
     def load(cls, folder: Path) -> "TokenisedPairs":
         """Memory-mapped: what is not looked at is not read."""
         found = {p.stem: np.load(p, mmap_mode="r") for p in folder.glob("*.npy")}
-        return cls(found["ids"], found["offsets"], found["pairs"], found.get("gold"))
+        second = int(found["second"][0]) if "second" in found else 0
+        return cls(found["ids"], found["offsets"], found["pairs"], found.get("gold"), second)
 
 
 def number_sentences(pairs: Sequence[tuple[str, str]]) -> tuple[list[str], np.ndarray]:
@@ -71,8 +85,9 @@ def tokenise(
     tokenizer: Any,
     gold: np.ndarray | None = None,
     progress: Callable[[int], Any] = lambda count: None,
+    prompts: tuple[str, str] = ("", ""),
 ) -> TokenisedPairs:
-    """Tokenise every sentence once.
+    """Tokenise every sentence once, or once for each of two different prompts.
 
     Args:
         sentences: S texts.
@@ -80,14 +95,17 @@ def tokenise(
         tokenizer: of the transformers library.
         gold: [N] scores to carry along.
         progress: called with the number of sentences just done.
+        prompts: what stands before a first and before a second sentence. It is tokenised with the sentence, as tokens
+            may span both.
     """
     parts, lengths = [], [np.zeros(1, dtype=np.int64)]
-    for start in range(0, len(sentences), CHUNK):
-        chunk = list(sentences[start : start + CHUNK])
+    for prompt, start in product(dict.fromkeys(prompts), range(0, len(sentences), CHUNK)):
+        chunk = [prompt + sentence for sentence in sentences[start : start + CHUNK]]
         # verbose=False: a sentence above the model's length is cut when batches are made, not here.
         ids = tokenizer(chunk, add_special_tokens=False, truncation=False, padding=False, verbose=False)["input_ids"]
         parts.append(np.fromiter(chain.from_iterable(ids), dtype=np.int32))  # an array a sentence would hold far more
         lengths.append(np.fromiter(map(len, ids), dtype=np.int64))
         progress(len(chunk))
     flat = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int32)
-    return TokenisedPairs(flat, np.cumsum(np.concatenate(lengths)), pairs, gold)
+    second = len(sentences) if prompts[0] != prompts[1] else 0
+    return TokenisedPairs(flat, np.cumsum(np.concatenate(lengths)), pairs, gold, second)

@@ -60,19 +60,31 @@ class PairEncoder(pl.LightningModule, ABC):
         tokenizer: its tokenizer.
         max_tokens: length to which a sequence is cut, special tokens included.
         first_only: whether `forward` reads the first token's last hidden state only.
+        prompts: what stands before the first and before the second sentence of a pair.
+        behind_pairs, special: see `ModelInputs`.
     """
 
     kind: ClassVar[str]  # "bi" or "cross"
 
-    def __init__(self, backbone: torch.nn.Module, tokenizer: Any, max_tokens: int, first_only: bool):
+    def __init__(
+        self,
+        backbone: torch.nn.Module,
+        tokenizer: Any,
+        max_tokens: int,
+        first_only: bool,
+        prompts: tuple[str, str] = ("", ""),
+        behind_pairs: list[int] | None = None,
+        special: bool = True,
+    ):
         super().__init__()
-        speed_up(backbone, first_only)
-        if backbone.config.model_type in FP32_ONLY:
-            compute_in_fp32(backbone)
-        self.backbone, self.tokenizer, self.max_tokens = backbone, tokenizer, max_tokens
+        if special:
+            speed_up(backbone, first_only)
+            if backbone.config.model_type in FP32_ONLY:
+                compute_in_fp32(backbone)
+        self.backbone, self.tokenizer, self.max_tokens, self.prompts = backbone, tokenizer, max_tokens, prompts
         accepted = inspect.signature(backbone.forward).parameters
         segments = "token_type_ids" in accepted and "token_type_ids" in tokenizer.model_input_names
-        self.inputs = ModelInputs(tokenizer, max_tokens, segments)
+        self.inputs = ModelInputs(tokenizer, max_tokens, segments, behind_pairs, special)
         self.optimizer_config: OptimizerConfig | None = (
             None  # set before training, as `steps` is; scoring needs neither
         )
@@ -146,7 +158,10 @@ class PairEncoder(pl.LightningModule, ABC):
     def used_rows(self, pairs: TokenisedPairs) -> Iterator[None]:
         """Train only the word embeddings that `pairs` and the special tokens use; batches may hold no others."""
         table = self.backbone.get_input_embeddings()  # type: ignore[operator]
-        special = [self.tokenizer.pad_token_id, *self.tokenizer("a", "a")["input_ids"]]
+        if type(table) is not torch.nn.Embedding or not table.weight.requires_grad:  # Gemma's scales what it looks up
+            yield
+            return
+        special = [self.inputs.pad, *self.tokenizer("a", "a")["input_ids"]]
         rows = UsedRows(table, np.unique(np.concatenate([pairs.ids, special])).astype(np.int64))
         self.backbone.set_input_embeddings(rows)  # type: ignore[operator]
         try:
@@ -191,8 +206,12 @@ class PairEncoder(pl.LightningModule, ABC):
     def predict(self, pairs: list[tuple[str, str]], batch_tokens: int = 4096) -> np.ndarray:
         """Scores of pairs of plain sentences, [N] float32 in [0, 1]."""
         sentences, numbers = number_sentences([(first.strip(), second.strip()) for first, second in pairs])
-        raw = self.score(tokenise(sentences, numbers, self.tokenizer), batch_tokens)
+        raw = self.score(self.tokenise(sentences, numbers), batch_tokens)
         return self.to_score(torch.from_numpy(raw)).clamp(0, 1).numpy()
+
+    def tokenise(self, sentences: list[str], pairs: np.ndarray) -> TokenisedPairs:
+        """Pairs of plain sentences, [N, 2] numbers of them, with this encoder's prompts."""
+        return tokenise(sentences, pairs, self.tokenizer, prompts=self.prompts)
 
     def to_device(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: tensor.to(self.device, non_blocking=True) for name, tensor in inputs.items()}
@@ -215,20 +234,32 @@ class PairEncoder(pl.LightningModule, ABC):
             InputError: there is no such model, or it is of the other kind.
         """
         source = name if isinstance(name, Source) else find(str(name))
-        encoder = cls.from_source(source, describe(source.folder), **settings)
+        encoder = cls.from_source(source, describe(source), **settings)
         encoder._try(source.name)
         return encoder
 
     @torch.no_grad()
     def _try(self, name: str) -> None:
-        """Score one pair, which shows settings that fit together on paper only."""
+        """Score a short pair, alone and beside a long one, which shows settings that fit together on paper only."""
         try:
-            pair = tokenise(["a", "b"], np.array([[0, 1]]), self.tokenizer)
-            raw = self(self.collate(pair, np.array([0]), np.array([False])))
+            pairs = self.tokenise(["a", "b", "a b a b a b a b", "b b a"], np.array([[0, 1], [2, 3]]))
+            alone, together = (self(self.collate(pairs, rows, rows < 0)) for rows in (np.arange(1), np.arange(2)))
         except Exception as error:  # whatever the library stumbles over in a configuration of others
             raise InputError(f"{name}: its config.json makes no encoder that runs ({reason(error)})") from error
-        if not raw.isfinite().all():
-            raise InputError(f"{name}: scores a pair {raw.item()}; copy or save its files again")
+        if not together.isfinite().all():
+            raise InputError(f"{name}: scores a pair {together[0].item()}; copy or save its files again")
+        if not torch.allclose(alone, together[:1], rtol=1e-3, atol=1e-3):
+            raise InputError(
+                f"{name}: its scores depend on what else is in a batch ({alone[0]:.3f} alone, {together[0]:.3f} beside"
+                f" a longer pair); {self.backbone.config.model_type} is not supported"
+            )
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a person may want to know of it: prompts, length, layers and parameters."""
+        layers = getattr(getattr(self.backbone, "config", None), "num_hidden_layers", 0)
+        parameters = sum(weight.numel() for weight in self.parameters())
+        return {"prompts": self.prompts, "max_tokens": self.max_tokens, "layers": layers, "parameters": parameters}
 
     @abstractmethod
     def save(self, folder: Path) -> None:

@@ -1,55 +1,118 @@
-"""The bi-encoder: each sentence on its own into a vector; a pair's similarity is the cosine of two vectors."""
+"""The bi-encoder: each sentence on its own into an embedding; a pair's similarity is the cosine of two embeddings."""
 
 import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModel
 
-from transenc.data.tokens import TokenisedPairs, tokenise
+import transenc.encoders.modules as st
+from transenc.data.tokens import TokenisedPairs
 from transenc.encoders.base import PairEncoder, Progress, in_batches
-from transenc.encoders.loading import load_backbone, load_parts, refuse
+from transenc.encoders.loading import UNLIMITED, load_backbone, load_parts, refuse
 from transenc.errors import InputError
-from transenc.model_folder import Description, Source
+from transenc.model_folder import PAIR_PROMPTS, Description, Source
 
 CENTRING_SENTENCES = 10_000  # sentences at most that a mean vector is taken over
-BLOCK_PAIRS = 1 << 16  # pairs whose vectors are held at once: twice 0.4 GB where all sentences differ and D is 768
+BLOCK_PAIRS = 1 << 16  # pairs whose vectors are held at once: twice 0.4 GB where all sentences differ and E is 768
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """The texts that a folder keeps to be put before a sentence.
+
+    Attributes:
+        named: by name.
+        used: the two before a first and a second sentence. If they differ, they are called query and document.
+    """
+
+    named: Mapping[str, str] = field(default_factory=dict)
+    used: tuple[str, str] = ("", "")
+
+    def settings(self) -> dict[str, Any]:
+        """What config_sentence_transformers.json has to say, so that `encode` (`encode_query`, `encode_document` where
+        the two differ) puts the same texts before a sentence.
+        """
+        first, second = self.used
+        if first != second:
+            roles = {"query": first, "document": second}
+            return {"prompts": {**self.named, **roles}, PAIR_PROMPTS: list(roles)}
+        if not first:
+            return {"prompts": dict(self.named)}
+        name = next((name for name, text in self.named.items() if text == first), "default")
+        return {"prompts": {**self.named, name: first}, "default_prompt_name": name}
 
 
 class BiEncoder(PairEncoder):
-    """A transformers encoder, pooled.
+    """A backbone, a pooling of its hidden states, and what may stand behind that.
 
     Args:
         backbone, tokenizer, max_tokens: as for `PairEncoder`; max_tokens is a sentence's.
-        pooling: "cls", the first token's last hidden state (before any pooler layer), or "mean", their mean.
+        head: modules of sentence-transformers, a Pooling first; or only the name of a pooling, "cls", say.
+        prompts: what stands before a sentence.
+        truncate_dim: how many numbers of an embedding are kept, the first ones; None: all.
+        pooling_guessed: whether nobody said which pooling it is.
     """
 
     kind: ClassVar[str] = "bi"
 
-    def __init__(self, backbone: torch.nn.Module, tokenizer: Any, max_tokens: int, pooling: str):
-        super().__init__(backbone, tokenizer, max_tokens, first_only=pooling == "cls")
-        self.pooling = pooling
+    def __init__(
+        self,
+        backbone: nn.Module,
+        tokenizer: Any,
+        max_tokens: int,
+        head: str | Sequence[Any],
+        prompts: Prompts = Prompts(),  # it cannot change
+        truncate_dim: int | None = None,
+        pooling_guessed: bool = False,
+    ):
+        static = isinstance(backbone, st.StaticEmbeddings)
+        if isinstance(head, str):
+            head = [st.pooling_of(head, backbone.config.hidden_size)]
+        modes, self.include_prompt = head[0].pooling_mode, head[0].include_prompt
+        first_only = modes == "cls" and (self.include_prompt or prompts.used == ("", ""))
+        super().__init__(backbone, tokenizer, max_tokens, first_only, prompts.used, special=not static)
+        self.pooling = modes if isinstance(modes, str) else "+".join(modes)
+        self.named_prompts, self.truncate_dim, self.pooling_guessed = prompts, truncate_dim, pooling_guessed
+        # A cosine is the same without a last Normalize, and without it a shift of the embeddings is one of their mean.
+        self.normalised = type(head[-1]).__name__ == "Normalize"
+        self.head = nn.ModuleList(head[:-1] if self.normalised else head)
+        self._normalise = list(head[-1:]) if self.normalised else []
+        sizes = [module.get_embedding_dimension() for module in head if hasattr(module, "get_embedding_dimension")]
+        self.width = min(sizes[-1], truncate_dim or sizes[-1])
         # A pooler is not used here, and unused weights stop training in several processes. It is kept aside for `save`.
         self._pooler = [getattr(backbone, "pooler", None)]
         if self._pooler[0] is not None:
             backbone.pooler = None
+        self._prompt_length = None if self.include_prompt else self._tokens_of_prompt()
+
+    def _tokens_of_prompt(self) -> int:
+        """Tokens that the pooling leaves out, the special ones before the prompt included, as sentence-transformers
+        counts them.
+        """
+        ids = self.tokenizer(self.prompts[0])["input_ids"] if self.prompts[0] else []
+        return len(ids) - bool(ids and ids[-1] in self.tokenizer.all_special_ids)
 
     def embed(self, inputs: dict[str, Tensor]) -> Tensor:
-        """[B, D] float32 sentence embeddings of length 1."""
+        """[B, E] float32 sentence embeddings of length 1."""
         return F.normalize(self.pool(inputs), dim=-1)
 
     def pool(self, inputs: dict[str, Tensor]) -> Tensor:
-        """[B, D] float32 sentence embeddings as they come."""
+        """[B, E] float32 sentence embeddings as they come."""
         hidden = self.backbone(**inputs).last_hidden_state  # [B, L, D]
         with torch.autocast(self.device.type, enabled=False):
-            if self.pooling == "cls":
-                return hidden[:, 0].float()
-            mask = inputs["attention_mask"][:, :, None].float()
-            return (hidden.float() * mask).sum(1) / mask.sum(1)
+            features = {"token_embeddings": hidden.float(), "attention_mask": inputs["attention_mask"]}
+            if self._prompt_length:
+                features["prompt_length"] = self._prompt_length  # type: ignore[assignment]
+            for module in self.head:
+                features = module(features)
+            return features["sentence_embedding"][:, : self.width]
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
         """[B] cosines of 2B sentences, the pairs' first sentences before their second."""
@@ -61,18 +124,14 @@ class BiEncoder(PairEncoder):
         return raw
 
     def collate(self, pairs: TokenisedPairs, rows: np.ndarray, swapped: np.ndarray) -> dict[str, Tensor]:
-        """2B sentences in one batch, so that a step is one pass. A cosine has no order to turn round."""
-        return self.inputs.singles(pairs, pairs.pairs[rows].T.reshape(-1))
+        """2B sentences in one batch, so that a step is one pass. A cosine has no order to swap."""
+        return self.inputs.singles(pairs, pairs.sides(rows).T.reshape(-1))
 
     def work(self, pairs: TokenisedPairs) -> int:
         return sum(
-            len(np.unique(pairs.pairs[start : start + BLOCK_PAIRS])) for start in range(0, len(pairs), BLOCK_PAIRS)
+            len(np.unique(pairs.sides(slice(start, start + BLOCK_PAIRS))))
+            for start in range(0, len(pairs), BLOCK_PAIRS)
         )
-
-    @property
-    def width(self) -> int:
-        """D, numbers in a sentence vector."""
-        return self.backbone.config.hidden_size  # type: ignore[union-attr,return-value]
 
     @torch.inference_mode()
     def encode(
@@ -89,7 +148,7 @@ class BiEncoder(PairEncoder):
         Args:
             pairs: the tokenised sentences.
             sentences: [S] numbers of those wanted.
-            out: [S, D] array that they are written to, in any float type.
+            out: [S, E] array that they are written to, in any float type.
             batch_tokens, progress: as for `score`.
             unit: whether they are brought to length 1.
         """
@@ -130,16 +189,17 @@ class BiEncoder(PairEncoder):
 
     @torch.no_grad()
     def shift(self) -> torch.nn.Parameter | None:
-        """[D], what is added to every vector, pooled either way: the bias of the last layer's normalisation.
+        """[E], what is added to every embedding: the bias of the last layer's normalisation, or of a module behind it.
 
         Moving it leaves the encoder one of its family. None where the last layer does not end with such a bias.
         """
-        some = tokenise(["a", "b"], np.array([[0, 1]]), self.tokenizer)
-        probe = self.to_device(self.inputs.singles(some, np.arange(2)))
+        pair = self.tokenise(["a", "b"], np.array([[0, 1]]))
+        probe = self.to_device(self.inputs.singles(pair, np.arange(2)))
         before = self.pool(probe)
-        for module in reversed(list(self.backbone.modules())):  # in some families it is not the last to be registered
-            bias = getattr(module, "bias", None) if type(module).__name__.endswith("LayerNorm") else None
-            if bias is not None and bias.shape == before.shape[1:]:
+        for module in reversed(list(self.modules())):  # in some families it is not the last to be registered
+            last = isinstance(module, nn.Linear) or type(module).__name__.endswith("LayerNorm")
+            bias = getattr(module, "bias", None) if last else None
+            if isinstance(bias, nn.Parameter) and bias.shape == before.shape[1:]:
                 kept = bias.clone()
                 bias += 1
                 moved = self.pool(probe) - before
@@ -151,7 +211,7 @@ class BiEncoder(PairEncoder):
     def _similarities(self, pairs: TokenisedPairs, batch_tokens: int, progress: Progress) -> np.ndarray:
         cosines = np.empty(len(pairs), dtype=np.float32)
         for start in range(0, len(pairs), BLOCK_PAIRS):
-            used, places = np.unique(pairs.pairs[start : start + BLOCK_PAIRS], return_inverse=True)
+            used, places = np.unique(pairs.sides(slice(start, start + BLOCK_PAIRS)), return_inverse=True)
             vectors = torch.empty(len(used), self.width)
             self.encode(pairs, used, vectors.numpy(), batch_tokens, progress)
             first, second = vectors[places.reshape(-1, 2).T]
@@ -167,13 +227,18 @@ class BiEncoder(PairEncoder):
         pooling: str = "auto",
         layers: int | None = None,
         max_tokens: int | None = None,
+        prompt: str | Sequence[str] | None = None,
+        prompt_name: str | Sequence[str] | None = None,
     ) -> Self:
         """
         Args:
             source, description: the model folder.
-            pooling: "cls", "mean", or "auto": what the folder says, else cls.
+            pooling: a mode of sentence-transformers' Pooling, or "auto": what the folder says, else cls.
             layers: keep only this many first layers; None keeps all.
             max_tokens: tokens a sentence is cut to; None is what the folder says.
+            prompt: what to put before a sentence, or before a first and before a second one; None is what the folder
+                says.
+            prompt_name: a prompt of the folder's, or two, in the place of `prompt`.
 
         Raises:
             InputError: it is a cross-encoder, or asks for something this class lacks.
@@ -181,43 +246,82 @@ class BiEncoder(PairEncoder):
         if description.cross:
             raise InputError(f"{source.name}: is a cross-encoder, and a bi-encoder is needed")
         refuse(source, description)
-        if pooling == "auto":
-            pooling = description.pooling or "cls"
-        if pooling not in ("cls", "mean"):
-            raise InputError(
-                f"{source.name}: its pooling, {pooling!r:.80}, is not supported; set model.pooling to mean or cls"
+        used = _prompts(source, description, prompt, prompt_name)
+        if source.static:
+            if layers is not None:
+                raise InputError(f"{source.name}: {layers} layers asked for, and static embeddings have none")
+            backbone, tokenizer = st.load_static(source)
+            length, width = max_tokens or UNLIMITED, backbone.table.embedding_dim
+        else:
+            config, tokenizer, length = load_parts(
+                source, max_tokens or description.max_tokens, layers, description.lowercase, pair=False
             )
-        config, tokenizer, length = load_parts(
-            source, max_tokens or description.max_tokens, layers, description.lowercase
-        )
-        backbone = load_backbone(AutoModel, source, config)
-        return cls(backbone, tokenizer, length, pooling).eval()
+            backbone, width = load_backbone(AutoModel, source, config), config.hidden_size
+        head, guessed = st.load_modules(source, width, None if pooling == "auto" else pooling)
+        if guessed and tokenizer.cls_token_id is None:
+            raise InputError(
+                f"{source.name}: its files name no pooling, and its tokenizer has no [CLS]; set model.pooling to"
+                " lasttoken or mean"
+            )
+        prompts = Prompts(description.prompts, used)
+        encoder = cls(backbone, tokenizer, length, head, prompts, description.truncate_dim, guessed)
+        if encoder._prompt_length and used[0] != used[1]:
+            raise InputError(f"{source.name}: its pooling leaves the prompt out, which takes one prompt, not two")
+        return encoder.eval()
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        behind = [type(module).__name__ for module in [*self.head, *self._normalise][1:]]
+        return {"pooling": self.pooling, "guessed": self.pooling_guessed, "modules": behind, "dimensions": self.width,
+                **super().facts}  # fmt: skip
 
     def save(self, folder: Path) -> None:
-        """A sentence-transformers folder, in the layout that every version since 2.0 reads.
+        """A sentence-transformers folder, in the layout that every version since 2.0 reads, if it has the modules.
 
         Without these files a loader would take the mean for the pooling, silently. Without the pooler's weights, which
         nothing here uses, it would report the folder as incomplete.
         """
-        (pooler,) = self._pooler
-        weights = {f"pooler.{name}": weight for name, weight in pooler.state_dict().items()} if pooler else {}
-        self._save_backbone(folder, weights)
-        module = "sentence_transformers.models"
+        behind = [*self.head, *self._normalise]
+        if isinstance(self.backbone, st.StaticEmbeddings):
+            st.save_static(self.backbone, self.tokenizer, folder)
+            first, behind = "StaticEmbedding", behind[1:]  # which takes the mean by itself
+        else:
+            (pooler,) = self._pooler
+            self._save_backbone(
+                folder, {f"pooler.{name}": weight for name, weight in pooler.state_dict().items()} if pooler else {}
+            )
+            first = "Transformer"
+        modules = [{"idx": 0, "name": "0", "path": "", "type": f"sentence_transformers.models.{first}"}]
         files = {
-            "modules.json": [
-                {"idx": 0, "name": "0", "path": "", "type": f"{module}.Transformer"},
-                {"idx": 1, "name": "1", "path": "1_Pooling", "type": f"{module}.Pooling"},
-            ],
+            "modules.json": modules + st.save_modules(behind, folder),
             "sentence_bert_config.json": {"max_seq_length": self.max_tokens, "do_lower_case": False},
-            "1_Pooling/config.json": {
-                "word_embedding_dimension": self.backbone.config.hidden_size,
-                "pooling_mode_cls_token": self.pooling == "cls",
-                "pooling_mode_mean_tokens": self.pooling == "mean",
-                "pooling_mode_max_tokens": False,
-                "pooling_mode_mean_sqrt_len_tokens": False,
-            },
-            "config_sentence_transformers.json": {"similarity_fn_name": "cosine", "prompts": {}},
+            "config_sentence_transformers.json": {"similarity_fn_name": "cosine", **self.named_prompts.settings()}
+            | ({} if self.truncate_dim is None else {"truncate_dim": self.truncate_dim}),
         }
-        (folder / "1_Pooling").mkdir(exist_ok=True)
+        if isinstance(self.backbone, st.StaticEmbeddings):
+            del files["sentence_bert_config.json"]
         for name, content in files.items():
             (folder / name).write_text(json.dumps(content, indent=2), encoding="utf-8")
+
+
+def _prompts(
+    source: Source,
+    description: Description,
+    prompt: str | Sequence[str] | None,
+    prompt_name: str | Sequence[str] | None,
+) -> tuple[str, str]:
+    """What stands before a first and before a second sentence.
+
+    Raises:
+        InputError: the folder has no prompt of that name.
+    """
+    if prompt_name is not None:
+        names = [prompt_name] if isinstance(prompt_name, str) else list(prompt_name)
+        if missing := [name for name in names if name not in description.prompts]:
+            known = ", ".join(description.prompts) or "none"
+            raise InputError(f"{source.name}: has no prompt named {missing[0]!r:.80}; it has {known}")
+        prompt = [description.prompts[name] for name in names]
+    if prompt is None:
+        return description.default_prompts
+    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    return prompts[0], prompts[-1]

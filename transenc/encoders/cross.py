@@ -1,5 +1,8 @@
 """The cross-encoder: both sentences in one sequence; a pair's similarity is the sigmoid of one logit."""
 
+import json
+import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -24,6 +27,60 @@ class Logit(nn.Linear):
             return F.linear(x.float(), self.weight, self.bias)
 
 
+# For a new head on a decoder whose tokenizer puts nothing between two sentences: a line each, then its end of text.
+PAIR_TEMPLATE = "{% for m in messages %}{{ m['content'] }}{{ '\\n' if m['role'] == 'query' else 'EOS' }}{% endfor %}"
+
+
+def nothing_between(tokenizer: Any) -> bool:
+    """Whether two sentences are one text to the model."""
+    sides = tokenizer("a", "b").sequence_ids()
+    return sides.index(1) - sides.index(0) == sides.count(0)
+
+
+@dataclass(frozen=True)
+class Template:
+    """A chat template with the roles query and document, as rerankers have: sentence-transformers puts pairs into it.
+
+    Attributes:
+        before, between: text before the first and before the second sentence.
+        behind: tokens behind the second.
+    """
+
+    before: str
+    between: str
+    behind: list[int]
+
+    @classmethod
+    def of(cls, tokenizer: Any) -> Self | None:
+        """A tokenizer's template; None if it has none that shows both roles.
+
+        Raises:
+            InputError: its tokens are not those of its parts, one after another.
+        """
+        if not tokenizer.chat_template:
+            return None
+
+        def messages(query: str, document: str) -> list[dict[str, str]]:
+            return [{"role": "query", "content": query}, {"role": "document", "content": document}]
+
+        marks = "9173", "4268"
+        try:  # transformers renders it in a sandbox
+            text = tokenizer.apply_chat_template(messages(*marks), tokenize=False)
+        except Exception:  # as a template of other roles raises whatever it likes
+            return None
+        if any(text.count(mark) != 1 for mark in marks) or text.index(marks[0]) > text.index(marks[1]):
+            return None
+        before, between, behind = re.split("|".join(marks), text)
+        template = cls(before, between, tokenizer(behind, add_special_tokens=False)["input_ids"] if behind else [])
+        for pair in (("a b", "b"), ("Where is it?", "In the park.")):
+            whole = tokenizer.apply_chat_template(messages(*pair), tokenize=False)
+            parts = [before + pair[0], between + pair[1]]
+            ids = [tokenizer(part, add_special_tokens=False)["input_ids"] for part in (whole, *parts)]
+            if ids[0] != [*ids[1], *ids[2], *template.behind]:
+                raise InputError("tokenizer.json: tokens of its chat template span its parts, which is not supported")
+        return template
+
+
 class CrossEncoder(PairEncoder):
     """A transformers sequence classifier with one output.
 
@@ -34,12 +91,24 @@ class CrossEncoder(PairEncoder):
         backbone, tokenizer, max_tokens: as for `PairEncoder`; max_tokens is a pair's.
         symmetric: whether a pair's logit is the mean of (a, b)'s and (b, a)'s. It is kept in config.json, which other
             libraries read without it, as of one order.
+        prompts: what stands before the first sentence, and "".
+        template: what pairs are put into; its parts take the place of prompts and special tokens.
     """
 
     kind: ClassVar[str] = "cross"
 
-    def __init__(self, backbone: nn.Module, tokenizer: Any, max_tokens: int, symmetric: bool):
-        super().__init__(backbone, tokenizer, max_tokens, first_only=True)
+    def __init__(
+        self,
+        backbone: nn.Module,
+        tokenizer: Any,
+        max_tokens: int,
+        symmetric: bool,
+        prompts: tuple[str, str] = ("", ""),
+        template: Template | None = None,
+    ):
+        if template is not None:
+            prompts = template.before, template.between
+        super().__init__(backbone, tokenizer, max_tokens, True, prompts, None if template is None else template.behind)
         self.symmetric = symmetric
         for module in backbone.modules():
             if type(module) is nn.Linear and module.out_features == 1:
@@ -62,7 +131,7 @@ class CrossEncoder(PairEncoder):
     def _similarities(self, pairs: TokenisedPairs, batch_tokens: int, progress: Progress) -> np.ndarray:
         orders = 2 if self.symmetric else 1
         logits = np.empty(orders * len(pairs), dtype=np.float32)  # those of swapped pairs come second
-        lengths = np.tile(self.inputs.pair_lengths(*pairs.lengths[pairs.pairs].T), orders)
+        lengths = np.tile(self.inputs.pair_lengths(*pairs.lengths[pairs.sides()].T), orders)
 
         def run(group: np.ndarray) -> None:
             inputs = self.inputs.pairs(pairs, group % len(pairs), group >= len(pairs))
@@ -99,17 +168,53 @@ class CrossEncoder(PairEncoder):
             refuse(source, description)
         elif new_head is None:
             raise InputError(f"{source.name}: is no cross-encoder (it has no classification head)")
-        config, tokenizer, length = load_parts(source, max_tokens, layers, description.lowercase)
+        if source.static:
+            raise InputError(f"{source.name}: static embeddings see one word at a time, and make no cross-encoder")
+        config, tokenizer, length = load_parts(
+            source, max_tokens or (description.max_tokens if description.cross else None), layers,
+            description.lowercase, pair=True,
+        )  # fmt: skip
         if description.cross and config.num_labels != 1:
-            raise InputError(f"{source.name}: its head has {config.num_labels} outputs, and a score is one")
+            raise InputError(
+                f"{source.name}: its head has {config.num_labels} outputs, and a score is one; model.teachers takes one"
+                " of entailment"
+            )
         config.num_labels = 1
+        config.pad_token_id = tokenizer.pad_token_id  # by which decoders find the last token
         config.transenc_symmetric = description.symmetric if symmetric is None else symmetric
         # What sentence-transformers applies to the logit when it loads the folder.
         config.sentence_transformers = {"activation_fn": "torch.nn.modules.activation.Sigmoid"}
         head = None if description.cross else new_head
+        if source.base is not None:
+            head = new_head or 0  # the adapter has it, not its base
         backbone = load_backbone(AutoModelForSequenceClassification, source, config, head)
-        return cls(backbone, tokenizer, length, config.transenc_symmetric).eval()
+        template = Template.of(tokenizer) if description.template else None
+        if template is None:
+            tokenizer.chat_template = None  # sentence-transformers would put pairs into it
+            if not description.cross and nothing_between(tokenizer):
+                tokenizer.chat_template = PAIR_TEMPLATE.replace("EOS", tokenizer.eos_token or "")
+                template = Template.of(tokenizer)
+        elif description.default_prompts[0]:
+            raise InputError(f"{source.name}: has a chat template and a prompt, which are not supported together")
+        return cls(
+            backbone, tokenizer, length, config.transenc_symmetric, (description.default_prompts[0], ""), template
+        ).eval()
 
     def save(self, folder: Path) -> None:
         """A transformers folder, which sentence-transformers' `CrossEncoder` reads as it is."""
         self._save_backbone(folder)
+        if self.inputs.template or not self.prompts[0]:
+            return
+        text = {"text": {"method": "forward", "method_output_name": "logits"}}
+        files = {  # only so does it read a prompt
+            "modules.json": [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}],
+            "sentence_bert_config.json": {
+                "transformer_task": "sequence-classification", "modality_config": text, "module_output_name": "scores",
+            },
+            "config_sentence_transformers.json": {
+                "model_type": "CrossEncoder", "activation_fn": "torch.nn.modules.activation.Sigmoid",
+                "prompts": {"default": self.prompts[0]}, "default_prompt_name": "default",
+            },
+        }  # fmt: skip
+        for name, content in files.items():
+            (folder / name).write_text(json.dumps(content, indent=2), encoding="utf-8")

@@ -1,64 +1,74 @@
 """From tokens to a model's inputs: special tokens, truncation, segments, padding, mask.
 
-Sentences are tokenised once without special tokens (`transenc.data.tokens`); here they are framed as the model's own
-tokenizer would frame them, alone or in pairs, which differs by family: BERT joins with one [SEP] and marks segments,
-RoBERTa joins with </s></s> and marks none.
+Sentences are tokenised once without special tokens (`transenc.data.tokens`). Here they get those that the model's own
+tokenizer gives, alone or in pairs, which differ by family: BERT joins with one [SEP] and marks segments, RoBERTa joins
+with </s></s> and marks none, Qwen's puts one token behind a sentence and nothing between two.
+
+Padding is on the right whatever the tokenizer says: a model whose scores depend on the side is refused
+(`PairEncoder._try`).
 
 Axes: B sequences in a batch, L tokens in the longest.
 """
 
-from itertools import groupby
 from typing import Any
 
 import numpy as np
 import torch
 
 from transenc.data.tokens import TokenisedPairs
-from transenc.errors import InputError
 
 
 class ModelInputs:
-    """The frame that one tokenizer puts round its tokens.
+    """What one tokenizer puts round the tokens of a sentence and of a pair.
 
     Args:
         tokenizer: of the transformers library.
-        max_tokens: length to which a framed sequence is cut, special tokens included.
+        max_tokens: length to which a sequence is cut, special tokens included.
         segments: whether the model takes `token_type_ids`.
-
-    Raises:
-        InputError: max_tokens leaves no room for two tokens of text, or the tokenizer puts no frame round them.
+        behind_pairs: tokens that stand behind a pair, which has no other special ones: the end of a template whose
+            other parts are prompts of the two sentences. None: the tokenizer's own special tokens.
+        special: whether a sentence alone has special tokens.
     """
 
-    def __init__(self, tokenizer: Any, max_tokens: int, segments: bool):
-        self.pad, self.max_tokens, self.segments = tokenizer.pad_token_id, max_tokens, segments
-        # What stands before, between and behind is read off a probe, so that any family's own frame is right.
-        probe = tokenizer("a", "b", return_special_tokens_mask=True, return_token_type_ids=True)
-        tokens = zip(probe["special_tokens_mask"], probe["input_ids"], probe["token_type_ids"], strict=True)
-        runs = [(special, [token[1:] for token in run]) for special, run in groupby(tokens, key=lambda token: token[0])]
-        if [special for special, _ in runs] != [1, 0, 1, 0, 1]:
-            raise InputError("tokenizer.json: puts no special tokens before, between and behind two sentences")
-        before, first, between, second, behind = [run for _, run in runs]
-        self.before, self.between, self.behind = before, between, behind
-        self.types = first[0][1], second[0][1]
-        alone = tokenizer("a", return_special_tokens_mask=True)
-        inside = alone["special_tokens_mask"].index(0)
-        self.alone_before = [(token, 0) for token in alone["input_ids"][:inside]]
-        self.alone_behind = [(token, 0) for token in alone["input_ids"][inside + len(first) :]]
+    def __init__(
+        self, tokenizer: Any, max_tokens: int, segments: bool, behind_pairs: list[int] | None = None,
+        special: bool = True,
+    ):  # fmt: skip
+        self.pad, self.max_tokens, self.segments = tokenizer.pad_token_id or 0, max_tokens, segments
+        self.from_left = tokenizer.truncation_side == "left"
+        self.template = behind_pairs is not None
+        # What stands before, between and behind is read off a probe, so that any family's own is right.
+        self.before, self.between, self.behind = [], [], [(token, 0) for token in behind_pairs or ()]
+        self.types = 0, 0
+        if not self.template:
+            probe = tokenizer("a", "b", return_token_type_ids=True)
+            tokens = list(zip(probe.sequence_ids(), probe["input_ids"], probe["token_type_ids"], strict=True))
+            first, second = ([i for i, token in enumerate(tokens) if token[0] == side] for side in (0, 1))
+            parts = tokens[: first[0]], tokens[first[-1] + 1 : second[0]], tokens[second[-1] + 1 :]
+            self.before, self.between, self.behind = ([token[1:] for token in part] for part in parts)
+            self.types = tokens[first[0]][2], tokens[second[0]][2]
+        alone = tokenizer("a", add_special_tokens=special)
+        inside = [i for i, side in enumerate(alone.sequence_ids()) if side == 0]
+        self.alone_before = [(token, 0) for token in alone["input_ids"][: inside[0]]]
+        self.alone_behind = [(token, 0) for token in alone["input_ids"][inside[-1] + 1 :]]
 
     def single_lengths(self, lengths: np.ndarray) -> np.ndarray:
-        """Framed and cut length of a sentence of each of the given lengths."""
+        """Length, special tokens included, of a sentence of each of the given numbers of tokens, cut."""
         return np.minimum(lengths + len(self.alone_before) + len(self.alone_behind), self.max_tokens)
 
     def cut_pairs(self, first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """How many tokens of each sentence of a pair are kept.
 
         The longer one is cut until the two are equal, then both (the tokenizers library's "longest_first"; where an odd
-        number is left, the second of two equal ones keeps one more).
+        number is left, the second of two equal ones keeps one more). In a template the end is cut.
 
         Args:
             first, second: [B] token counts.
         """
         room = self.max_tokens - len(self.before) - len(self.between) - len(self.behind)
+        if self.template:
+            first = np.minimum(first, room)
+            return first, np.minimum(second, room - first)
         short, long = np.minimum(first, second), np.maximum(first, second)
         long = np.where(short + long > room, np.maximum(short, room - short), long)
         both = short + long > room
@@ -66,7 +76,7 @@ class ModelInputs:
         return np.where(first > second, long, short), np.where(first > second, short, long)
 
     def pair_lengths(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        """Framed and cut length of pairs whose sentences have the given token counts."""
+        """Length, special tokens included, of pairs whose sentences have the given numbers of tokens, cut."""
         first, second = self.cut_pairs(first, second)
         return first + second + len(self.before) + len(self.between) + len(self.behind)
 
@@ -74,7 +84,7 @@ class ModelInputs:
         """The model's inputs for sentences on their own, each [B, L] int64, L being what the longest needs."""
         room = self.max_tokens - len(self.alone_before) - len(self.alone_behind)
         rows = [
-            [(self.alone_before, None), (pairs.tokens(s)[:room], 0), (self.alone_behind, None)]
+            [(self.alone_before, None), (self._cut(pairs.tokens(s), room), 0), (self.alone_behind, None)]
             for s in sentences.tolist()
         ]
         return self._batch(rows)
@@ -87,21 +97,23 @@ class ModelInputs:
             rows: [B] pair numbers.
             swapped: [B] bool, which pairs to swap.
         """
-        sides = pairs.pairs[rows]
-        sides = np.where(swapped[:, None], sides[:, ::-1], sides)
+        sides = pairs.sides(rows, swapped)
         first, second = self.cut_pairs(*pairs.lengths[sides].T)
         return self._batch(
             [
                 [
                     (self.before, None),
-                    (pairs.tokens(a)[:n], self.types[0]),
+                    (self._cut(pairs.tokens(a), n), self.types[0]),
                     (self.between, None),
-                    (pairs.tokens(b)[:m], self.types[1]),
+                    (self._cut(pairs.tokens(b), m), self.types[1]),
                     (self.behind, None),
                 ]
                 for (a, b), n, m in zip(sides.tolist(), first.tolist(), second.tolist(), strict=True)
             ]
         )
+
+    def _cut(self, tokens: np.ndarray, count: int) -> np.ndarray:
+        return tokens[max(0, len(tokens) - count) :] if self.from_left else tokens[:count]
 
     def _batch(self, rows: list[list[tuple[Any, int | None]]]) -> dict[str, torch.Tensor]:
         """Pad on the right. A part is tokens of one segment, or (None) special tokens that bring theirs along."""

@@ -2,9 +2,11 @@
 
 import re
 import warnings
+from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from tokenizers import normalizers
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 
@@ -19,6 +21,10 @@ VOCABULARIES = (
 )  # without one, transformers makes a tokenizer up
 UNKNOWN = "\N{SNOWMAN}"
 LAYERS = 1000  # at most; what config.json asks for is built before its weights are looked at
+# Model types that number positions from the padding id + 1, which leaves that many fewer than the table has.
+OFFSET_POSITIONS = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer", "luke", "xmod")
+ENCODER_HALF = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel"}  # of encoder-decoders
+UNLIMITED = 2**20  # tokens; what a tokenizer without a limit says is above
 
 
 def refuse(source: Source, description: Description) -> None:
@@ -30,7 +36,9 @@ def refuse(source: Source, description: Description) -> None:
         raise InputError(f"{source.name}: has {description.unsupported}, which is not supported; take another model")
 
 
-def load_parts(source: Source, max_tokens: int | None, layers: int | None, lowercase: bool) -> tuple[Any, Any, int]:
+def load_parts(
+    source: Source, max_tokens: int | None, layers: int | None, lowercase: bool, pair: bool
+) -> tuple[Any, Any, int]:
     """A model's configuration, its tokenizer, and the length it cuts to.
 
     Args:
@@ -38,18 +46,21 @@ def load_parts(source: Source, max_tokens: int | None, layers: int | None, lower
         max_tokens: tokens to truncate to; None: the most that the model and its tokenizer allow.
         layers: keep this many of the first layers; None keeps all.
         lowercase: bring text to lower case, as sentence-transformers does with such a folder.
+        pair: whether a sequence is a pair, which takes room for two sentences.
 
     Raises:
         InputError: more tokens or layers than the model has, or files that transformers cannot make a model of.
     """
-    if not any(path for pattern in VOCABULARIES for path in source.folder.glob(pattern)):
+    own = any(path for pattern in VOCABULARIES for path in source.folder.glob(pattern))
+    of_tokenizer = source if own or source.base is None else source.base
+    if not own and source.base is None:
         raise InputError(
             f"{source.name}: there is no tokenizer in this folder (none of {', '.join(VOCABULARIES)}); save it there"
             " with tokenizer.save_pretrained"
         )
     try:  # by default transformers asks on the terminal whether to run code of the model
-        config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
-        tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False)
+        config = AutoConfig.from_pretrained((source.base or source).folder, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(of_tokenizer.folder, trust_remote_code=False)
     except Exception as error:  # whatever it stumbles over in files of others
         raise InputError(f"{source.name}: {reason(error)}") from error
     if getattr(config, "quantization_config", None) is not None:
@@ -59,18 +70,38 @@ def load_parts(source: Source, max_tokens: int | None, layers: int | None, lower
     for key in ("auto_map", "transformers_weights"):  # they name code, and weights that may be pickled
         vars(config).pop(key, None)
     config._attn_implementation = None  # one that is named may be fetched from the hub, as code
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions is None or not tokenizer.is_fast or None in (tokenizer.pad_token_id, tokenizer.cls_token_id):
-        raise InputError(f"{source.name}: {config.model_type} with this tokenizer is no encoder of BERT's kind")
+    if getattr(config, "use_cache", False) and not hasattr(config, "is_decoder"):
+        config.use_cache = False  # of a decoder, which would keep keys and values for a token that never comes
+    if not isinstance(getattr(config, "vocab_size", None), int) or not isinstance(
+        getattr(config, "num_hidden_layers", None), int
+    ):
+        raise InputError(f"{source.name}: {config.model_type} is no model of text with layers, which is needed here")
+    if config.is_encoder_decoder and (pair or config.model_type not in ENCODER_HALF):
+        raise InputError(
+            f"{source.name}: {config.model_type} is an encoder-decoder; of these, {', '.join(ENCODER_HALF)} are read,"
+            " as bi-encoders"
+        )
+    if not tokenizer.is_fast:
+        raise InputError(f"{source.name}: its tokenizer has no fast form (tokenizer.json), which is needed here")
+    if tokenizer.pad_token_id is None:
+        raise InputError(
+            f"{source.name}: its tokenizer has no padding token; set pad_token in tokenizer_config.json, as a rule to"
+            f" its end of text ({tokenizer.eos_token})"
+        )
     if not 1 <= config.num_hidden_layers <= LAYERS:
         raise InputError(f"{source.name}: config.json says {config.num_hidden_layers} layers; 1 to {LAYERS} are read")
     if not (type(tokenizer.model_max_length) in (int, float) and tokenizer.model_max_length >= 1):
         raise InputError(f"{source.name}: model_max_length={tokenizer.model_max_length!r:.80} must be at least 1")
-    highest = max(*tokenizer.get_vocab().values(), *tokenizer("a", "a")["input_ids"])
+    highest = max([*tokenizer.get_vocab().values(), *tokenizer("a", "a")["input_ids"]])
     if highest >= config.vocab_size:
         raise InputError(
             f"{source.name}: its tokenizer gives ids up to {highest}, and vocab_size is {config.vocab_size};"
             " take the tokenizer that belongs to these weights"
+        )
+    if tokenizer.cls_token_id is not None and tokenizer.cls_token_id not in tokenizer("a")["input_ids"]:
+        raise InputError(
+            f"{source.name}: its tokenizer puts no {tokenizer.cls_token} before a text; take the tokenizer that belongs"
+            " to these weights"
         )
     if layers is not None:
         if not 1 <= layers <= config.num_hidden_layers:
@@ -78,10 +109,13 @@ def load_parts(source: Source, max_tokens: int | None, layers: int | None, lower
         config.num_hidden_layers = layers
         if getattr(config, "layer_types", None):
             config.layer_types = config.layer_types[:layers]
-    # RoBERTa and its like number positions from the padding id + 1, which leaves that many fewer than the table has.
-    longest = min(tokenizer.model_max_length, positions if tokenizer.model_max_length <= positions else positions - 2)
+    positions = getattr(config, "max_position_embeddings", None) or UNLIMITED
+    offset = 2 if config.model_type in OFFSET_POSITIONS else 0
+    longest = int(min(tokenizer.model_max_length, positions - offset))
     if max_tokens is not None and max_tokens > longest:
-        raise InputError(f"{source.name}: max_tokens={max_tokens}, but the model reads {longest} at most")
+        if max_tokens > positions - offset:
+            raise InputError(f"{source.name}: max_tokens={max_tokens}, but the model reads {longest} at most")
+        longest = max_tokens  # the folder's own limit, which goes before the tokenizer's
     special = tokenizer.num_special_tokens_to_add(pair=True)
     if (max_tokens or longest) < special + 2:
         raise InputError(
@@ -102,6 +136,13 @@ def load_parts(source: Source, max_tokens: int | None, layers: int | None, lower
     return config, tokenizer, max_tokens or longest
 
 
+def saved_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a folder that `PairEncoder.save` wrote."""
+    if (folder / "tokenizer_config.json").is_file():
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    return PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))  # of static embeddings
+
+
 def lowercasing(tokenizer: Any) -> Any:
     """The tokenizer with one step before its others, which brings text to lower case.
 
@@ -110,12 +151,17 @@ def lowercasing(tokenizer: Any) -> Any:
     backend = tokenizer.backend_tokenizer
     steps = [] if backend.normalizer is None else [backend.normalizer]
     backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *steps])
-    kept = {name: getattr(tokenizer, name) for name in ("model_max_length", "model_input_names", "padding_side")}
+    kept = {
+        name: getattr(tokenizer, name)
+        for name in ("model_max_length", "model_input_names", "padding_side", "truncation_side", "chat_template")
+    }
     return PreTrainedTokenizerFast(tokenizer_object=backend, **tokenizer.special_tokens_map, **kept)
 
 
 def load_backbone(auto: Any, source: Source, config: Any, new_head: int | None = None) -> torch.nn.Module:
     """Weights in fp32, all of them the model's own, but for those of a new head, or of a pooler that nothing uses.
+
+    A LoRA adapter is merged into its base model.
 
     Args:
         auto: AutoModel, or AutoModelForSequenceClassification.
@@ -125,11 +171,15 @@ def load_backbone(auto: Any, source: Source, config: Any, new_head: int | None =
     Raises:
         InputError: the weights are missing, unreadable, not numbers, or not those that `config` describes.
     """
+    if source.base is not None:
+        return _with_adapter(load_backbone(auto, source.base, config, new_head), source)
+    if config.model_type in ENCODER_HALF:
+        auto = getattr(transformers, ENCODER_HALF[config.model_type])
     held = sum(path.stat().st_size for path in source.weights)
     state = read_pickled(source) if source.pickled else None
     try:
         with torch.device("meta"):  # missing weights would be allocated first
-            described = auto.from_config(config)
+            described = auto.from_config(config) if hasattr(auto, "from_config") else auto(config)
         if (numbers := sum(weight.numel() for weight in described.parameters())) > held:
             raise ValueError(f"config.json describes {numbers:.3g} of them, the files have {held:,} bytes")
         with torch.random.fork_rng(devices=[]):
@@ -160,6 +210,24 @@ def load_backbone(auto: Any, source: Source, config: Any, new_head: int | None =
         if not weight.isfinite().all():
             raise InputError(f"{source.name}: {name} holds NaN or infinite values; copy it again")
     return backbone
+
+
+def _with_adapter(backbone: torch.nn.Module, source: Source) -> torch.nn.Module:
+    try:
+        from peft import PeftModel
+    except ImportError:
+        raise InputError(f"{source.name}: a LoRA adapter, which takes 'pip install peft'") from None
+    try:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            adapted = PeftModel.from_pretrained(backbone, str(source.folder))
+        if lost := [str(warning.message) for warning in said if "missing adapter keys" in str(warning.message)]:
+            raise ValueError(lost[0])
+        return adapted.merge_and_unload()
+    except Exception as error:
+        raise InputError(
+            f"{source.name}: its LoRA adapter does not fit {source.base.name} ({reason(error)})"
+        ) from error
 
 
 def read_pickled(source: Source) -> dict[str, torch.Tensor]:

@@ -1,5 +1,6 @@
 """Scored sets of pairs, and the metrics of encoders on them, for training runs and for `transenc.evaluate`."""
 
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,9 +19,11 @@ from transenc.metrics import compute_metrics
 from transenc.model_folder import Source
 from transenc.progress import Progress
 from transenc.results import METRIC_NAMES, Row
-from transenc.stages.models import load, score
+from transenc.stages.models import load, read_as, score
 from transenc.stages.pairs import read, tokenise
 from transenc.stages.training import average
+
+log = logging.getLogger("transenc")
 
 MAX_NAME_BYTES = 200  # in a set's name. A file name may have 255, and some are made of this and the encoder's
 KNOWN_DATASETS = (*published.PUBLISHED, *hub.HUB)
@@ -122,6 +125,7 @@ class Evaluation:
         self.store, self.data, self.dataset, self.progress = store, data, Path(paths.dataset), progress
         self.accelerator = device_of(trainer.accelerator)
         _check_processes()
+        self.models: list[dict[str, Any]] = []  # named by the configuration: `key`, `name`, and what was read
         self.scoring = {"batch_tokens": trainer.score_tokens, "accelerator": self.accelerator}
 
     def read(self, name: str, scored: bool) -> Artifact:
@@ -175,18 +179,35 @@ class Evaluation:
 
     def load(self, kind: str, source: Source, key: str, **settings: Any) -> Artifact:
         """The model that the configuration names under `key`. Its fingerprint is of the bytes of its files."""
-        config = {
-            "kind": kind,
+        config = self._identity(source, key) | {"kind": kind, "settings": settings}
+        artifact = self.store(load, config, progress=self.progress, title=f"load {key.removeprefix('model.')}")
+        encoder = artifact.facts["encoder"]
+        name = source.name.partition("#")[0]
+        self.models.append({"key": key, "name": name, "kind": kind, **encoder, "read_as": read_as(encoder)})
+        if encoder.get("guessed"):
+            log.warning(
+                "%s=%s: its files name no pooling, and [CLS] is taken (sentence-transformers would take the mean); set"
+                " model.pooling to cls or mean",
+                key,
+                name,
+            )
+        return artifact
+
+    def _identity(self, source: Source, key: str) -> dict[str, Any]:
+        """What a model counts by in a fingerprint, and where it is."""
+        return {
             "source": source,
             "key": key,
-            "settings": settings,
             "state": source.state(),  # before the files are read
-            "identity": [[str(path.relative_to(source.folder)), file_digest(path)] for path in source.files],
+            "identity": [[name, file_digest(path)] for name, path in source.files.items()],
         }
-        return self.store(load, config, progress=self.progress, title=f"load {key.removeprefix('model.')}")
 
     def tokens(self, pairs: Artifact, model: Artifact, title: str) -> Artifact:
-        config = {"tokenizer": model.facts["tokenizer"], "folder": str(model.path)}
+        config = {
+            "tokenizer": model.facts["tokenizer"],
+            "folder": str(model.path),
+            "prompts": model.facts["encoder"]["prompts"],
+        }
         return self.store(tokenise, config, pairs, progress=self.progress.at(title), title=f"tokenise {title}")
 
     def score(self, model: Artifact, pairs: Artifact, place: str, title: str, precision: str = "32-true") -> Artifact:

@@ -5,7 +5,7 @@ centre  -> a bi-encoder's folder, its embeddings mean-centred
 score   -> raw.npy, scores.npy: one encoder's cosines or logits for one set of pairs, and the scores they make
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from transenc.artifacts import Artifact, file_digest, stage
 from transenc.data.tokens import TokenisedPairs
 from transenc.errors import InputError
 from transenc.metrics import compute_metrics, main_metric_name
-from transenc.model_folder import Source, describe, find
+from transenc.model_folder import Source, find
 from transenc.progress import Progress
 from transenc.results import METRIC_NAMES, percent
 from transenc.stages.pairs import Config, Facts
@@ -48,10 +48,27 @@ def find_model(key: str, name: str) -> Source:
 
 def model_facts(folder: Path, encoder: "PairEncoder") -> Facts:
     # Two models have the same tokenizer if this file is the same. The lengths to which they cut are in another file.
-    return {"kind": encoder.kind, "tokenizer": file_digest(folder / "tokenizer.json")}
+    return {"kind": encoder.kind, "tokenizer": file_digest(folder / "tokenizer.json"), "encoder": encoder.facts}
 
 
-@stage(version=3, ignore=("source", "key", "state"))
+def read_as(facts: Mapping[str, Any]) -> str:
+    """How a model is read, from an encoder's `facts`, on one line."""
+    parts: list[str] = []
+    if "pooling" in facts:
+        parts.append(f"{facts['pooling']} pooling" + "".join(f", {module}" for module in facts["modules"]))
+        parts.append(f"{facts['dimensions']} dimensions")
+    first, second = facts["prompts"]
+    if first or second:
+        parts.append(f"prompt {first!r}" if first == second else f"prompts {first!r} and {second!r}")
+    parts += [
+        f"{facts['max_tokens']:,} tokens",
+        f"{facts['layers']} layers",
+        f"{facts['parameters'] / 1e6:.1f}M parameters",
+    ]
+    return ", ".join(parts)
+
+
+@stage(version=4, ignore=("source", "key", "state"))
 def load(out: Path, config: Config, progress: Progress) -> Facts:
     """The model that a person named, as the kind of encoder it will be, in our own folder layout."""
     source, settings = config["source"], config["settings"]
@@ -62,15 +79,14 @@ def load(out: Path, config: Config, progress: Progress) -> Facts:
     except InputError as error:
         raise InputError(f"{config['key']}={error}") from None
     encoder.save(out)
-    summary, facts = source.name.partition("#")[0], {}
+    facts = model_facts(out, encoder)
+    summary = f"{source.name.partition('#')[0]}: {read_as(facts['encoder'])}"
     if config["kind"] == "bi":
-        default = settings["pooling"] == "auto" and describe(source.folder).pooling is None
-        summary += f", {encoder.pooling} pooling{' (the default)' if default else ''}"
-        facts = {"can_be_centred": encoder.shift() is not None}
-    return {**model_facts(out, encoder), **facts, "summary": summary}
+        facts["can_be_centred"] = encoder.shift() is not None
+    return {**facts, "summary": summary}
 
 
-@stage(version=1, ignore=("batch_tokens", "accelerator"))
+@stage(version=2, ignore=("batch_tokens", "accelerator"))
 def centre(out: Path, config: Config, progress: Progress, model: Artifact, tokens: Artifact) -> Facts:
     """A bi-encoder whose embeddings are mean-centred over the sentences of the pool."""
     from transenc.encoders.bi import CENTRING_SENTENCES, BiEncoder

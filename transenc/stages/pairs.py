@@ -160,17 +160,17 @@ def gold(out: Path, config: Config, progress: Progress, *artifacts: Artifact) ->
     return {**facts, **label_statistics(labels), "clamped": 0.0, **_account(facts, shared[rows], dropped)}
 
 
-@stage(version=1, ignore=("folder",))
+@stage(version=2, ignore=("folder",))
 def tokenise(out: Path, config: Config, progress: Progress, pairs: Artifact) -> Facts:
-    """The tokens of a set of pairs; models that share a tokenizer share them."""
-    from transformers import AutoTokenizer
+    """The tokens of a set of pairs; models that share a tokenizer and prompts share them."""
+    from transenc.encoders.loading import saved_tokenizer
 
     quiet()
-    tokenizer = AutoTokenizer.from_pretrained(config["folder"], trust_remote_code=False)
+    tokenizer, prompts = saved_tokenizer(Path(config["folder"])), tuple(config["prompts"])
     sentences = sentences_of(pairs)
     gold = np.load(pairs / "gold.npy") if (pairs / "gold.npy").exists() else None
-    with progress.bar("tokenise", len(sentences), "sentence") as bar:
-        tokens = tokenise_pairs(sentences, np.load(pairs / "pairs.npy"), tokenizer, gold, bar.update)
+    with progress.bar("tokenise", len(sentences) * len(set(prompts)), "sentence") as bar:
+        tokens = tokenise_pairs(sentences, np.load(pairs / "pairs.npy"), tokenizer, gold, bar.update, prompts)
     tokens.save(out)
     facts = {"binary": pairs.facts["binary"]} if gold is not None else {}
     return {**facts, "tokens": len(tokens.ids), "summary": f"{len(tokens.ids):,} tokens"}

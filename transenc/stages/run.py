@@ -18,12 +18,12 @@ from transenc.artifacts import Artifact, Store
 from transenc.config.schema import Centre, Failure, Precision, Select, Start, Teachers, Train, listed
 from transenc.errors import InputError
 from transenc.metrics import varies
-from transenc.model_folder import describe
 from transenc.progress import Progress
 from transenc.results import Row
 from transenc.stages.evaluation import Evaluation, Member, digest_of, task_name
 from transenc.stages.models import centre, find_model
 from transenc.stages.pairs import corpus, embed, flatten, gather, gold, mine
+from transenc.stages.teachers import predict, read_scores
 from transenc.stages.training import label, train
 
 log = logging.getLogger("transenc")
@@ -37,6 +37,7 @@ REMEDIES = {  # by the cause of a failed training
     "nan": "lower distill.{kind}.learning_rate, or set trainer.precision=32-true",
     "chance": "try another distill.{kind}.learning_rate, or raise distill.{kind}.min_steps",
 }
+TEACHER_TOKENS = 64  # of a pair, by which trainer.score_tokens makes a batch size for fixed teachers
 HEAD_SEEDS = 1_000_003  # between the seeds of two members' new heads, so that no other run has the same
 
 
@@ -62,6 +63,7 @@ class Stages(Evaluation):
         super().__init__(store, cfg.data, cfg.paths, cfg.trainer, progress)
         self.cfg = cfg
         self.failures: list[dict[str, Any]] = []
+        self.teachers = [] if cfg.model.teachers is None else listed(cfg.model.teachers)
         self.precision = precision_of(cfg.trainer.precision, self.accelerator)
         self.select = cfg.distill.select
         if self.select is Select.auto:
@@ -104,6 +106,8 @@ class Stages(Evaluation):
         if kind == "bi":
             settings = {
                 "pooling": per_member(model.pooling),
+                "prompt": per_member(model.bi_prompt) if len(names) > 1 else [model.bi_prompt],
+                "prompt_name": per_member(model.bi_prompt_name) if len(names) > 1 else [model.bi_prompt_name],
                 "layers": per_member(model.bi_layers),
                 "max_tokens": per_member(model.bi_max_tokens),
             }
@@ -131,7 +135,7 @@ class Stages(Evaluation):
         """Whether a bi-encoder is centred before the loop, or after each training."""
         if self.cfg.distill.centre is not Centre.auto:
             return self.cfg.distill.centre
-        return Centre.starts if describe(member.artifact.path).pooling == "cls" else Centre.students
+        return Centre.starts if member.artifact.facts["encoder"]["pooling"] == "cls" else Centre.students
 
     def trained(self, encoders: Mapping[str, Sequence[Member]]) -> list[str]:
         """The kinds that can score: all but an initial cross-encoder with a new head."""
@@ -186,7 +190,8 @@ class Stages(Evaluation):
         return centred
 
     def label(self, encoders: Mapping[str, Sequence[Member]], teacher: str, pool: Artifact, iteration: int) -> Artifact:
-        """Labels for the pool: the teachers' average, or the human scores that came with it.
+        """Labels for the pool: the teachers' average, or the human scores that came with it. Fixed teachers label in
+        each iteration.
 
         Raises:
             InputError: the labels are nearly constant.
@@ -196,6 +201,8 @@ class Stages(Evaluation):
         kinds = [teacher] if self.cfg.distill.teachers is Teachers.other else self.trained(encoders)
         members = [member for kind in kinds for member in encoders[kind]]
         scored = [self.score(m.artifact, pool, m.place, "pool", self.precision) for m in members]
+        if iteration:
+            scored += [self._fixed_scores(name, pool) for name in self.teachers]
         config = {"average": self.cfg.distill.average.name}
         title = f"{iteration}/{teacher} label"
         labels = self.store(label, config, *scored, progress=self.progress, title=title)
@@ -206,6 +213,21 @@ class Stages(Evaluation):
                 " encoder that tells these pairs apart (model.bi, model.pooling), or other pairs"
             )
         return labels
+
+    def _fixed_scores(self, name: str, pool: Artifact) -> Artifact:
+        """A fixed teacher's scores of the pool: a model's, or those in a file."""
+        key, title = "model.teachers", f"teacher {task_name(name)}"
+        if os.path.isfile(name):
+            form = self._format(name, True) | {"score_min": 0.0, "score_max": 1.0, "binary": False}
+            config = {"file": name, "digest": digest_of(Path(name)), "format": form, "ordered": self.data.ordered}
+            return self.store(read_scores, config, pool, progress=self.progress, title=title)
+        source = find_model(key, name)
+        config = self._identity(source, key) | {
+            "ordered": self.data.ordered,
+            "batch_size": max(1, self.cfg.trainer.score_tokens // TEACHER_TOKENS),
+            "accelerator": self.accelerator,
+        }
+        return self.store(predict, config, pool, progress=self.progress.at("teacher"), title=title)
 
     def train(self, initial: Member, previous: Member, pool: Artifact, labels: Artifact, iteration: int) -> Member:
         """One student of an iteration, trained on the labels.

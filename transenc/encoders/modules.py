@@ -1,0 +1,165 @@
+"""What stands behind a bi-encoder's backbone: modules of sentence-transformers, loaded and saved as it does.
+
+Axes: B sequences in a batch, L tokens in the longest, D width of the backbone, E of an embedding.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sentence_transformers.sentence_transformer import modules as st
+from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutput
+
+from transenc.errors import InputError
+from transenc.model_folder import MAX_CONFIG_VALUE, Module, Source
+
+CLASSES = {name: getattr(st, name) for name in ("Pooling", "Dense", "LayerNorm", "Normalize", "Dropout")}
+# Keys of a pooling's config.json as every version of sentence-transformers reads them, in the order in which several
+# poolings are joined. The last two came with version 2.3.
+LEGACY_POOLING = {
+    "cls": "pooling_mode_cls_token",
+    "max": "pooling_mode_max_tokens",
+    "mean": "pooling_mode_mean_tokens",
+    "mean_sqrt_len_tokens": "pooling_mode_mean_sqrt_len_tokens",
+    "weightedmean": "pooling_mode_weightedmean_tokens",
+    "lasttoken": "pooling_mode_lasttoken",
+}
+
+
+class StaticEmbeddings(nn.Module):
+    """A table of word embeddings in the place of a transformer: its hidden states do not depend on one another."""
+
+    def __init__(self, table: nn.Embedding):
+        super().__init__()
+        self.table = table
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> BaseModelOutput:
+        """[B, L] token numbers to [B, L, D]."""
+        return BaseModelOutput(last_hidden_state=self.table(input_ids))
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.table
+
+    def set_input_embeddings(self, table: nn.Module) -> None:
+        self.table = table
+
+
+def pooling_of(modes: str | Sequence[str], width: int, include_prompt: bool = True) -> Any:
+    """sentence-transformers' Pooling of hidden states of D = `width`."""
+    return st.Pooling(width, modes if isinstance(modes, str) else tuple(modes), include_prompt=include_prompt)
+
+
+def load_modules(source: Source, width: int, pooling: str | None) -> tuple[list[Any], bool]:
+    """The modules behind the first.
+
+    Args:
+        source: the model folder.
+        width: D.
+        pooling: takes the place of the folder's; None: what the folder says, else cls.
+
+    Returns:
+        The modules, a pooling first, and whether that one was guessed.
+
+    Raises:
+        InputError: a module's files are damaged, or it does not fit to the one before it.
+    """
+    found = [module for module in source.modules if module.name in CLASSES]
+    modules: list[Any] = []
+    if not any(module.name == "Pooling" for module in found):
+        modules.append(pooling_of(pooling or ("mean" if source.static else "cls"), width))
+    for module in found:
+        if module.name == "Pooling" and pooling is not None:
+            modules.append(pooling_of(pooling, width))
+        else:
+            modules.append(_load(source, module))
+    size = width
+    for module in modules:
+        takes = next((getattr(module, key) for key in ("embedding_dimension", "in_features", "dimension")
+                      if hasattr(module, key)), size)  # fmt: skip
+        if takes != size:
+            name = type(module).__name__
+            raise InputError(
+                f"{source.name}: its {name} takes {takes} numbers, and what stands before it gives {size}; take the"
+                f" {name} that belongs to this model"
+            )
+        size = module.get_embedding_dimension() if hasattr(module, "get_embedding_dimension") else size
+    return modules, pooling is None and not found and not source.static
+
+
+def _load(source: Source, module: Module) -> Any:
+    path = module.folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if any(isinstance(value, int) and abs(value) > MAX_CONFIG_VALUE for value in config.values()):
+            raise ValueError("config.json has a size beyond any encoder")
+        for key in ("module_input_name", "module_output_name"):
+            if config.get(key) not in (None, "sentence_embedding"):
+                raise ValueError(f"{key}={config[key]!r:.80}, and only sentence_embedding is supported")
+        loaded = CLASSES[module.name].load(str(module.folder), local_files_only=True)
+        if any(not weight.isfinite().all() for weight in loaded.parameters()):
+            raise ValueError("holds NaN or infinite values")
+    except Exception as error:  # whatever it stumbles over in files of others
+        words = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"{source.name}: its {module.name} in {module.folder.name} cannot be loaded ({words})"
+        ) from error
+    return loaded.float()
+
+
+def load_static(source: Source) -> tuple[StaticEmbeddings, Any]:
+    """A static embedding, and its tokenizer as one of transformers'.
+
+    Raises:
+        InputError: its files are damaged.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    try:
+        loaded = st.StaticEmbedding.load(str(source.folder), local_files_only=True)
+        weights = loaded.embedding.weight.detach().float()
+        if not weights.isfinite().all():
+            raise ValueError("holds NaN or infinite values")
+    except Exception as error:
+        words = " ".join(str(error).split())[:200]
+        raise InputError(f"{source.name}: its StaticEmbedding cannot be loaded ({words})") from error
+    loaded.tokenizer.no_truncation()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=loaded.tokenizer)
+    return StaticEmbeddings(nn.Embedding.from_pretrained(weights, freeze=False)), tokenizer
+
+
+def save_static(backbone: StaticEmbeddings, tokenizer: Any, folder: Path) -> None:
+    st.StaticEmbedding(tokenizer.backend_tokenizer, embedding_weights=backbone.table.weight.detach()).save(str(folder))
+
+
+def _pooling_config(module: Any) -> dict[str, Any]:
+    modes = (module.pooling_mode,) if isinstance(module.pooling_mode, str) else tuple(module.pooling_mode)
+    if modes != tuple(mode for mode in LEGACY_POOLING if mode in modes):
+        config = module.get_config_dict()  # an order of joined poolings that only sentence-transformers 5.4 can name
+    else:
+        config = {"word_embedding_dimension": module.embedding_dimension}
+        config |= {key: mode in modes for mode, key in LEGACY_POOLING.items()}
+    return config | ({} if module.include_prompt else {"include_prompt": False})
+
+
+def save_modules(modules: Sequence[Any], folder: Path) -> list[dict[str, Any]]:
+    """Write modules into numbered folders.
+
+    Returns:
+        Their entries of modules.json, by the names of types that every version of sentence-transformers reads.
+    """
+    entries = []
+    for number, module in enumerate(modules, 1):
+        name = type(module).__name__
+        path = f"{number}_{name}"
+        (folder / path).mkdir(exist_ok=True)
+        if name == "Pooling":
+            config = _pooling_config(module)
+            (folder / path / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+        else:
+            module.save(str(folder / path))
+        entries.append(
+            {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{name}"}
+        )
+    return entries

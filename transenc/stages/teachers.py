@@ -1,0 +1,133 @@
+"""The stages of fixed teachers, which label beside the loop's own encoders and are never trained:
+
+predict      -> scores.npy: a model's scores of the pool, by sentence-transformers, which runs any kind of model
+read_scores  -> scores.npy: scores of the pool out of a file
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from transenc.artifacts import Artifact, stage
+from transenc.data.files import Format, read_file
+from transenc.encoders.loading import reason
+from transenc.errors import InputError
+from transenc.model_folder import Source, describe
+from transenc.progress import Progress
+from transenc.stages.pairs import Config, Facts, label_statistics, sentences_of
+from transenc.terminal import quiet
+
+CHUNK = 2048  # pairs or sentences between two steps of the progress bar
+
+
+@stage(version=1, ignore=("source", "key", "state", "batch_size", "accelerator"))
+def predict(out: Path, config: Config, progress: Progress, pool: Artifact) -> Facts:
+    """A fixed model's scores in [0, 1]: a bi-encoder's cosines, the sigmoid of a cross-encoder's logit, or the
+    probability of entailment of a classifier of natural language inference.
+    """
+    source: Source = config["source"]
+    sentences, pairs = sentences_of(pool), np.load(pool / "pairs.npy")
+    try:
+        if describe(source).cross:
+            scores = _scores_of_cross(source, config, progress, [(sentences[a], sentences[b]) for a, b in pairs])
+        else:
+            scores = _scores_of_bi(source, config, progress, sentences, pairs)
+    except InputError as error:
+        raise InputError(f"{config['key']}={error}") from None
+    if not np.isfinite(scores).all():
+        raise InputError(f"{config['key']}={source.name}: scores some pairs NaN; take another model")
+    return _finished(out, scores)
+
+
+def _scores_of_cross(source: Source, config: Config, progress: Progress, pairs: Sequence[Any]) -> np.ndarray:
+    from sentence_transformers import CrossEncoder
+
+    model: Any = _loaded(CrossEncoder, source, config)
+    entailment = None
+    if model.num_labels != 1:
+        labels = getattr(model.config, "id2label", {})
+        found = [number for number, name in labels.items() if str(name).lower().startswith("entail")]
+        if len(found) != 1:
+            raise InputError(
+                f"{source.name}: its head has {model.num_labels} outputs ({', '.join(map(str, labels.values()))}), and"
+                " none is called entailment (id2label in config.json); take a model with one output"
+            )
+        entailment = int(found[0])
+    raw = _in_chunks(
+        progress, "pair", pairs,
+        lambda part: model.predict(
+            part, batch_size=config["batch_size"], activation_fn=torch.nn.Identity(), convert_to_tensor=True,
+            show_progress_bar=False,
+        ),
+    )  # fmt: skip
+    scores = torch.sigmoid(raw) if entailment is None else torch.softmax(raw, -1)[:, entailment]
+    return scores.numpy()
+
+
+def _scores_of_bi(
+    source: Source, config: Config, progress: Progress, sentences: Sequence[str], pairs: np.ndarray
+) -> np.ndarray:
+    from sentence_transformers import SentenceTransformer
+
+    model: Any = _loaded(SentenceTransformer, source, config)
+
+    def embed(encode: Any) -> torch.Tensor:
+        options = {"batch_size": config["batch_size"], "convert_to_tensor": True, "show_progress_bar": False}
+        vectors = _in_chunks(progress, "sentence", sentences, lambda part: encode(part, **options))
+        return torch.nn.functional.normalize(vectors, dim=-1)
+
+    if config["ordered"]:
+        first, second = embed(model.encode_query), embed(model.encode_document)
+    else:
+        first = second = embed(model.encode)
+    numbers = torch.from_numpy(pairs.astype(np.int64))
+    return (first[numbers[:, 0]] * second[numbers[:, 1]]).sum(-1).numpy()
+
+
+def _loaded(kind: Any, source: Source, config: Config) -> Any:
+    quiet()
+    try:
+        return kind(str(source.root), device=config["accelerator"], trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # whatever it stumbles over in files of others
+        raise InputError(f"{source.name}: sentence-transformers cannot load it ({reason(error)})") from error
+
+
+def _in_chunks(progress: Progress, unit: str, items: Sequence[Any], run: Callable[[list[Any]], Any]) -> torch.Tensor:
+    """`run` on some items at a time; float32, on the CPU."""
+    parts = []
+    with progress.bar("predict", len(items), unit) as bar:
+        for start in range(0, len(items), CHUNK):
+            part = list(items[start : start + CHUNK])
+            parts.append(run(part).float().cpu())
+            bar.update(len(part))
+    return torch.cat(parts)
+
+
+@stage(version=1, ignore=("file",))
+def read_scores(out: Path, config: Config, progress: Progress, pool: Artifact) -> Facts:
+    """Scores in [0, 1] of the pool's pairs, found by their sentences."""
+    key, form = f"model.teachers={config['file']}", Format(**config["format"])
+    ordered, found = config["ordered"], {}
+    for pair in read_file(Path(config["file"]), form):
+        sides = pair.sentence1.strip(), pair.sentence2.strip()
+        found.setdefault(sides if ordered else tuple(sorted(sides)), pair.score)
+    sentences = [sentence.strip() for sentence in sentences_of(pool)]
+    pairs = [(sentences[a], sentences[b]) for a, b in np.load(pool / "pairs.npy")]
+    keys = pairs if ordered else [tuple(sorted(pair)) for pair in pairs]
+    if missing := [pair for pair, sides in zip(pairs, keys, strict=True) if sides not in found]:
+        first, second = missing[0]
+        raise InputError(
+            f"{key}: has no score for {len(missing):,} of the pool's {len(pairs):,} pairs, {first[:40]!r} and"
+            f" {second[:40]!r} first; a file of scores holds every pair (data.path, or labels/ of another run)"
+        )
+    return _finished(out, np.array([found[sides] for sides in keys], dtype=np.float32))
+
+
+def _finished(out: Path, scores: np.ndarray) -> Facts:
+    np.save(out / "scores.npy", scores.astype(np.float32))
+    statistics = label_statistics(scores)
+    summary = f"{len(scores):,} pairs, mean {statistics['mean']:.2f}, standard deviation {statistics['std']:.2f}"
+    return {**statistics, "summary": summary}
