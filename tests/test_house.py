@@ -23,7 +23,7 @@ ORDER = [  # each may import those before it, never those after
     ["report.__main__"],
     ["data.files", "data.tokens"],
     ["data.published", "data.hub", "data.mining", "data.module"],
-    ["encoders.used_rows", "encoders.inputs", "encoders.cpu_layers", "encoders.losses"],
+    ["encoders.lora", "encoders.used_rows", "encoders.inputs", "encoders.cpu_layers", "encoders.losses"],
     ["encoders.loading", "encoders.modules"],
     ["encoders.base"],
     ["encoders.bi", "encoders.cross"],

@@ -75,6 +75,15 @@ class Source:
         """Whether it is a table of word embeddings, without a transformer."""
         return bool(self.modules) and self.modules[0].name == "StaticEmbedding"
 
+    @property
+    def public(self) -> tuple[str, str | None]:
+        """Its name on the hub, and the revision if one was named; or its folder, and None."""
+        name = self.name.partition("#")[0]
+        if name.startswith("package://") or os.path.isdir(os.path.expanduser(name)):
+            return str(self.root.resolve()), None
+        name, _, revision = name.partition("@")
+        return name, revision or None
+
     def state(self) -> list[tuple[int, ...]]:
         """What differs once a file has been written to, or another has taken its place, even if that is undone."""
         found = [path.stat() for path in self.files.values()]
@@ -220,6 +229,12 @@ class Description:
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompts: tuple[str, str] = ("", "")
     truncate_dim: int | None = None
+
+
+def name_base(path: Path, base: str, revision: str | None) -> None:
+    """Say in a LoRA adapter's adapter_config.json which model it adapts, see `Source.public`."""
+    settings = _json(path) | {"base_model_name_or_path": base, "revision": revision}
+    path.write_text(json.dumps(settings, indent=2, sort_keys=True), encoding="utf-8")
 
 
 def describe(source: Source) -> Description:

@@ -21,9 +21,11 @@ import numpy as np
 
 from transenc import distributed
 from transenc.artifacts import Artifact, lock, replacing
-from transenc.config.schema import Direction, Select, Train, Verbosity, listed
+from transenc.config.schema import Adapters, Direction, Select, Train, Verbosity, listed
 from transenc.errors import InputError
 from transenc.model_card import as_code, card, public_name
+from transenc.model_folder import ADAPTER as ADAPTER_CONFIG
+from transenc.model_folder import Source, name_base
 from transenc.progress import Progress
 from transenc.report.page import write_report
 from transenc.report.run import flat
@@ -34,6 +36,7 @@ from transenc.stages.evaluation import Member
 from transenc.stages.models import read_as
 from transenc.stages.pairs import sentences_of
 from transenc.stages.run import Stages
+from transenc.stages.training import ADAPTER
 from transenc.trackers import Trackers
 
 log = logging.getLogger("transenc")
@@ -126,7 +129,10 @@ class RunWriter:
         warnings = {m.name: text for m in members if (text := warning(m, self.rows, stages.select, tasks))}
         for member in members:
             folder = self.files.path(model_path(member.name))
-            copy_model(member.artifact.path, folder, self._card(member, stages, pool, warnings.get(member.name)))
+            source = stages.model_sources[f"model.{member.kind}", member.number]
+            adapter = self.cfg.distill.adapters is Adapters.separate and (member.artifact / ADAPTER).exists()
+            copied = member.artifact / ADAPTER if adapter else member.artifact.path
+            copy_model(copied, folder, self._card(member, stages, pool, warnings.get(member.name)), source)
         if not self.cfg.save_predictions:  # otherwise all are written already
             self.write_predictions(members, stages)
         self.files.sweep()
@@ -275,11 +281,20 @@ def write_pairs(path: Path, pairs: Artifact, **columns: np.ndarray) -> None:
             writer.writerow((sentences[first], sentences[second], *(f"{value:.9g}" for value in values)))
 
 
-def copy_model(source: Path, folder: Path, card: str) -> None:
-    """A model folder for people: the artifact's files without its record and curve, and a card."""
+def copy_model(source: Path, folder: Path, card: str, base: Source) -> None:
+    """A model folder for people: the artifact's files without its record and curve, and a card.
+
+    Args:
+        source: the artifact's folder, or that of its adapter.
+        folder: to write.
+        card: its README.md.
+        base: the initial model, which an adapter names.
+    """
     aside = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(aside, ignore_errors=True)
-    shutil.copytree(source, aside, ignore=shutil.ignore_patterns("artifact.json", "curve.jsonl"))
+    shutil.copytree(source, aside, ignore=shutil.ignore_patterns("artifact.json", "curve.jsonl", ADAPTER))
+    if (aside / ADAPTER_CONFIG).exists():
+        name_base(aside / ADAPTER_CONFIG, *base.public)
     (aside / "README.md").write_text(card, encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)

@@ -148,7 +148,7 @@ class TrainingCallback(pl.Callback):
             return False
         return distributed.broadcast(time.monotonic() - self.checkpoint_time >= INTERVAL_SECONDS)
 
-    def write_checkpoint(self, trainer: pl.Trainer, step: int, student: pl.LightningModule) -> None:
+    def write_checkpoint(self, trainer: pl.Trainer, step: int, student: Any) -> None:
         if self.checkpoint is None:
             return
         self.flush()
@@ -160,7 +160,7 @@ class TrainingCallback(pl.Callback):
         self.checkpoint.write(
             {
                 "step": step,
-                "student": student.state_dict(),
+                "student": student.trained_state(),
                 "optimizer": trainer.optimizers[0].state_dict(),
                 "schedule": trainer.lr_scheduler_configs[0].scheduler.state_dict(),
                 "random": random,
@@ -182,7 +182,7 @@ class TrainingCallback(pl.Callback):
             )
         if self.resumed is None:
             return
-        student.load_state_dict(self.resumed["student"])
+        student.load_state_dict(self.resumed["student"], strict=False)  # of LoRA it is not all
         self.steps_done = self.resumed["step"]
         self.result.best, self.best_step = self.resumed["best"], self.resumed["best step"]
         self.best_weights = self.resumed["best weights"]
@@ -220,7 +220,7 @@ class TrainingCallback(pl.Callback):
         self._add({"step": step, "selection": score})
         if self.result.best is None or math.isnan(self.result.best) or score > self.result.best:
             self.result.best, self.best_step = score, step
-            self.best_weights = {name: weight.detach().clone() for name, weight in student.state_dict().items()}
+            self.best_weights = {name: weight.detach().clone() for name, weight in student.trained_state().items()}
 
     def _add(self, row: dict[str, float]) -> None:
         self.result.curve.append(row)
@@ -229,7 +229,7 @@ class TrainingCallback(pl.Callback):
     def restore_best(self, student: PairEncoder) -> None:
         """Put the best weights back into the student."""
         if self.best_weights is not None:
-            student.load_state_dict(self.best_weights)
+            student.load_state_dict(self.best_weights, strict=False)
             self.result.step = self.best_step
 
 
@@ -294,8 +294,8 @@ def train(
         except torch.OutOfMemoryError:
             raise InputError(
                 f"a batch of {datamodule.batch_size} pairs does not fit into the GPU's memory at step"
-                f" {callback.steps_done + trainer.global_step}; lower distill.{student.kind}.batch_size, or"
-                f" model.{student.kind}_max_tokens, now {student.max_tokens}"
+                f" {callback.steps_done + trainer.global_step}; lower distill.{student.kind}.micro_batch_size, which"
+                f" changes no gradient, or model.{student.kind}_max_tokens, now {student.max_tokens}"
             ) from None
         except TrainingFailed:  # from its checkpoint it would fail again
             callback.remove_checkpoint()

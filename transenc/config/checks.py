@@ -5,13 +5,25 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from transenc.config.schema import Centre, Direction, Evaluate, Pooling, Select, Train, TrainingConfig, listed
+from transenc.config.schema import (
+    Adapters,
+    Centre,
+    Direction,
+    Evaluate,
+    Pooling,
+    Select,
+    Start,
+    Train,
+    TrainingConfig,
+    listed,
+)
 from transenc.errors import InputError, nearest
 
 Rule = tuple[str, Any, bool, str]  # a key, its value, whether the value is valid, and what is valid
 
 MODELS = "a hub name, a folder, package://..., or a list of them"
 MAX_MIN_STEPS = 1_000_000  # the order of their pairs is held in memory
+MAX_LORA_RANK = 1024  # as wide as a layer of many encoders
 MAX_NUMBER = 2**32
 
 
@@ -69,6 +81,7 @@ def check(cfg: Train) -> None:
         rules += _training_rules("distill.cross", distill.cross)
     _hold(rules)
     _check_members(cfg)
+    _check_adapters(cfg)
     shares = (data.mining.random, data.mining.nearest, data.mining.lexical)
     if min(shares) < 0 or sum(shares) == 0:
         raise InputError("data.mining: the shares random, nearest, lexical must be at least 0, and one of them above")
@@ -132,12 +145,42 @@ def _training_rules(key: str, training: TrainingConfig) -> list[Rule]:
             f"from 0 to {MAX_MIN_STEPS:,}",
         ),
         (f"{key}.batch_size", training.batch_size, training.batch_size >= 1, "at least 1"),
+        (
+            f"{key}.micro_batch_size",
+            training.micro_batch_size,
+            training.micro_batch_size is None or training.micro_batch_size >= 1,
+            "at least 1, or null",
+        ),
+        (
+            f"{key}.lora_rank",
+            training.lora_rank,
+            0 <= training.lora_rank <= MAX_LORA_RANK,
+            f"from 0 to {MAX_LORA_RANK}",
+        ),
         (f"{key}.learning_rate", training.learning_rate, training.learning_rate > 0, "above 0"),
         (f"{key}.warmup", training.warmup, 0 <= training.warmup < 1, "at least 0 and below 1"),
         (f"{key}.weight_decay", training.weight_decay, training.weight_decay >= 0, "at least 0"),
         (f"{key}.clip", training.clip, training.clip >= 0, "at least 0"),
         (f"{key}.eval_steps", training.eval_steps, training.eval_steps >= 0, "at least 0"),
     ]
+
+
+def _check_adapters(cfg: Train) -> None:
+    """An adapter fits the initial model as others find it, so nothing else of that may have changed."""
+    distill, model = cfg.distill, cfg.model
+    if distill.adapters is Adapters.merged:
+        return
+    for key, good in (
+        ("distill.bi.lora_rank above 0", "bi" not in distill.direction.students or distill.bi.lora_rank > 0),
+        ("distill.cross.lora_rank above 0", "cross" not in distill.direction.students or distill.cross.lora_rank > 0),
+        ("distill.start=base", distill.start is Start.base),
+        ("distill.centre=none", distill.centre is Centre.none),
+        ("distill.symmetric=false", not distill.symmetric),
+        ("model.bi_layers=null", listed(model.bi_layers) == [None]),
+        ("model.cross_layers=null", listed(model.cross_layers) == [None]),
+    ):
+        if not good:
+            raise InputError(f"distill.adapters=separate: an adapter fits the initial model as it is; set {key}")
 
 
 def _check_members(cfg: Train) -> None:

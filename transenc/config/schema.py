@@ -96,6 +96,13 @@ class Select(Enum):
     last = "no selection: the last checkpoint of the last iteration"
 
 
+class Adapters(Enum):
+    """What a student trained with LoRA is handed out as."""
+
+    merged = "a whole model, the adapter added to its weights"
+    separate = "the adapter, which needs the initial model beside it"
+
+
 class Failure(Enum):
     """What to do if a training fails after all retries: its loss is NaN, or its scores are nearly constant."""
 
@@ -226,6 +233,9 @@ class TrainingConfig:
     epochs: int  # passes over the labelled pairs
     min_steps: int  # at least this many steps, over few pairs by several passes an epoch; 0: no minimum
     batch_size: int  # pairs per optimiser step
+    micro_batch_size: int | None  # pairs of a batch in memory at once, computed twice; null: all, once
+    gradient_checkpointing: bool  # keep each layer's input only, and compute the rest again for the gradient
+    lora_rank: int  # rank of LoRA adapters, trained in place of the weights, and a head; 0: train all weights
     learning_rate: float  # peak learning rate of AdamW
     warmup: float  # share of the steps in which the learning rate rises from 0; then it falls linearly to 0
     weight_decay: float  # of AdamW, but not on biases and normalisation weights
@@ -252,6 +262,7 @@ class Distill:
     centre: Centre
     symmetric: bool  # the cross-encoder's logit is the mean over both orders of a pair, unless data.ordered
     select: Select
+    adapters: Adapters
     holdout: float  # share of the pool that is held out for selection by agreement
     retries: int  # how many times a failed training without a known cause is repeated with another seed
     failure: Failure

@@ -19,11 +19,13 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from transenc.data.tokens import TokenisedPairs, number_sentences, tokenise
 from transenc.encoders.cpu_layers import speed_up
 from transenc.encoders.inputs import ModelInputs
 from transenc.encoders.loading import reason
+from transenc.encoders.lora import add_lora, save_adapter
 from transenc.encoders.losses import pair_loss
 from transenc.encoders.used_rows import UsedRows
 from transenc.errors import InputError
@@ -65,6 +67,7 @@ class PairEncoder(pl.LightningModule, ABC):
     """
 
     kind: ClassVar[str]  # "bi" or "cross"
+    sequences_per_pair: ClassVar[int]  # that the backbone sees
 
     def __init__(
         self,
@@ -89,6 +92,9 @@ class PairEncoder(pl.LightningModule, ABC):
             None  # set before training, as `steps` is; scoring needs neither
         )
         self.steps = 0  # of the whole training, those of an interrupted run included
+        self.part_size: int | None = None  # sequences whose activations are held at once in training; None: a batch's
+        self._adapted: Any = None  # peft's model around the backbone, while there is LoRA
+        self._first_only = first_only
 
     # What the two differ in.
 
@@ -112,6 +118,49 @@ class PairEncoder(pl.LightningModule, ABC):
         """Sequences to run through the backbone to score these pairs, as `score` reports progress in."""
 
     # Training.
+
+    def add_lora(self, rank: int) -> None:
+        """Train LoRA adapters of a rank instead of the backbone's own weights, see `transenc.encoders.lora`."""
+        self._adapted = [add_lora(self.backbone, rank)]  # in a list, or its parameters would be registered twice
+        speed_up(self.backbone, self._first_only)
+
+    def merge_lora(self) -> None:
+        """Add what the adapters learnt to the backbone's weights."""
+        (adapted,) = self._adapted
+        self.backbone, self._adapted = adapted.merge_and_unload(), None
+        self.backbone.requires_grad_(True)
+        speed_up(self.backbone, self._first_only)
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """The state of what is trained: of an encoder with LoRA its adapters and head, else all."""
+        state = self.state_dict()
+        if self._adapted is None:
+            return state
+        return {name: state[name] for name, weight in self.named_parameters() if weight.requires_grad}
+
+    def checkpoint_layers(self) -> None:
+        """Keep each layer's input only, and compute the rest again for the gradient (gradient checkpointing)."""
+        if not getattr(self.backbone, "supports_gradient_checkpointing", False):
+            name = type(self.backbone).__name__
+            raise InputError(
+                f"distill.{self.kind}.gradient_checkpointing: a {name} does not support it; set it to false"
+            )
+        self.backbone.activation_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+
+    def in_parts(self, run: Callable[[dict[str, Tensor]], Tensor], inputs: dict[str, Tensor]) -> Tensor:
+        """`run(inputs)`, in training by `part_size` sequences at a time.
+
+        The activations of a part are dropped and computed again for its gradient, so that memory holds those of one
+        part at a time. The gradient is the whole batch's, whatever the loss.
+        """
+        count = len(inputs["input_ids"])
+        if self.part_size is None or self.part_size >= count or not torch.is_grad_enabled():
+            return run(inputs)
+        parts = [
+            {name: tensor[start : start + self.part_size] for name, tensor in inputs.items()}
+            for start in range(0, count, self.part_size)
+        ]
+        return torch.cat([checkpoint(run, part, use_reentrant=False) for part in parts])  # type: ignore[list-item]
 
     def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
         """The loss of B pairs against their teacher's labels, [B] float32 in [0, 1]."""
@@ -265,10 +314,23 @@ class PairEncoder(pl.LightningModule, ABC):
     def save(self, folder: Path) -> None:
         """Write a complete, public model folder."""
 
+    @abstractmethod
+    def _save_modules(self, folder: Path) -> None:
+        """Write what sentence-transformers reads beside the backbone."""
+
+    def save_adapter(self, folder: Path) -> None:
+        """Write the LoRA adapter as a model folder, whose adapter_config.json has yet to name the base model."""
+        save_adapter(self._adapted[0], folder)
+        self._save_tokenizer(folder)
+        self._save_modules(folder)
+
     def _save_backbone(self, folder: Path, more: Mapping[str, Tensor] = MappingProxyType({})) -> None:
         """The backbone's weights, and `more` by name, its configuration and tokenizer."""
-        self.tokenizer.model_max_length = self.max_tokens
         self.backbone.save_pretrained(folder, state_dict={**self.backbone.state_dict(), **more})  # type: ignore[operator]
+        self._save_tokenizer(folder)
+
+    def _save_tokenizer(self, folder: Path) -> None:
+        self.tokenizer.model_max_length = self.max_tokens
         self.tokenizer.save_pretrained(folder)
         path = folder / "tokenizer_config.json"
         config = json.loads(path.read_text(encoding="utf-8"))

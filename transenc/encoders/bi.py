@@ -61,6 +61,7 @@ class BiEncoder(PairEncoder):
     """
 
     kind: ClassVar[str] = "bi"
+    sequences_per_pair: ClassVar[int] = 2
 
     def __init__(
         self,
@@ -105,6 +106,9 @@ class BiEncoder(PairEncoder):
 
     def pool(self, inputs: dict[str, Tensor]) -> Tensor:
         """[B, E] float32 sentence embeddings as they come."""
+        return self.in_parts(self._pool, inputs)
+
+    def _pool(self, inputs: dict[str, Tensor]) -> Tensor:
         hidden = self.backbone(**inputs).last_hidden_state  # [B, L, D]
         with torch.autocast(self.device.type, enabled=False):
             features = {"token_embeddings": hidden.float(), "attention_mask": inputs["attention_mask"]}
@@ -281,16 +285,18 @@ class BiEncoder(PairEncoder):
         Without these files a loader would take the mean for the pooling, silently. Without the pooler's weights, which
         nothing here uses, it would report the folder as incomplete.
         """
-        behind = [*self.head, *self._normalise]
         if isinstance(self.backbone, st.StaticEmbeddings):
             st.save_static(self.backbone, self.tokenizer, folder)
-            first, behind = "StaticEmbedding", behind[1:]  # which takes the mean by itself
         else:
             (pooler,) = self._pooler
             self._save_backbone(
                 folder, {f"pooler.{name}": weight for name, weight in pooler.state_dict().items()} if pooler else {}
             )
-            first = "Transformer"
+        self._save_modules(folder)
+
+    def _save_modules(self, folder: Path) -> None:
+        static = isinstance(self.backbone, st.StaticEmbeddings)  # which take the mean by themselves
+        first, behind = "StaticEmbedding" if static else "Transformer", [*self.head, *self._normalise][static:]
         modules = [{"idx": 0, "name": "0", "path": "", "type": f"sentence_transformers.models.{first}"}]
         files = {
             "modules.json": modules + st.save_modules(behind, folder),
@@ -298,7 +304,7 @@ class BiEncoder(PairEncoder):
             "config_sentence_transformers.json": {"similarity_fn_name": "cosine", **self.named_prompts.settings()}
             | ({} if self.truncate_dim is None else {"truncate_dim": self.truncate_dim}),
         }
-        if isinstance(self.backbone, st.StaticEmbeddings):
+        if static:
             del files["sentence_bert_config.json"]
         for name, content in files.items():
             (folder / name).write_text(json.dumps(content, indent=2), encoding="utf-8")

@@ -29,6 +29,8 @@ def speed_up(backbone: Any, first_only: bool) -> None:
 
     Parameters, their names, and what is saved stay as they are. On other devices transformers' own layers run.
 
+    With LoRA adapters transformers' own layers run too.
+
     Args:
         backbone: a transformers model.
         first_only: whether only the first token's last hidden state is read; it is then the only one that comes out.
@@ -40,6 +42,9 @@ def speed_up(backbone: Any, first_only: bool) -> None:
     if backbone.config.model_type not in FAMILY:
         return
     encoder = backbone.base_model.encoder
+    if _adapted(encoder):
+        vars(encoder).pop("forward", None)  # here the weights alone are read, not what an adapter adds to them
+        return
     elsewhere = encoder.forward
 
     def forward(self: Any, hidden_states: Tensor, attention_mask: Tensor | None = None, **more: Any) -> Any:
@@ -51,6 +56,11 @@ def speed_up(backbone: Any, first_only: bool) -> None:
         return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=hidden)
 
     encoder.forward = MethodType(forward, encoder)
+
+
+def _adapted(encoder: nn.Module) -> bool:
+    """Whether a layer of peft's stands in the place of one of its linear layers."""
+    return any(name.rpartition(".")[2] == "base_layer" for name, _ in encoder.named_modules())
 
 
 def run(layers: nn.ModuleList, embedded: Tensor, mask: Tensor | None, first_only: bool, dtype: torch.dtype) -> Tensor:

@@ -96,6 +96,7 @@ class CrossEncoder(PairEncoder):
     """
 
     kind: ClassVar[str] = "cross"
+    sequences_per_pair: ClassVar[int] = 1
 
     def __init__(
         self,
@@ -116,7 +117,7 @@ class CrossEncoder(PairEncoder):
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
         """[B] logits of B pairs."""
-        return self.backbone(**inputs).logits[:, 0].float()
+        return self.in_parts(lambda part: self.backbone(**part).logits[:, 0].float(), inputs)
 
     def to_score(self, raw: Tensor) -> Tensor:
         """The logit's sigmoid, in (0, 1)."""
@@ -174,7 +175,7 @@ class CrossEncoder(PairEncoder):
             source, max_tokens or (description.max_tokens if description.cross else None), layers,
             description.lowercase, pair=True,
         )  # fmt: skip
-        if description.cross and config.num_labels != 1:
+        if description.cross and source.base is None and config.num_labels != 1:
             raise InputError(
                 f"{source.name}: its head has {config.num_labels} outputs, and a score is one; model.teachers takes one"
                 " of entailment"
@@ -203,17 +204,26 @@ class CrossEncoder(PairEncoder):
     def save(self, folder: Path) -> None:
         """A transformers folder, which sentence-transformers' `CrossEncoder` reads as it is."""
         self._save_backbone(folder)
-        if self.inputs.template or not self.prompts[0]:
-            return
-        text = {"text": {"method": "forward", "method_output_name": "logits"}}
-        files = {  # only so does it read a prompt
+        if self.prompts[0] and not self.inputs.template:
+            self._save_modules(folder)
+
+    def _save_modules(self, folder: Path) -> None:
+        """Without them it reads neither a prompt nor an adapter."""
+        modality = {kind: {"method": "forward", "method_output_name": "logits"} for kind in ("text", "message")}
+        if self.inputs.template:
+            modality["message"]["format"] = "flat"
+        else:
+            del modality["message"]
+        prompts = {"default": self.prompts[0]} if self.prompts[0] and not self.inputs.template else {}
+        files = {
             "modules.json": [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}],
             "sentence_bert_config.json": {
-                "transformer_task": "sequence-classification", "modality_config": text, "module_output_name": "scores",
+                "transformer_task": "sequence-classification", "modality_config": modality,
+                "module_output_name": "scores",
             },
             "config_sentence_transformers.json": {
                 "model_type": "CrossEncoder", "activation_fn": "torch.nn.modules.activation.Sigmoid",
-                "prompts": {"default": self.prompts[0]}, "default_prompt_name": "default",
+                "prompts": prompts, "default_prompt_name": next(iter(prompts), None),
             },
         }  # fmt: skip
         for name, content in files.items():

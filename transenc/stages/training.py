@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("transenc")
 
+ADAPTER = "adapter"  # folder in a student's
+
 
 @stage(version=2)
 def label(out: Path, config: Config, progress: Progress, *scored: Artifact) -> Facts:
@@ -88,14 +90,15 @@ class Selection:
         return main_metric(similarities(encoder, self.pairs, self.config), self.truth, self.binary)
 
 
-@stage(version=5, ignore=("batch_tokens",))
+@stage(version=6, ignore=("batch_tokens",))
 @distributed.collective
 def train(
     out: Path, config: Config, progress: Progress, student: Artifact, tokens: Artifact, labels: Artifact, *dev: Artifact
 ) -> Facts:
     """A student trained on the labels. It keeps its best checkpoint by the selection that `config` names, or its last.
 
-    Of a failed training only the curve is kept, and the facts `failed`, the reason, and `cause`.
+    Of a failed training only the curve is kept, and the facts `failed`, the reason, and `cause`. What was trained with
+    LoRA is kept twice: as a model, and as its adapter (in `ADAPTER`).
     """
     from transenc.checkpoint import Checkpoint
     from transenc.data.module import PairDataModule
@@ -108,6 +111,13 @@ def train(
     encoder.optimizer_config = OptimizerConfig(
         settings["loss"], settings["learning_rate"], settings["warmup"], settings["weight_decay"]
     )
+    if settings["lora_rank"]:
+        torch.manual_seed(seed)
+        encoder.add_lora(settings["lora_rank"])
+    if settings["micro_batch_size"] is not None:
+        encoder.part_size = settings["micro_batch_size"] * encoder.sequences_per_pair
+    if settings["gradient_checkpointing"]:
+        encoder.checkpoint_layers()
     pairs, targets = TokenisedPairs.load(tokens.path), np.load(labels / "labels.npy")
     selection: Selection | None = None
     if config["select"] == "dev":
@@ -167,6 +177,10 @@ def train(
                 progress=bar.update,
             )
             encoder.to(config["accelerator"])
+            if settings["lora_rank"]:
+                if not distributed.rank():
+                    encoder.save_adapter(out / ADAPTER)
+                encoder.merge_lora()
             if "centre" in config:
                 encoder.centre(pairs, config["batch_tokens"])
                 if selection is not None:
