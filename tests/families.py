@@ -197,6 +197,7 @@ PARTS: dict[str, Callable[[], Parts]] = {
     "mistral": _mistral,
     "llama": _llama,
 }
+DECODERS = ("qwen3", "mistral", "llama")  # which read from left to right
 ENCODERS = ["bert", "roberta", "xlm-roberta", "mpnet", "distilbert", "electra", "deberta", "deberta-v2", "modernbert"]
 
 
@@ -338,3 +339,8 @@ FOLDERS: dict[str, Callable[[Path], Path]] = {
         folder, "mistral", "lasttoken", _module("Normalize"), prompts=PROMPTS
     ),
 }  # fmt: skip
+
+
+def pooling_for(name: str) -> dict[str, str]:
+    """What a person has to say of a folder that says nothing."""
+    return {} if name in FOLDERS else {"pooling": "lasttoken" if name in DECODERS else "mean"}

@@ -1,28 +1,26 @@
 """Every family and every module: scores as sentence-transformers', an iteration of the loop, an export that loads."""
 
+import importlib.util
+from pathlib import Path
+
 import numpy as np
 import pandas
 import pytest
 import torch
 from conftest import PAIRS
-from families import FOLDERS, PARTS, build
+from families import FOLDERS, PARTS, build, pooling_for
 from sentence_transformers import CrossEncoder as TheirCrossEncoder
 from sentence_transformers import SentenceTransformer
 
+from transenc.data.tokens import number_sentences
 from transenc.encoders import BiEncoder, CrossEncoder
 
-DECODERS = ("qwen3", "mistral", "llama")
 QUICK = ["bert", "qwen3", "gemma3_text", "Dense", "a default prompt", "StaticEmbedding"]
 BI = [*PARTS, *FOLDERS]
 
 
 def some_slow(names):
     return [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in names]
-
-
-def pooling_for(name):
-    """What a person has to say of a folder that says nothing."""
-    return {} if name in FOLDERS else {"pooling": "lasttoken" if name in DECODERS else "mean"}
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +38,6 @@ def folders(tmp_path_factory):
 
 
 def raw_scores(encoder, batch_tokens=4096):
-    from transenc.data.tokens import number_sentences
-
     return encoder.score(encoder.tokenise(*number_sentences(PAIRS)), batch_tokens)
 
 
@@ -100,3 +96,24 @@ def test_an_iteration_runs_and_sentence_transformers_scores_what_comes_out_as_th
         if kind == "cross":
             theirs = 1 / (1 + np.exp(-theirs))
         np.testing.assert_allclose(theirs, predictions.score, atol=2e-5)
+
+
+@pytest.mark.slow
+def test_the_tables_of_the_page_are_as_measured():
+    spec = importlib.util.spec_from_file_location("page", Path(__file__).parents[1] / "docs" / "encoders.py")
+    page = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(page)
+    text = page.PAGE.read_text(encoding="utf-8")
+    assert page.rendered(text) == text, "run python docs/encoders.py"
+
+
+@pytest.mark.parametrize("name", ["qwen3", *some_slow(["gemma3_text", "mistral", "llama"])])
+def test_scores_of_decoders_in_bf16_are_those_in_fp32_to_its_two_digits(folders, name):
+    for encoder in (BiEncoder.load(folders(name), **pooling_for(name)), CrossEncoder.load(folders(name), new_head=1)):
+        tokens = encoder.tokenise(*number_sentences(PAIRS))
+        exact, quick = (encoder.score(tokens, precision=precision) for precision in ("32-true", "bf16-mixed"))
+        assert exact.dtype == quick.dtype == np.float32
+        assert not np.array_equal(exact, quick)
+        assert not np.array_equal(quick, torch.from_numpy(quick).bfloat16().float().numpy())
+        exact, quick = (encoder.to_score(torch.from_numpy(raw)) for raw in (exact, quick))
+        torch.testing.assert_close(quick, exact, atol=0.06, rtol=0)

@@ -158,3 +158,25 @@ def test_a_pooler_that_the_source_lacks_is_made_and_always_the_same(models, tmp_
     first, second = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "other"))
     assert first == second
     assert set(load_file(tmp_path / "one" / "model.safetensors")) == set(weights)
+
+
+def dependent(name, folder):
+    """A tiny model of a family whose scores depend on padding."""
+    import transformers as hf
+    from families import SIZE, VOCABULARY
+
+    sizes = dict(SIZE) if name != "FNetConfig" else {k: v for k, v in SIZE.items() if k != "num_attention_heads"}
+    more = {
+        "ConvBertConfig": {"embedding_size": 32, "head_ratio": 1, "conv_kernel_size": 3},
+        "NystromformerConfig": {"num_landmarks": 8, "segment_means_seq_len": 8},
+        "FNetConfig": {},
+    }[name]
+    torch.manual_seed(0)
+    AutoModel.from_config(getattr(hf, name)(**sizes, **more)).save_pretrained(folder)
+    hf.BertTokenizer(vocab=VOCABULARY, model_max_length=64).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["ConvBertConfig", "NystromformerConfig", "FNetConfig"])
+def test_a_model_whose_scores_depend_on_what_else_is_in_a_batch_is_refused(name, tmp_path):
+    refused(dependent(name, tmp_path), "its scores depend on what else is in a batch", pooling="mean")

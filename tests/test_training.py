@@ -203,7 +203,9 @@ def test_a_batch_that_memory_does_not_hold_names_what_to_lower(bert, monkeypatch
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(student, "training_step", short_of_memory)
-    with pytest.raises(InputError, match=r"batch of 3 pairs .* lower distill.cross.batch_size, or model.cross_max_tok"):
+    with pytest.raises(
+        InputError, match=r"batch of 3 pairs .* lower distill.cross.micro_batch_size, .* or model.cross_max_tok"
+    ):
         train_on(student)
 
 

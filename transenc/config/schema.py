@@ -24,11 +24,11 @@ class Pooling(Enum):
 class Direction(Enum):
     """Who trains whom."""
 
-    both = "the bi-encoder labels for the cross-encoder and the cross-encoder for the bi-encoder, in turn"
+    both = "each for the other, in turn"
     bi_to_cross = "the bi-encoder labels for the cross-encoder, once"
     cross_to_bi = "a trained cross-encoder labels for the bi-encoder, once"
-    gold_to_cross = "the cross-encoder is trained on human scores (data.gold): supervised, for comparison"
-    gold_to_bi = "the bi-encoder is trained on human scores (data.gold)"
+    gold_to_cross = "supervised: the cross-encoder is trained on human scores (data.gold)"
+    gold_to_bi = "likewise, the bi-encoder"
 
     @property
     def turns(self) -> list[tuple[str, str]]:
@@ -69,15 +69,15 @@ class Average(Enum):
     """How the scores of several teachers become one label."""
 
     mean = "their mean (the paper); the teacher with the widest range counts most"
-    z = "standardise each teacher's scores, average them, rescale to the teachers' average mean and standard deviation"
-    rank = "order the pairs by mean rank, then give them the sorted plain means in that order"
+    z = "the mean of their standardised scores, on the teachers' average scale"
+    rank = "their mean rank; the pair of rank k gets the k-th smallest plain mean"
 
 
 class Scores(Enum):
     """What the gold scores of your files are."""
 
-    graded = "degrees of similarity; the metric is Spearman's rank correlation"
-    binary = "0 or 1; the metric is the area under the ROC curve (AUC)"
+    graded = "degrees of similarity; the metric is Spearman"
+    binary = "0 or 1; the metric is AUC"
 
 
 class Start(Enum):
@@ -92,8 +92,8 @@ class Select(Enum):
 
     auto = "dev if there is a development set, else agreement"
     dev = "by Spearman (AUC for binary scores) on the development pairs (the paper)"
-    agreement = "by Spearman with the teacher's labels on held-out pairs of the pool; uses no gold scores"
-    last = "no selection: the last checkpoint of the last iteration"
+    agreement = "by Spearman with the teacher's labels on held-out pairs"
+    last = "the last checkpoint of the last iteration"
 
 
 class Adapters(Enum):
@@ -108,7 +108,7 @@ class Failure(Enum):
 
     stop = "the run ends with an error that says why"
     keep = "the encoder of the iteration before, or the initial bi-encoder, stays in its place"
-    ignore = "do not check for collapse or nearly constant labels; only a NaN loss ends the run"
+    ignore = "only a NaN loss ends the run"
 
 
 class Loss(Enum):
@@ -159,15 +159,15 @@ class Model:
 
     bi: Any  # initial bi-encoder(s): a hub name (NAME or NAME@REVISION), a folder, package://..., or a list of them
     cross: Any  # pretrained model(s) that the cross-encoder starts from; a trained one if it is the only teacher
-    pooling: Any  # how the bi-encoder pools: auto (what the model folder says, else cls), or a mode of Pooling
-    bi_prompt: Any  # text before each sentence, or a list of two, before first and second ones; null: the folder's
+    pooling: Any  # how the bi-encoder pools: auto (what the folder says, else cls), or a mode (docs/encoders.md)
+    bi_prompt: Any  # text before each sentence, or two, before first and second ones
     bi_prompt_name: Any  # instead: the name of a prompt in the model folder, or of two
-    bi_layers: Any  # keep only this many of the bi-encoder's first layers; null: all
-    bi_max_tokens: Any  # sentences are truncated to this many tokens, special tokens included; null: the folder's value
-    cross_layers: Any  # keep only this many of the cross-encoder's first layers; null: all
-    cross_max_tokens: Any  # pairs are truncated to this many tokens, special tokens included; null: the folder's value
-    teachers: Any  # models, or files of scores in [0, 1], that label beside the loop's encoders; null: none
-    reference: str | None  # one more bi-encoder to evaluate and show beside the results; null: none
+    bi_layers: Any  # keep only this many of the bi-encoder's first layers
+    bi_max_tokens: Any  # sentences are truncated to this many tokens, special ones included
+    cross_layers: Any  # keep only this many of the cross-encoder's first layers
+    cross_max_tokens: Any  # pairs are truncated to this many tokens, special ones included
+    teachers: Any  # models, or files of scores in [0, 1], that label beside the loop's encoders
+    reference: str | None  # one more bi-encoder to evaluate and show beside the results
 
 
 @dataclass
@@ -204,18 +204,18 @@ class Mining:
 class Data:
     """The pairs to learn from, and the scored pairs to select and evaluate by."""
 
-    path: str | None  # a file of your unlabelled pairs; null: none
-    sentences: str | None  # a file of single sentences, one per line, to make pairs of; null: none
+    path: str | None  # a file of your unlabelled pairs
+    sentences: str | None  # a file of single sentences, one per line, to make pairs of
     pool: list[str]  # unlabelled pairs without data.path and data.sentences: known sets (stsb-train, ...), or files
-    extra: Any  # more unlabelled pairs: a known set, a file, or a list of them; null: none
-    extra_limit: int | None  # use this many of the extra pairs, at random; null: all
-    limit: int | None  # use this many pairs in all, at random; null: all
+    extra: Any  # more unlabelled pairs: a known set, a file, or a list of them
+    extra_limit: int | None  # use this many of the extra pairs, at random
+    limit: int | None  # use this many pairs in all, at random
     flatten: bool  # draw these data.limit pairs so that the initial bi-encoder's scores are spread evenly
     seed: int  # random seed of the draws and of mining
     gold: list[str]  # pairs with human scores for supervised training (distill.direction=gold_to_...)
-    dev: str | None  # scored pairs for selection: a known set or a file; null: none
+    dev: str | None  # scored pairs for selection: a known set or a file
     test: list[str]  # scored pairs to report: known sets or files
-    transductive: bool  # keep pairs of dev and test in the pool, without their scores; false: drop them
+    transductive: bool  # keep pairs of dev and test in the pool, without their scores
     ordered: bool  # the two sentences differ in kind (question, answer), so a pair is never swapped
     clean: Cleaning
     mining: Mining
@@ -233,7 +233,7 @@ class TrainingConfig:
     epochs: int  # passes over the labelled pairs
     min_steps: int  # at least this many steps, over few pairs by several passes an epoch; 0: no minimum
     batch_size: int  # pairs per optimiser step
-    micro_batch_size: int | None  # pairs of a batch in memory at once, computed twice; null: all, once
+    micro_batch_size: int | None  # pairs of a batch in memory at once, computed twice; null: the batch, once
     gradient_checkpointing: bool  # keep each layer's input only, and compute the rest again for the gradient
     lora_rank: int  # rank of LoRA adapters, trained in place of the weights, and a head; 0: train all weights
     learning_rate: float  # peak learning rate of AdamW
@@ -328,11 +328,11 @@ class Scored:
     """The encoders to evaluate, or to score pairs with."""
 
     path: Any  # bi- or cross-encoder(s), as for model.bi; of a list, each model is scored, and their mean score
-    pooling: Pooling
-    prompt: Any  # of a bi-encoder, as for model.bi_prompt
+    pooling: Pooling  # as for model.pooling
+    prompt: Any  # as for model.bi_prompt
     prompt_name: Any  # as for model.bi_prompt_name
-    max_tokens: int | None  # texts are truncated to this many tokens; null: the folder's value
-    symmetric: bool | None  # a cross-encoder's logit is the mean over both orders of a pair; null: the folder's value
+    max_tokens: int | None  # texts are truncated to this many tokens
+    symmetric: bool | None  # a cross-encoder's logit is the mean over both orders of a pair
 
 
 @dataclass

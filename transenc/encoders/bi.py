@@ -285,6 +285,7 @@ class BiEncoder(PairEncoder):
         Without these files a loader would take the mean for the pooling, silently. Without the pooler's weights, which
         nothing here uses, it would report the folder as incomplete.
         """
+        folder.mkdir(parents=True, exist_ok=True)
         if isinstance(self.backbone, st.StaticEmbeddings):
             st.save_static(self.backbone, self.tokenizer, folder)
         else:

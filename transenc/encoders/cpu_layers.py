@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
 STEP = 64  # rows of packed tokens are filled up to a multiple: oneDNN prepares every new shape, and keeps only some
-FAMILY = ("bert", "roberta", "xlm-roberta", "electra")  # model types that have these layers, part for part
+FAMILY = ("bert", "roberta", "xlm-roberta", "camembert", "electra")  # model types that have these layers, part for part
 
 
 def speed_up(backbone: Any, first_only: bool) -> None:
