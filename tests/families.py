@@ -198,7 +198,18 @@ PARTS: dict[str, Callable[[], Parts]] = {
     "llama": _llama,
 }
 DECODERS = ("qwen3", "mistral", "llama")  # which read from left to right
-ENCODERS = ["bert", "roberta", "xlm-roberta", "mpnet", "distilbert", "electra", "deberta", "deberta-v2", "modernbert"]
+ENCODERS = [
+    "bert",
+    "roberta",
+    "xlm-roberta",
+    "mpnet",
+    "distilbert",
+    "electra",
+    "deberta",
+    "deberta-v2",
+    "modernbert",
+    "camembert",
+]
 
 
 def build(family: str, folder: Path) -> Path:

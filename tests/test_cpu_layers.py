@@ -20,9 +20,8 @@ def inputs(folder, pairs=PAIRS):
     return AutoTokenizer.from_pretrained(folder)(pairs, padding=True, truncation=True, return_tensors="pt")
 
 
-@pytest.fixture(params=["bert", "roberta", "xlm-roberta", "electra"])
+@pytest.fixture(params=FAMILY)
 def folder(request, models):
-    assert request.param in FAMILY
     return models[request.param]
 
 

@@ -15,6 +15,7 @@ from transformers import AutoModel
 
 from transenc.encoders import BiEncoder, CrossEncoder
 from transenc.errors import InputError
+from transenc.stages.models import read_as
 
 st = pytest.importorskip("sentence_transformers")
 
@@ -180,3 +181,11 @@ def dependent(name, folder):
 @pytest.mark.parametrize("name", ["ConvBertConfig", "NystromformerConfig", "FNetConfig"])
 def test_a_model_whose_scores_depend_on_what_else_is_in_a_batch_is_refused(name, tmp_path):
     refused(dependent(name, tmp_path), "its scores depend on what else is in a batch", pooling="mean")
+
+
+def test_a_logit_whose_folder_names_no_sigmoid_is_the_same_its_score_a_sigmoid_and_that_is_said(cross):
+    change(cross / "config.json", sentence_transformers={"activation_fn": "torch.nn.modules.linear.Identity"})
+    encoder = CrossEncoder.load(cross)
+    logits = st.CrossEncoder(str(cross), device="cpu").predict([list(pair) for pair in PAIRS])
+    np.testing.assert_allclose(encoder.predict(PAIRS), 1 / (1 + np.exp(-logits)), atol=1e-5)
+    assert "scores are the sigmoid of its logit (its folder says Identity)" in read_as(encoder.facts)

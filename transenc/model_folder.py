@@ -216,6 +216,7 @@ class Description:
         default_prompts: those that are put before a first and before a second sentence by default; "" for none.
         truncate_dim: numbers of an embedding that are kept, the first ones; None: all.
         symmetric: whether a cross-encoder's score is the mean over both orders of a pair.
+        activation: the class by which sentence-transformers turns a cross-encoder's logit into a score.
         template: whether a cross-encoder's pairs are put into its tokenizer's chat template.
         unsupported: what else they ask for and is lacking here, or None.
     """
@@ -224,6 +225,7 @@ class Description:
     max_tokens: int | None
     lowercase: bool
     symmetric: bool
+    activation: str
     template: bool
     unsupported: str | None
     prompts: Mapping[str, str] = field(default_factory=dict)
@@ -278,12 +280,21 @@ def describe(source: Source) -> Description:
         _get(reading, "max_seq_length", int, lengths),
         reading.get("do_lower_case") is True,
         symmetric,
+        _activation(config, settings),
         messages or not source.modules,
         lacking[0] if lacking else None,
         prompts,
         (first, second),
         _get(settings, "truncate_dim", int, general),
     )
+
+
+def _activation(config: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    """Its name, from where each version of sentence-transformers keeps it."""
+    inner = config.get("sentence_transformers")
+    found = settings.get("activation_fn") or (inner.get("activation_fn") if isinstance(inner, dict) else None)
+    found = found or config.get("sbert_ce_default_activation_function") or "Sigmoid"
+    return str(found).rpartition(".")[2]
 
 
 def _lacking_modules(modules: tuple[Module, ...], cross: bool) -> Iterator[str]:

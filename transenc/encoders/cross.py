@@ -81,6 +81,22 @@ class Template:
         return template
 
 
+def _template(source: Source, description: Description, tokenizer: Any) -> Template | None:
+    """What pairs are put into. If there is none, the tokenizer loses its own, which sentence-transformers would use."""
+    try:
+        found = Template.of(tokenizer) if description.template else None
+    except InputError as error:
+        if description.cross:  # it was trained with it
+            raise InputError(f"{source.name}: {error}") from None
+        found = None
+    if found is None:
+        tokenizer.chat_template = None
+        if not description.cross and nothing_between(tokenizer):
+            tokenizer.chat_template = PAIR_TEMPLATE.replace("EOS", tokenizer.eos_token or "")
+            found = Template.of(tokenizer)
+    return found
+
+
 class CrossEncoder(PairEncoder):
     """A transformers sequence classifier with one output.
 
@@ -93,6 +109,7 @@ class CrossEncoder(PairEncoder):
             libraries read without it, as of one order.
         prompts: what stands before the first sentence, and "".
         template: what pairs are put into; its parts take the place of prompts and special tokens.
+        activation: what the folder turns a logit into a score by; here it is the sigmoid, and so in what is saved.
     """
 
     kind: ClassVar[str] = "cross"
@@ -106,11 +123,12 @@ class CrossEncoder(PairEncoder):
         symmetric: bool,
         prompts: tuple[str, str] = ("", ""),
         template: Template | None = None,
+        activation: str = "Sigmoid",
     ):
         if template is not None:
             prompts = template.before, template.between
         super().__init__(backbone, tokenizer, max_tokens, True, prompts, None if template is None else template.behind)
-        self.symmetric = symmetric
+        self.symmetric, self.activation = symmetric, activation
         for module in backbone.modules():
             if type(module) is nn.Linear and module.out_features == 1:
                 module.__class__ = Logit
@@ -189,17 +207,16 @@ class CrossEncoder(PairEncoder):
         if source.base is not None:
             head = new_head or 0  # the adapter has it, not its base
         backbone = load_backbone(AutoModelForSequenceClassification, source, config, head)
-        template = Template.of(tokenizer) if description.template else None
-        if template is None:
-            tokenizer.chat_template = None  # sentence-transformers would put pairs into it
-            if not description.cross and nothing_between(tokenizer):
-                tokenizer.chat_template = PAIR_TEMPLATE.replace("EOS", tokenizer.eos_token or "")
-                template = Template.of(tokenizer)
-        elif description.default_prompts[0]:
+        template = _template(source, description, tokenizer)
+        if template is not None and description.default_prompts[0]:
             raise InputError(f"{source.name}: has a chat template and a prompt, which are not supported together")
-        return cls(
-            backbone, tokenizer, length, config.transenc_symmetric, (description.default_prompts[0], ""), template
-        ).eval()
+        prompts = description.default_prompts[0], ""
+        encoder = cls(backbone, tokenizer, length, config.transenc_symmetric, prompts, template, description.activation)
+        return encoder.eval()
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {"symmetric": self.symmetric, "activation": self.activation, **super().facts}
 
     def save(self, folder: Path) -> None:
         """A transformers folder, which sentence-transformers' `CrossEncoder` reads as it is."""

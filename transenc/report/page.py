@@ -44,8 +44,8 @@ def write_report(folders: Sequence[Path], out: Path, failed: Sequence[str] | Non
 def _run_page(run: Run) -> str:
     facts = run.facts
     config, data, git = facts["config"], facts["data"], facts["git"]
-    models = f"bi: {config['model']['bi']}, cross: {config['model']['cross']}"
-    models = re.sub(r"#sha256=\w+", "", models)
+    models = re.sub(r"#sha256=\w+", "", f"bi: {config['model']['bi']}, cross: {config['model']['cross']}")
+    read = [f"<li>{html.escape(model['name'])}: {html.escape(model['read_as'])}" for model in facts.get("models", ())]
     notes = [
         f"{html.escape(failure['place'])} failed: {html.escape('; '.join(failure['reasons']))}."
         for failure in facts["failures"]
@@ -66,7 +66,9 @@ def _run_page(run: Run) -> str:
             f"<h2>Scores</h2>{score_table(run)}<h2>Plots</h2><div class='plots'>{''.join(plots(run))}</div>",
             f"<h2>Where the two differ</h2>{differences}" if differences else "",
             f"<h2>Largest errors</h2>{largest_errors}" if largest_errors else "",
-            f'<h2>How it was made</h2><p class="faint">Python {facts["python"]}, {html.escape(facts["machine"])},'
+            "<h2>How it was made</h2>",
+            f"<ul>{''.join(read)}</ul>" if read else "",
+            f'<p class="faint">Python {facts["python"]}, {html.escape(facts["machine"])},'
             f" {html.escape(versions)}; {commit}.</p><details><summary>All settings</summary>"
             f"<pre>{html.escape(json.dumps(config, indent=1))}</pre></details>",
         ]

@@ -60,6 +60,10 @@ def read_as(facts: Mapping[str, Any]) -> str:
     first, second = facts["prompts"]
     if first or second:
         parts.append(f"prompt {first!r}" if first == second else f"prompts {first!r} and {second!r}")
+    if facts.get("symmetric"):
+        parts.append("both orders of a pair")
+    if facts.get("activation", "Sigmoid") != "Sigmoid":
+        parts.append(f"scores are the sigmoid of its logit (its folder says {facts['activation']})")
     parts += [
         f"{facts['max_tokens']:,} tokens",
         f"{facts['layers']} layers",
