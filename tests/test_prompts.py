@@ -83,6 +83,7 @@ def test_a_run_with_two_prompts_trains_and_reports_with_them(setting, folder):
     first = model.encode_query(list(predictions.sentence1), normalize_embeddings=True)
     second = model.encode_document(list(predictions.sentence2), normalize_embeddings=True)
     np.testing.assert_allclose((first * second).sum(1), predictions.score, atol=1e-5)
+    assert "model.encode_query(" in (run / "models" / "bi-encoder" / "README.md").read_text()
     assert "prompts 'q: ' and 'd: '" in "\n".join(model["read_as"] for model in run_json(run)["models"])
 
 

@@ -18,6 +18,11 @@ from transenc.data.tokens import number_sentences
 from transenc.encoders import BiEncoder, CrossEncoder
 from transenc.errors import InputError
 
+
+def run_json(folder):
+    return json.loads((folder / "run.json").read_text())
+
+
 ONE_TURN = ("distill.select=last", "distill.failure=ignore", "distill.bi.epochs=1")
 
 
@@ -128,8 +133,9 @@ def test_what_a_fixed_teacher_scored_is_reused_and_nobody_trains_it(setting, mod
     setting.run(*overrides, "distill.iterations=2", name="longer")
     assert not [stage for stage, _ in setting.built if stage == "predict"]
     assert first
-    models_read = json.loads((setting.root / "longer" / "run.json").read_text())["models"]
-    assert [(model["key"], model["kind"]) for model in models_read] == [("model.bi", "bi"), ("model.cross", "cross")]
+    (teacher,) = [model for model in run_json(setting.root / "longer")["models"] if model["key"] == "model.teachers"]
+    assert teacher["name"] == str(models["electra"])
+    assert teacher["read_as"].startswith("by sentence-transformers: Transformer, Pooling, ")
 
 
 def test_fixed_teachers_and_human_labels_exclude_each_other(setting):

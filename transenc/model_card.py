@@ -18,6 +18,11 @@ SNIPPETS = {
 model = SentenceTransformer("{}")
 vectors = model.encode(["A man is eating.", "Someone has a meal."])
 print(model.similarity(vectors, vectors))""",
+    "ordered": """from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("{}")  # first sentences are queries, second ones documents
+queries = model.encode_query(["How high is the tower?"])
+print(model.similarity(queries, model.encode_document(["The tower is 50 metres high."])))""",
     "cross": """from sentence_transformers import CrossEncoder
 
 model = CrossEncoder("{}")
@@ -51,6 +56,7 @@ def card(
     rows: Sequence[Row],
     command: str,
     centred: bool = False,
+    two_prompts: bool = False,
 ) -> str:
     """A model card: what it is, how to use it, how it was made, what it scores, whose data it saw.
 
@@ -63,9 +69,10 @@ def card(
         rows: its own results.
         command: that made it.
         centred: whether it is the initial bi-encoder, mean-centred and otherwise unchanged.
+        two_prompts: whether it has one for first and one for second sentences.
     """
     tag = {"bi": "sentence-similarity", "cross": "text-ranking"}[kind]
-    snippet = SNIPPETS[kind].format(HERE)
+    snippet = SNIPPETS["ordered" if two_prompts else kind].format(HERE)
     scores = "\n".join(
         f"| {_cell(row.task)} | {row.n:,} | {METRIC_NAMES[row.metric]} | {percent(row.value)} |" for row in rows
     )

@@ -220,6 +220,7 @@ class RunWriter:
             [row for row in self.rows if row.key == member.key],
             self._command(),
             member.centred,
+            member.kind == "bi" and len(set(member.artifact.facts["encoder"]["prompts"])) > 1,
         )
 
     def _chosen_settings(self) -> dict[str, Any]:

@@ -34,6 +34,7 @@ def quiet() -> None:
     import pytorch_lightning  # noqa: F401  # sets its logger's level when imported
     import transformers
 
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    for library in ("pytorch_lightning", "sentence_transformers"):
+        logging.getLogger(library).setLevel(logging.ERROR)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()

@@ -216,7 +216,8 @@ class CrossEncoder(PairEncoder):
 
     @property
     def facts(self) -> dict[str, Any]:
-        return {"symmetric": self.symmetric, "activation": self.activation, **super().facts}
+        own = {"symmetric": self.symmetric, "activation": self.activation, "template": self.inputs.template}
+        return {**own, **super().facts}
 
     def save(self, folder: Path) -> None:
         """A transformers folder, which sentence-transformers' `CrossEncoder` reads as it is."""

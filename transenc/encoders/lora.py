@@ -2,6 +2,7 @@
 narrow ones is trained beside each; a head is trained whole.
 """
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,9 @@ def add_lora(backbone: Any, rank: int) -> Any:
         modules_to_save=whole or None,
         task_type=TaskType.SEQ_CLS if inside else TaskType.FEATURE_EXTRACTION,
     )
-    return get_peft_model(backbone, config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of transformers, on what peft asks it
+        return get_peft_model(backbone, config)
 
 
 def _has_parameters(backbone: nn.Module, name: str) -> bool:

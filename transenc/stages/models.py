@@ -58,7 +58,9 @@ def read_as(facts: Mapping[str, Any]) -> str:
         parts.append(f"{facts['pooling']} pooling" + "".join(f", {module}" for module in facts["modules"]))
         parts.append(f"{facts['dimensions']} dimensions")
     first, second = facts["prompts"]
-    if first or second:
+    if facts.get("template"):
+        parts.append(f"template {first!r}, sentence, {second!r}, sentence")
+    elif first or second:
         parts.append(f"prompt {first!r}" if first == second else f"prompts {first!r} and {second!r}")
     if facts.get("symmetric"):
         parts.append("both orders of a pair")

@@ -227,7 +227,10 @@ class Stages(Evaluation):
             "batch_size": max(1, self.cfg.trainer.score_tokens // TEACHER_TOKENS),
             "accelerator": self.accelerator,
         }
-        return self.store(predict, config, pool, progress=self.progress.at("teacher"), title=title)
+        scores = self.store(predict, config, pool, progress=self.progress.at("teacher"), title=title)
+        read = {"key": key, "name": source.name.partition("#")[0], "read_as": scores.facts["read_as"]}
+        self.models += [] if read in self.models else [read]
+        return scores
 
     def train(self, initial: Member, previous: Member, pool: Artifact, labels: Artifact, iteration: int) -> Member:
         """One student of an iteration, trained on the labels.

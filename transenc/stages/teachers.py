@@ -32,20 +32,23 @@ def predict(out: Path, config: Config, progress: Progress, pool: Artifact) -> Fa
     sentences, pairs = sentences_of(pool), np.load(pool / "pairs.npy")
     try:
         if describe(source).cross:
-            scores = _scores_of_cross(source, config, progress, [(sentences[a], sentences[b]) for a, b in pairs])
+            model = _loaded("CrossEncoder", source, config)
+            scores = _scores_of_cross(model, source, config, progress, [(sentences[a], sentences[b]) for a, b in pairs])
         else:
-            scores = _scores_of_bi(source, config, progress, sentences, pairs)
+            model = _loaded("SentenceTransformer", source, config)
+            scores = _scores_of_bi(model, config, progress, sentences, pairs)
     except InputError as error:
         raise InputError(f"{config['key']}={error}") from None
     if not np.isfinite(scores).all():
         raise InputError(f"{config['key']}={source.name}: scores some pairs NaN; take another model")
-    return _finished(out, scores)
+    parameters = sum(weight.numel() for weight in model.parameters()) / 1e6
+    read_as = ", ".join([*(type(module).__name__ for module in model), f"{parameters:.1f}M parameters"])
+    return {**_finished(out, scores), "read_as": f"by sentence-transformers: {read_as}"}
 
 
-def _scores_of_cross(source: Source, config: Config, progress: Progress, pairs: Sequence[Any]) -> np.ndarray:
-    from sentence_transformers import CrossEncoder
-
-    model: Any = _loaded(CrossEncoder, source, config)
+def _scores_of_cross(
+    model: Any, source: Source, config: Config, progress: Progress, pairs: Sequence[Any]
+) -> np.ndarray:
     entailment = None
     if model.num_labels != 1:
         labels = getattr(model.config, "id2label", {})
@@ -68,12 +71,8 @@ def _scores_of_cross(source: Source, config: Config, progress: Progress, pairs: 
 
 
 def _scores_of_bi(
-    source: Source, config: Config, progress: Progress, sentences: Sequence[str], pairs: np.ndarray
+    model: Any, config: Config, progress: Progress, sentences: Sequence[str], pairs: np.ndarray
 ) -> np.ndarray:
-    from sentence_transformers import SentenceTransformer
-
-    model: Any = _loaded(SentenceTransformer, source, config)
-
     def embed(encode: Any) -> torch.Tensor:
         options = {"batch_size": config["batch_size"], "convert_to_tensor": True, "show_progress_bar": False}
         vectors = _in_chunks(progress, "sentence", sentences, lambda part: encode(part, **options))
@@ -87,10 +86,14 @@ def _scores_of_bi(
     return (first[numbers[:, 0]] * second[numbers[:, 1]]).sum(-1).numpy()
 
 
-def _loaded(kind: Any, source: Source, config: Config) -> Any:
+def _loaded(kind: str, source: Source, config: Config) -> Any:
+    import sentence_transformers
+
     quiet()
     try:
-        return kind(str(source.root), device=config["accelerator"], trust_remote_code=False, local_files_only=True)
+        return getattr(sentence_transformers, kind)(
+            str(source.root), device=config["accelerator"], trust_remote_code=False, local_files_only=True
+        )
     except Exception as error:  # whatever it stumbles over in files of others
         raise InputError(f"{source.name}: sentence-transformers cannot load it ({reason(error)})") from error
 
