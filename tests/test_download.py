@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import standin
 from conftest import PAIRS
+from families import FOLDERS
 
 from transenc.encoders import BiEncoder, CrossEncoder
 from transenc.errors import InputError
-from transenc.model_folder import find
+from transenc.model_folder import find, name_base
 
 ROOT = Path(__file__).parents[1]
 SIMCSE, ROBERTA = "princeton-nlp/unsup-simcse-roberta-base", "FacebookAI/roberta-base"
@@ -202,3 +203,29 @@ def test_a_model_that_ships_a_sentencepiece_vocabulary_alone_loads(hub, tmp_path
     encoder = CrossEncoder.load("microsoft/deberta-v3-small", new_head=0)
     assert encoder.tokenizer.tokenize("the dog")
     assert np.unique(encoder.predict(PAIRS)).size == len(PAIRS)
+
+
+@pytest.mark.parametrize("name", ["Dense", "the layout of before 2021 (0_Transformer/)", "StaticEmbedding"])
+def test_all_modules_of_a_hub_model_are_downloaded_and_nothing_else(hub, tmp_path, name):
+    folder = FOLDERS[name](tmp_path)
+    target = Path(shutil.copytree(folder, hub.root / "someone" / "modules"))
+    (target / "onnx").mkdir()
+    (target / "onnx" / "model.onnx").write_bytes(b"0")
+    (target / "README.md").write_text("A card.")
+    scores = [BiEncoder.load(model).predict(PAIRS) for model in ("someone/modules", folder)]
+    np.testing.assert_array_equal(*scores)
+    assert not downloaded(hub) & {"model.onnx", "README.md"}
+
+
+def test_a_lora_adapter_on_the_hub_finds_its_base_there_too(hub, models, tmp_path):
+    encoder = BiEncoder.load(models["roberta"], pooling="mean")
+    encoder.add_lora(2)
+    adapter = hub.root / "someone" / "adapter"
+    adapter.mkdir(parents=True)
+    encoder.save_adapter(adapter)
+    name_base(adapter / "adapter_config.json", ROBERTA, None)
+    np.testing.assert_allclose(
+        BiEncoder.load("someone/adapter").predict(PAIRS),
+        BiEncoder.load(models["roberta"], pooling="mean").predict(PAIRS),
+        atol=1e-6,
+    )
