@@ -78,6 +78,7 @@ JSON_FILES = [
 
 @pytest.mark.parametrize("name", JSON_FILES)
 def test_a_file_that_is_not_what_it_should_be_is_one_line(model_copy, name):
+    BiEncoder.load(model_copy).save(model_copy)
     for text in ("", "{", "5", "null", '"a"', "[" * 100_000, "{}" if name == "modules.json" else "[]"):
         (model_copy / name).write_text(text)
         refused(model_copy)
@@ -136,6 +137,7 @@ def test_an_absurd_setting_is_one_line(model_copy, key, value):
 
 @pytest.mark.parametrize("value", [-1, 0, "long", [], {}, float("nan"), True])
 def test_a_length_that_is_none_is_one_line(model_copy, value):
+    BiEncoder.load(model_copy).save(model_copy)
     if value != 0:  # which says nothing
         change(model_copy / "sentence_bert_config.json", max_seq_length=value)
         refused(model_copy)

@@ -14,6 +14,7 @@ ORDER = [  # each may import those before it, never those after
     ["distributed"],
     ["results", "config.schema", "model_hub"],
     ["model_folder"],
+    ["model_description"],
     ["config.checks"],
     ["terminal", "run_folder"],
     ["report.run"],

@@ -14,7 +14,8 @@ from transenc.cli import main
 from transenc.config.checks import check_evaluation
 from transenc.config.schema import Evaluate, Pooling, Scored, Verbosity, listed
 from transenc.errors import InputError
-from transenc.model_folder import Source, describe
+from transenc.model_description import describe
+from transenc.model_folder import Source
 from transenc.results import RESULT, Line, Row, grid, write_results
 
 log = logging.getLogger("transenc")

@@ -1,4 +1,4 @@
-"""Model folders: finding one by its name, and reading what it says of itself.
+"""Model folders: finding one by its name, and its files.
 
 A model is named by a folder; by `package://PACKAGE/FOLDER`, a folder inside an installed Python package (which is
 found, never imported); or by a hub name, `OWNER/NAME` or `OWNER/NAME@REVISION`. `#sha256=HEX` after a folder or a
@@ -13,7 +13,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,17 +23,7 @@ from transenc.model_hub import download
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that is there; pickled only where nothing else is
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-PAIR_PROMPTS = "transenc_prompts"  # our key: names of the prompts of first and second sentences, if they differ
-MAX_CONFIG_VALUE = 2**20  # no size in an encoder's config.json is above: the largest vocabulary has 900,000 tokens
 DESCRIPTION = ("*.json", "*.txt", "*.model", "*.jinja")  # what a model is described and its tokenizer built by
-BEHIND_POOLING = ("Pooling", "Dense", "LayerNorm", "Normalize", "Dropout")  # modules that may follow the first
-
-# What a module of sentence-transformers may say of its transformer without changing what we compute.
-KNOWN_SETTINGS = {
-    "max_seq_length", "do_lower_case", "transformer_task", "modality_config", "module_output_name", "unpad_inputs",
-    "method_output_name",
-}  # fmt: skip
-HARMLESS_ARGUMENTS = {"dtype", "torch_dtype", "attn_implementation", "padding_side", "model_max_length", "use_fast"}
 
 
 class Module(NamedTuple):
@@ -100,8 +90,12 @@ class Source:
         return files | {f"base/{name}": path for name, path in (self.base.files.items() if self.base else ())}
 
 
-def find(name: str) -> Source:
+def find(name: str, adapters: bool = True) -> Source:
     """Find a model by name; a hub name is looked up on the hub or, failing that, in its local cache.
+
+    Args:
+        name: of the model.
+        adapters: whether it may be a LoRA adapter.
 
     Raises:
         InputError: there is no such folder or package, it holds no model, its digest is not the demanded one, or
@@ -116,7 +110,7 @@ def find(name: str) -> Source:
         root = download(path, (*DESCRIPTION, "*/config.json"), _to_download)
     else:
         raise InputError(f"{path}: no such folder")
-    source = _source(name, path, root)
+    source = _source(name, path, root, adapters)
     if special := [path.name for path in source.files.values() if path.exists() and not path.is_file()]:
         raise InputError(f"{path}: {special[0]} is no file; copy the model again")  # a pipe, say, which nothing ends
     if missing := [file.name for file in source.weights if not file.is_file()]:
@@ -126,16 +120,20 @@ def find(name: str) -> Source:
     return source
 
 
-def _source(name: str, path: str, root: Path) -> Source:
+def _source(name: str, path: str, root: Path, adapters: bool) -> Source:
     modules = _modules(root)
     folder = modules[0].folder if modules else root
     static = bool(modules) and modules[0].name == "StaticEmbedding"
-    if (folder / ADAPTER).is_file() and not (folder / "config.json").is_file():
+    if (folder / ADAPTER).is_file():
+        if (folder / "config.json").is_file():
+            raise InputError(f"{path}: holds a model and an adapter ({ADAPTER}); move one of them to another folder")
+        if not adapters:
+            raise InputError(f"{path}: is an adapter itself")
         if not (folder / ADAPTER_WEIGHTS).is_file():
             raise InputError(f"{path}: lacks {ADAPTER_WEIGHTS}, the weights of its LoRA adapter; copy it again")
-        base = _get(_json(folder / ADAPTER), "base_model_name_or_path", str, folder / ADAPTER)
+        base = value_of(read_json(folder / ADAPTER), "base_model_name_or_path", str, folder / ADAPTER)
         try:
-            return Source(name, root, folder, (folder / ADAPTER_WEIGHTS,), modules, find(base or ""))
+            return Source(name, root, folder, (folder / ADAPTER_WEIGHTS,), modules, find(base or "", adapters=False))
         except InputError as error:
             raise InputError(f"{path}: a LoRA adapter, whose base model is missing: {error}") from None
     if modules and modules[0].name == "Router":
@@ -162,15 +160,15 @@ def weights_in(folder: Path) -> tuple[Path, ...]:
     """
     for name in WEIGHTS:
         index = folder / f"{name}.index.json"
+        if (folder / name).is_file():  # which transformers takes first, too
+            return (folder / name,)
         if index.is_file():
-            parts = (_get(_json(index), "weight_map", dict, index) or {}).values()
-            inside = {_inside(folder, part, index) for part in parts}
+            parts = (value_of(read_json(index), "weight_map", dict, index) or {}).values()
+            inside = {inside_of(folder, part, index) for part in parts}
             for part in inside:
                 if part.suffix != Path(name).suffix:
                     raise InputError(f"{index}: names {part.name!r:.80}, and only {Path(name).suffix} files are read")
             return tuple(sorted(inside))
-        if (folder / name).is_file():
-            return (folder / name,)
     return ()
 
 
@@ -201,135 +199,32 @@ def _in_package(path: str) -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise InputError(f"{path}: no package {package} is installed; 'pip install -r requirements.txt' brings it")
     root = Path(spec.submodule_search_locations[0])
-    return _inside(root, inside, Path(path)) if inside else root
-
-
-@dataclass(frozen=True)
-class Description:
-    """What a model folder says of itself.
-
-    Attributes:
-        cross: whether it is a trained cross-encoder (it has a classification head).
-        max_tokens: length its sentence-transformers files cut to, or None.
-        lowercase: whether they have text brought to lower case, whatever the tokenizer does.
-        prompts: texts to put before a sentence, by name.
-        default_prompts: those that are put before a first and before a second sentence by default; "" for none.
-        truncate_dim: numbers of an embedding that are kept, the first ones; None: all.
-        symmetric: whether a cross-encoder's score is the mean over both orders of a pair.
-        activation: the class by which sentence-transformers turns a cross-encoder's logit into a score.
-        template: whether a cross-encoder's pairs are put into its tokenizer's chat template.
-        unsupported: what else they ask for and is lacking here, or None.
-    """
-
-    cross: bool
-    max_tokens: int | None
-    lowercase: bool
-    symmetric: bool
-    activation: str
-    template: bool
-    unsupported: str | None
-    prompts: Mapping[str, str] = field(default_factory=dict)
-    default_prompts: tuple[str, str] = ("", "")
-    truncate_dim: int | None = None
+    return inside_of(root, inside, Path(path)) if inside else root
 
 
 def name_base(path: Path, base: str, revision: str | None) -> None:
     """Say in a LoRA adapter's adapter_config.json which model it adapts, see `Source.public`."""
-    settings = _json(path) | {"base_model_name_or_path": base, "revision": revision}
+    settings = read_json(path) | {"base_model_name_or_path": base, "revision": revision}
     path.write_text(json.dumps(settings, indent=2, sort_keys=True), encoding="utf-8")
-
-
-def describe(source: Source) -> Description:
-    """Read a model folder's own files, the layout before sentence-transformers 6 or since.
-
-    Raises:
-        InputError: a file is not what it should be, or names a file outside the folder.
-    """
-    where = source.folder / "config.json"
-    config = _json((source.base or source).folder / "config.json")
-    for key, value in config.items():
-        if isinstance(value, int) and abs(value) > MAX_CONFIG_VALUE:
-            raise InputError(f"{where}: {key}={value:.3g} is beyond any encoder; copy the file again")
-    architectures = _get(config, "architectures", list, where) or [""]
-    general = source.root / "config_sentence_transformers.json"
-    settings = _json(general)
-    cross = settings.get("model_type") == "CrossEncoder" or str(architectures[0]).endswith("ForSequenceClassification")
-    if source.base is not None:
-        cross |= _json(source.folder / ADAPTER).get("task_type") == "SEQ_CLS"
-    named = sorted(source.folder.glob("sentence_*_config.json"))
-    lengths = next(iter(named), source.folder / "sentence_bert_config.json")
-    reading = _json(lengths)
-    prompts = {
-        name: text for name, text in (_get(settings, "prompts", dict, general) or {}).items() if isinstance(text, str)
-    }
-    default = _get(settings, "default_prompt_name", str, general)
-    names = _get(settings, PAIR_PROMPTS, list, general) or [default, default]
-    for name in names:
-        if name is not None and name not in prompts:
-            raise InputError(f"{general}: default_prompt_name={name!r:.80} is none of its prompts {list(prompts)}")
-    first, second = (prompts.get(name, "") for name in names[:2])
-    symmetric = config.get("transenc_symmetric", False)
-    if not isinstance(symmetric, bool):
-        raise InputError(f"{where}: transenc_symmetric={symmetric!r:.80} must be true or false")
-    messages = "message" in (_get(reading, "modality_config", dict, lengths) or {})
-    lacking = [*_lacking_modules(source.modules, cross), *_lacking_settings(reading, lengths)]
-    if messages and not cross:
-        lacking.append(f"texts put into a chat template ({lengths.name})")
-    return Description(
-        cross,
-        _get(reading, "max_seq_length", int, lengths),
-        reading.get("do_lower_case") is True,
-        symmetric,
-        _activation(config, settings),
-        messages or not source.modules,
-        lacking[0] if lacking else None,
-        prompts,
-        (first, second),
-        _get(settings, "truncate_dim", int, general),
-    )
-
-
-def _activation(config: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
-    """Its name, from where each version of sentence-transformers keeps it."""
-    inner = config.get("sentence_transformers")
-    found = settings.get("activation_fn") or (inner.get("activation_fn") if isinstance(inner, dict) else None)
-    found = found or config.get("sbert_ce_default_activation_function") or "Sigmoid"
-    return str(found).rpartition(".")[2]
-
-
-def _lacking_modules(modules: tuple[Module, ...], cross: bool) -> Iterator[str]:
-    for place, module in enumerate(modules):
-        if module.foreign:
-            yield f"a module of code of its own, {module.name:.80}"
-        elif cross and (place or module.name != "Transformer"):
-            yield f"a module {module.name:.80} (model.teachers takes such a cross-encoder)"
-        elif module.name not in (BEHIND_POOLING if place else ("Transformer", "StaticEmbedding")):
-            yield f"a module {module.name:.80}"
-
-
-def _lacking_settings(reading: Mapping[str, Any], lengths: Path) -> Iterator[str]:
-    for key, value in reading.items():
-        if key in KNOWN_SETTINGS or value in (None, {}, False):
-            continue
-        inner = set(value) - HARMLESS_ARGUMENTS if isinstance(value, dict) else {value}
-        if inner:
-            yield f"{key}={value!r:.80} in {lengths.name}"
 
 
 def _modules(root: Path) -> tuple[Module, ...]:
     """What modules.json lists; nothing where there is none."""
-    modules = []
-    for module in _json(root / "modules.json", list):
+    modules, names = [], []
+    for module in read_json(root / "modules.json", list):
         if not (isinstance(module, dict) and isinstance(module.get("type"), str)):
             raise InputError(f"{root / 'modules.json'}: {module!r:.80} is no module with a type and a path")
         package, _, name = module["type"].rpartition(".")
         ours = package.partition(".")[0] == "sentence_transformers"
-        place = _inside(root, module.get("path"), root / "modules.json")
+        place = inside_of(root, module.get("path"), root / "modules.json")
+        if module.get("name") in names:
+            raise InputError(f"{root / 'modules.json'}: two modules are named {module['name']!r:.80}; rename one")
+        names.append(module.get("name", len(names)))
         modules.append(Module(name if ours else module["type"], place, not ours))
     return tuple(modules)
 
 
-def _json(path: Path, kind: type = dict) -> Any:
+def read_json(path: Path, kind: type = dict) -> Any:
     """What a JSON file holds, an object or a list; an empty one where there is no file."""
     if not path.is_file():
         return kind()
@@ -342,7 +237,7 @@ def _json(path: Path, kind: type = dict) -> Any:
     return content
 
 
-def _get(content: Mapping[str, Any], key: str, kind: type, where: Path) -> Any:
+def value_of(content: Mapping[str, Any], key: str, kind: type, where: Path) -> Any:
     """A key's value, of the right type; None where there is none."""
     value = content.get(key)
     if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
@@ -350,7 +245,7 @@ def _get(content: Mapping[str, Any], key: str, kind: type, where: Path) -> Any:
     return value
 
 
-def _inside(folder: Path, name: Any, where: Path) -> Path:
+def inside_of(folder: Path, name: Any, where: Path) -> Path:
     """A path that a file of a model names, which must not lead out of the model's folder."""
     if not isinstance(name, str) or Path(name).is_absolute() or ".." in Path(name).parts:
         raise InputError(f"{where}: names {name!r:.80}, which is no path inside the model's folder")

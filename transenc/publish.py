@@ -55,7 +55,8 @@ def push(model: Path, repository: str, private: bool) -> str:
     """
     from sentence_transformers import CrossEncoder, SentenceTransformer
 
-    from transenc.model_folder import describe, find
+    from transenc.model_description import describe
+    from transenc.model_folder import find
 
     kind: Any = CrossEncoder if describe(find(str(model))).cross else SentenceTransformer
     try:

@@ -24,12 +24,13 @@ from torch.utils.checkpoint import checkpoint
 from transenc.data.tokens import TokenisedPairs, number_sentences, tokenise
 from transenc.encoders.cpu_layers import speed_up
 from transenc.encoders.inputs import ModelInputs
-from transenc.encoders.loading import reason
+from transenc.encoders.loading import OFFSET_POSITIONS, reason
 from transenc.encoders.lora import add_lora, save_adapter
 from transenc.encoders.losses import pair_loss
 from transenc.encoders.used_rows import UsedRows
 from transenc.errors import InputError
-from transenc.model_folder import Description, Source, describe, find
+from transenc.model_description import Description, describe
+from transenc.model_folder import Source, find
 
 log = logging.getLogger("transenc")
 
@@ -283,7 +284,13 @@ class PairEncoder(pl.LightningModule, ABC):
             InputError: there is no such model, or it is of the other kind.
         """
         source = name if isinstance(name, Source) else find(str(name))
-        encoder = cls.from_source(source, describe(source), **settings)
+        description = describe(source)
+        try:
+            encoder = cls.from_source(source, description, **settings)
+        except (InputError, KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # whatever the libraries stumble over in files of others, a panic of Rust's too
+            raise InputError(f"{source.name}: its files make no encoder ({reason(error)})") from error
         encoder._try(source.name)
         return encoder
 
@@ -301,6 +308,16 @@ class PairEncoder(pl.LightningModule, ABC):
             raise InputError(
                 f"{name}: its scores depend on what else is in a batch ({alone[0]:.3f} alone, {together[0]:.3f} beside"
                 f" a longer pair); {self.backbone.config.model_type} is not supported"
+            )
+        absolute = any(name.endswith("position_embeddings") for name, _ in self.backbone.named_modules())
+        if (
+            absolute
+            and self.tokenizer.padding_side == "left"
+            and self.backbone.config.model_type not in OFFSET_POSITIONS
+        ):
+            raise InputError(
+                f"{name}: its tokenizer pads on the left, and its positions count from there; set padding_side=right in"
+                " tokenizer_config.json"
             )
 
     @property
@@ -368,7 +385,7 @@ def in_batches(lengths: np.ndarray, batch_tokens: int, run: Callable[[np.ndarray
     order, start = np.argsort(-lengths, kind="stable"), 0
     while start < len(order):
         longest = int(lengths[order[start]])
-        size = min(max(1, batch_tokens // longest), len(order) - start)
+        size = min(max(1, batch_tokens // max(1, longest)), len(order) - start)
         try:
             run(order[start : start + size])
         except torch.OutOfMemoryError:

@@ -17,7 +17,8 @@ from transenc.data.tokens import TokenisedPairs
 from transenc.encoders.base import PairEncoder, Progress, in_batches
 from transenc.encoders.loading import UNLIMITED, load_backbone, load_parts, refuse
 from transenc.errors import InputError
-from transenc.model_folder import PAIR_PROMPTS, Description, Source
+from transenc.model_description import PAIR_PROMPTS, Description
+from transenc.model_folder import Source
 
 CENTRING_SENTENCES = 10_000  # sentences at most that a mean vector is taken over
 BLOCK_PAIRS = 1 << 16  # pairs whose vectors are held at once: twice 0.4 GB where all sentences differ and E is 768
@@ -97,7 +98,9 @@ class BiEncoder(PairEncoder):
         """Tokens that the pooling leaves out, the special ones before the prompt included, as sentence-transformers
         counts them.
         """
-        ids = self.tokenizer(self.prompts[0])["input_ids"] if self.prompts[0] else []
+        if not self.prompts[0]:
+            return 0
+        ids = self.tokenizer(self.prompts[0], truncation=True, max_length=self.max_tokens)["input_ids"]
         return len(ids) - bool(ids and ids[-1] in self.tokenizer.all_special_ids)
 
     def embed(self, inputs: dict[str, Tensor]) -> Tensor:
@@ -254,11 +257,13 @@ class BiEncoder(PairEncoder):
         if source.static:
             if layers is not None:
                 raise InputError(f"{source.name}: {layers} layers asked for, and static embeddings have none")
-            backbone, tokenizer = st.load_static(source)
-            length, width = max_tokens or UNLIMITED, backbone.table.embedding_dim
+            if pooling not in ("auto", "mean"):
+                raise InputError(f"{source.name}: static embeddings are pooled by their mean; set model.pooling=auto")
+            backbone, tokenizer, limit = st.load_static(source)
+            length, width = max_tokens or limit or UNLIMITED, backbone.table.embedding_dim
         else:
             config, tokenizer, length = load_parts(
-                source, max_tokens or description.max_tokens, layers, description.lowercase, pair=False
+                source, description, max_tokens or description.max_tokens, layers, pair=False
             )
             backbone, width = load_backbone(AutoModel, source, config), config.hidden_size
         head, guessed = st.load_modules(source, width, None if pooling == "auto" else pooling)
@@ -287,7 +292,8 @@ class BiEncoder(PairEncoder):
         """
         folder.mkdir(parents=True, exist_ok=True)
         if isinstance(self.backbone, st.StaticEmbeddings):
-            st.save_static(self.backbone, self.tokenizer, folder)
+            limit = self.max_tokens if self.max_tokens < UNLIMITED else None
+            st.save_static(self.backbone, self.tokenizer, limit, folder)
         else:
             (pooler,) = self._pooler
             self._save_backbone(

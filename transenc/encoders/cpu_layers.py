@@ -39,7 +39,8 @@ def speed_up(backbone: Any, first_only: bool) -> None:
         for name, child in module.named_children():
             if type(child) is nn.Dropout:
                 setattr(module, name, Dropout(child.p).train(child.training))
-    if backbone.config.model_type not in FAMILY:
+    config = backbone.config
+    if config.model_type not in FAMILY or config.is_decoder or getattr(config, "is_causal", None):
         return
     encoder = backbone.base_model.encoder
     if _adapted(encoder):

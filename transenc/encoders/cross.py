@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -16,7 +17,8 @@ from transenc.data.tokens import TokenisedPairs
 from transenc.encoders.base import PairEncoder, Progress, in_batches
 from transenc.encoders.loading import load_backbone, load_parts, refuse
 from transenc.errors import InputError
-from transenc.model_folder import Description, Source
+from transenc.model_description import Description
+from transenc.model_folder import Source
 
 
 class Logit(nn.Linear):
@@ -27,6 +29,9 @@ class Logit(nn.Linear):
             return F.linear(x.float(), self.weight, self.bias)
 
 
+STRUCTURED = ("'type'", '"type"', ".type", "content[0]")  # by which sentence-transformers knows contents in parts
+MIN_TEMPLATE_TOKENS = 16  # beside a template's end, for two sentences and what stands before them
+PROBES = ("a", "Where is it?", "A <b> & 'c' \"d\" {{ e }} 12345", "the cat and the dog " * 30)
 # For a new head on a decoder whose tokenizer puts nothing between two sentences: a line each, then its end of text.
 PAIR_TEMPLATE = "{% for m in messages %}{{ m['content'] }}{{ '\\n' if m['role'] == 'query' else 'EOS' }}{% endfor %}"
 
@@ -51,14 +56,14 @@ class Template:
     behind: list[int]
 
     @classmethod
-    def of(cls, tokenizer: Any) -> Self | None:
-        """A tokenizer's template; None if it has none that shows both roles.
-
-        Raises:
-            InputError: its tokens are not those of its parts, one after another.
-        """
-        if not tokenizer.chat_template:
-            return None
+    def of(cls, tokenizer: Any) -> tuple[Self | None, str]:
+        """A tokenizer's template, and ""; or None, and why there is none that can be used."""
+        if not isinstance(tokenizer.chat_template, str):
+            return None, "is none"
+        if any(word in tokenizer.chat_template for word in STRUCTURED):
+            return None, "takes contents in parts"
+        if tokenizer.truncation_side == "left":
+            return None, "is cut from the left"
 
         def messages(query: str, document: str) -> list[dict[str, str]]:
             return [{"role": "query", "content": query}, {"role": "document", "content": document}]
@@ -67,33 +72,33 @@ class Template:
         try:  # transformers renders it in a sandbox
             text = tokenizer.apply_chat_template(messages(*marks), tokenize=False)
         except Exception:  # as a template of other roles raises whatever it likes
-            return None
+            return None, "has not the roles query and document"
         if any(text.count(mark) != 1 for mark in marks) or text.index(marks[0]) > text.index(marks[1]):
-            return None
+            return None, "does not show a query and then a document, each once"
         before, between, behind = re.split("|".join(marks), text)
         template = cls(before, between, tokenizer(behind, add_special_tokens=False)["input_ids"] if behind else [])
-        for pair in (("a b", "b"), ("Where is it?", "In the park.")):
+        for pair in product(PROBES, PROBES):
             whole = tokenizer.apply_chat_template(messages(*pair), tokenize=False)
             parts = [before + pair[0], between + pair[1]]
+            if whole != "".join([*parts, behind]):
+                return None, "changes its contents"
             ids = [tokenizer(part, add_special_tokens=False)["input_ids"] for part in (whole, *parts)]
             if ids[0] != [*ids[1], *ids[2], *template.behind]:
-                raise InputError("tokenizer.json: tokens of its chat template span its parts, which is not supported")
-        return template
+                return None, "has tokens that span its parts"
+        return template, ""
 
 
 def _template(source: Source, description: Description, tokenizer: Any) -> Template | None:
     """What pairs are put into. If there is none, the tokenizer loses its own, which sentence-transformers would use."""
-    try:
-        found = Template.of(tokenizer) if description.template else None
-    except InputError as error:
-        if description.cross:  # it was trained with it
-            raise InputError(f"{source.name}: {error}") from None
-        found = None
+    found, problem = Template.of(tokenizer) if description.template else (None, "")
     if found is None:
+        if description.cross and description.template and tokenizer.chat_template:  # it was trained with it
+            raise InputError(f"{source.name}: its chat template {problem}, which is not supported")
         tokenizer.chat_template = None
         if not description.cross and nothing_between(tokenizer):
             tokenizer.chat_template = PAIR_TEMPLATE.replace("EOS", tokenizer.eos_token or "")
-            found = Template.of(tokenizer)
+            tokenizer.truncation_side = "right"
+            found, _ = Template.of(tokenizer)
     return found
 
 
@@ -190,13 +195,18 @@ class CrossEncoder(PairEncoder):
         if source.static:
             raise InputError(f"{source.name}: static embeddings see one word at a time, and make no cross-encoder")
         config, tokenizer, length = load_parts(
-            source, max_tokens or (description.max_tokens if description.cross else None), layers,
-            description.lowercase, pair=True,
+            source, description, max_tokens or (description.max_tokens if description.cross else None), layers,
+            pair=True,
         )  # fmt: skip
         if description.cross and source.base is None and config.num_labels != 1:
             raise InputError(
                 f"{source.name}: its head has {config.num_labels} outputs, and a score is one; model.teachers takes one"
                 " of entailment"
+            )
+        if description.cross and config.pad_token_id not in (None, tokenizer.pad_token_id):
+            raise InputError(
+                f"{source.name}: pad_token_id={config.pad_token_id} in config.json, and its tokenizer pads with"
+                f" {tokenizer.pad_token_id}; make them the same"
             )
         config.num_labels = 1
         config.pad_token_id = tokenizer.pad_token_id  # by which decoders find the last token
@@ -208,6 +218,10 @@ class CrossEncoder(PairEncoder):
             head = new_head or 0  # the adapter has it, not its base
         backbone = load_backbone(AutoModelForSequenceClassification, source, config, head)
         template = _template(source, description, tokenizer)
+        if template is not None and length < len(template.behind) + MIN_TEMPLATE_TOKENS:
+            raise InputError(
+                f"{source.name}: max_tokens={length} leaves no room for two sentences in its chat template"
+            )
         if template is not None and description.default_prompts[0]:
             raise InputError(f"{source.name}: has a chat template and a prompt, which are not supported together")
         prompts = description.default_prompts[0], ""

@@ -11,7 +11,8 @@ from tokenizers import normalizers
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 
 from transenc.errors import InputError
-from transenc.model_folder import Description, Source
+from transenc.model_description import Description
+from transenc.model_folder import ADAPTER, Source, read_json
 
 VOCABULARIES = (
     "tokenizer.json",
@@ -37,15 +38,14 @@ def refuse(source: Source, description: Description) -> None:
 
 
 def load_parts(
-    source: Source, max_tokens: int | None, layers: int | None, lowercase: bool, pair: bool
+    source: Source, description: Description, max_tokens: int | None, layers: int | None, pair: bool
 ) -> tuple[Any, Any, int]:
     """A model's configuration, its tokenizer, and the length it cuts to.
 
     Args:
-        source: the model.
+        source, description: the model.
         max_tokens: tokens to truncate to; None: the most that the model and its tokenizer allow.
         layers: keep this many of the first layers; None keeps all.
-        lowercase: bring text to lower case, as sentence-transformers does with such a folder.
         pair: whether a sequence is a pair, which takes room for two sentences.
 
     Raises:
@@ -83,6 +83,12 @@ def load_parts(
         )
     if not tokenizer.is_fast:
         raise InputError(f"{source.name}: its tokenizer has no fast form (tokenizer.json), which is needed here")
+    tokenizer.padding_side = description.padding_side or tokenizer.padding_side
+    if not isinstance(tokenizer.model_input_names, list) or "attention_mask" not in tokenizer.model_input_names:
+        raise InputError(
+            f"{source.name}: model_input_names={tokenizer.model_input_names!r:.80} in tokenizer_config.json has to name"
+            " attention_mask, without which padding would count"
+        )
     if tokenizer.pad_token_id is None:
         raise InputError(
             f"{source.name}: its tokenizer has no padding token; set pad_token in tokenizer_config.json, as a rule to"
@@ -110,7 +116,7 @@ def load_parts(
         if getattr(config, "layer_types", None):
             config.layer_types = config.layer_types[:layers]
     positions = getattr(config, "max_position_embeddings", None) or UNLIMITED
-    offset = 2 if config.model_type in OFFSET_POSITIONS else 0
+    offset = 1 + (config.pad_token_id or 0) if config.model_type in OFFSET_POSITIONS else 0
     longest = int(min(tokenizer.model_max_length, positions - offset))
     if max_tokens is not None and max_tokens > longest:
         if max_tokens > positions - offset:
@@ -131,7 +137,8 @@ def load_parts(
         ) from error
     tokenizer.backend_tokenizer.no_truncation()  # settings that some tokenizer files carry along
     tokenizer.backend_tokenizer.no_padding()
-    if lowercase and tokenizer("A")["input_ids"] != tokenizer("a")["input_ids"]:
+    normalizer = tokenizer.backend_tokenizer.normalizer
+    if description.lowercase and (normalizer is None or normalizer.normalize_str("A") != "a"):
         tokenizer = lowercasing(tokenizer)
     return config, tokenizer, max_tokens or longest
 
@@ -155,6 +162,7 @@ def lowercasing(tokenizer: Any) -> Any:
         name: getattr(tokenizer, name)
         for name in ("model_max_length", "model_input_names", "padding_side", "truncation_side", "chat_template")
     }
+    kept["split_special_tokens"] = getattr(tokenizer, "split_special_tokens", False)
     return PreTrainedTokenizerFast(tokenizer_object=backend, **tokenizer.special_tokens_map, **kept)
 
 
@@ -217,6 +225,8 @@ def _with_adapter(backbone: torch.nn.Module, source: Source) -> torch.nn.Module:
         from peft import PeftModel
     except ImportError:
         raise InputError(f"{source.name}: a LoRA adapter, which takes 'pip install peft'") from None
+    if read_json(source.folder / ADAPTER).get("use_dora"):
+        raise InputError(f"{source.name}: a DoRA adapter, whose magnitudes sentence-transformers loses; merge it first")
     try:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
@@ -264,6 +274,6 @@ def read_pickled(source: Source) -> dict[str, torch.Tensor]:
     return weights
 
 
-def reason(error: Exception) -> str:
+def reason(error: BaseException) -> str:
     """An error of a library, short, on one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from sentence_transformers.sentence_transformer import modules as st
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
 
 from transenc.errors import InputError
-from transenc.model_folder import MAX_CONFIG_VALUE, Module, Source
+from transenc.model_description import MAX_CONFIG_VALUE
+from transenc.model_folder import Module, Source, weights_in
 
 CLASSES = {name: getattr(st, name) for name in ("Pooling", "Dense", "LayerNorm", "Normalize", "Dropout")}
 # Keys of a pooling's config.json as every version of sentence-transformers reads them, in the order in which several
@@ -97,19 +99,26 @@ def _load(source: Source, module: Module) -> Any:
         for key in ("module_input_name", "module_output_name"):
             if config.get(key) not in (None, "sentence_embedding"):
                 raise ValueError(f"{key}={config[key]!r:.80}, and only sentence_embedding is supported")
+        numbers = config.get("in_features", 0) * config.get("out_features", 0)
+        if numbers > sum(file.stat().st_size for file in weights_in(module.folder)):
+            raise ValueError(f"config.json describes {numbers:.3g} weights, which its files do not hold")
         loaded = CLASSES[module.name].load(str(module.folder), local_files_only=True)
         if any(not weight.isfinite().all() for weight in loaded.parameters()):
             raise ValueError("holds NaN or infinite values")
     except Exception as error:  # whatever it stumbles over in files of others
-        words = " ".join(str(error).split())[:200]
-        raise InputError(
-            f"{source.name}: its {module.name} in {module.folder.name} cannot be loaded ({words})"
-        ) from error
+        where = f"its {module.name} in {module.folder.name}"
+        raise InputError(f"{source.name}: {where} cannot be loaded ({_words(error)})") from error
     return loaded.float()
 
 
-def load_static(source: Source) -> tuple[StaticEmbeddings, Any]:
-    """A static embedding, and its tokenizer as one of transformers'.
+def _words(error: Exception) -> str:
+    """What a library says, without torch's advice to load a pickled file without its restrictions."""
+    text = " ".join(str(error).split())
+    return "a pickled file is damaged, or holds more than tensors" if "weights_only" in text else text[:200]
+
+
+def load_static(source: Source) -> tuple[StaticEmbeddings, Any, int | None]:
+    """A static embedding, its tokenizer as one of transformers', and the tokens that it cuts to, or None.
 
     Raises:
         InputError: its files are damaged.
@@ -121,16 +130,26 @@ def load_static(source: Source) -> tuple[StaticEmbeddings, Any]:
         weights = loaded.embedding.weight.detach().float()
         if not weights.isfinite().all():
             raise ValueError("holds NaN or infinite values")
+        highest = max(loaded.tokenizer.get_vocab().values())
+        if highest >= len(weights):
+            raise ValueError(f"its tokenizer gives ids up to {highest}, and it has {len(weights)} rows")
+        truncation = loaded.tokenizer.truncation or {}
+        if truncation.get("direction", "right").lower() != "right":
+            raise ValueError("tokenizer.json cuts on the left")
     except Exception as error:
-        words = " ".join(str(error).split())[:200]
-        raise InputError(f"{source.name}: its StaticEmbedding cannot be loaded ({words})") from error
+        raise InputError(f"{source.name}: its StaticEmbedding cannot be loaded ({_words(error)})") from error
     loaded.tokenizer.no_truncation()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=loaded.tokenizer)
-    return StaticEmbeddings(nn.Embedding.from_pretrained(weights, freeze=False)), tokenizer
+    table = nn.Embedding.from_pretrained(weights, freeze=False)
+    return StaticEmbeddings(table), tokenizer, truncation.get("max_length")
 
 
-def save_static(backbone: StaticEmbeddings, tokenizer: Any, folder: Path) -> None:
-    st.StaticEmbedding(tokenizer.backend_tokenizer, embedding_weights=backbone.table.weight.detach()).save(str(folder))
+def save_static(backbone: StaticEmbeddings, tokenizer: Any, limit: int | None, folder: Path) -> None:
+    """Write a static embedding, whose tokenizer cuts to `limit` tokens, unless that is None."""
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    if limit is not None:
+        backend.enable_truncation(limit)
+    st.StaticEmbedding(backend, embedding_weights=backbone.table.weight.detach()).save(str(folder))
 
 
 def _pooling_config(module: Any) -> dict[str, Any]:

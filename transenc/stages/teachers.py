@@ -15,7 +15,8 @@ from transenc.artifacts import Artifact, stage
 from transenc.data.files import Format, read_file
 from transenc.encoders.loading import reason
 from transenc.errors import InputError
-from transenc.model_folder import Source, describe
+from transenc.model_description import describe
+from transenc.model_folder import Source
 from transenc.progress import Progress
 from transenc.stages.pairs import Config, Facts, label_statistics, sentences_of
 from transenc.terminal import quiet
@@ -38,7 +39,8 @@ def predict(out: Path, config: Config, progress: Progress, pool: Artifact) -> Fa
             model = _loaded("SentenceTransformer", source, config)
             scores = _scores_of_bi(model, config, progress, sentences, pairs)
     except InputError as error:
-        raise InputError(f"{config['key']}={error}") from None
+        named = str(error) if source.name in str(error) else f"{source.name}: {error}"
+        raise InputError(f"{config['key']}={named}") from None
     if not np.isfinite(scores).all():
         raise InputError(f"{config['key']}={source.name}: scores some pairs NaN; take another model")
     parameters = sum(weight.numel() for weight in model.parameters()) / 1e6
@@ -104,7 +106,10 @@ def _in_chunks(progress: Progress, unit: str, items: Sequence[Any], run: Callabl
     with progress.bar("predict", len(items), unit) as bar:
         for start in range(0, len(items), CHUNK):
             part = list(items[start : start + CHUNK])
-            parts.append(run(part).float().cpu())
+            try:
+                parts.append(run(part).float().cpu())
+            except Exception as error:  # whatever it stumbles over in files of others
+                raise InputError(f"sentence-transformers cannot score with it ({reason(error)})") from error
             bar.update(len(part))
     return torch.cat(parts)
 
