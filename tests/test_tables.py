@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,17 @@ def test_every_measurement_belongs_to_a_table_and_is_there_once(path):
 @pytest.mark.parametrize("name", sorted(DOCUMENTS.keys() - {"README.md"}))
 def test_no_document_is_longer_than_1500_words(name):
     assert len(DOCUMENTS[name].read_text(encoding="utf-8").split()) <= 1500
+
+
+TESTS = list((ROOT / "tests").glob("*.py"))
+NAMES = {name for path in TESTS for name in re.findall(r"def (test_\w+)", path.read_text(encoding="utf-8"))}
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_a_test_that_a_document_names_is_there(name):
+    named = re.findall(r"`(test_\w+(?:\.py)?)`", DOCUMENTS[name].read_text(encoding="utf-8"))
+    known = {path.name for path in TESTS} | NAMES
+    assert not [test for test in named if test not in known and not any(other.startswith(test) for other in NAMES)]
 
 
 def test_the_readme_has_at_most_150_lines():
