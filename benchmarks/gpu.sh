@@ -1,5 +1,5 @@
 #!/bin/sh
-# What a GPU does with this project, in one go, resumable: the seed's table in the shape of roberta-base (random weights:
+# What a GPU does with this project, in one go, resumable: the original prototype's table in roberta-base's shape (random weights:
 # only the seconds mean something), the same iteration beside sentence-transformers on STS-B and on the paper's pool,
 # the STS-B table of docs/results.md, and distill=paper beside distill=best on STS-B and the seven tasks (docs/ablations.md). Needs
 # dataset/ (download_dataset.sh all), accelerate and sentence-transformers.
@@ -12,7 +12,7 @@ shape=base rounds=3
 mkdir -p $out
 [ -e $out/models ] || { python benchmarks/loop.py --model $shape --write $out/new && mv $out/new $out/models; }
 
-echo "The seed's table: seconds in all are the last line; a second run only reads"
+echo "The original prototype's table: seconds in all are the last line; a second run only reads"
 python train.py experiment=seed_stsb trainer=$device model.bi=$out/models/bi model.cross=$out/models/cross \
     data.limit="$pairs" distill.failure=ignore hydra.run.dir=$out/seed
 
