@@ -292,7 +292,7 @@ def running(pid):
 
 @pytest.mark.slow
 def test_a_quiet_run_shows_its_table_and_a_verbose_one_where_artifacts_lie(inputs, tmp_path):
-    run = [f"hydra.run.dir={tmp_path}/run", f"paths.artifacts={tmp_path}/artifacts"]
+    run = [f"hydra.run.dir={tmp_path}/run", f"paths.artifacts={tmp_path}/artifacts", "model.pooling=cls"]
     _, out, error = python(*inputs, *run, "verbosity=verbose")
     assert f"load bi: in {tmp_path}/artifacts/load-" in out
     status, out, error = python(*inputs, *run, "verbosity=quiet")

@@ -74,7 +74,7 @@ def test_the_default_command_runs_from_the_hub_and_again_without_it(repositories
     with standin.Hub(repositories) as hub:
         text = run("online", HF_ENDPOINT=hub.endpoint)
     assert "HTTP Request" not in text
-    assert "cls pooling (the default)" in text
+    assert "its files name no pooling, and [CLS] is taken" in text
     assert {"pytorch_model.bin", "model.safetensors", "vocab.json", "merges.txt"} <= downloaded(hub)
     assert not downloaded(hub) & {"flax_model.msgpack", "tf_model.h5", "README.md"}
     files_of = [path.split("/resolve/")[0] for path in hub.requested if path.endswith("pytorch_model.bin")]
