@@ -28,6 +28,7 @@ def test_pairs_in_memory_are_distilled_and_results_and_models_come_back(settings
     assert set(zip(labelled.sentence1, labelled.sentence2, strict=True)) <= set(sentences)
 
 
+@pytest.mark.slow
 def test_a_data_frame_and_a_file_give_the_same_run_as_a_list(settings, tmp_path):
     sentences = [pair[:2] for pair in pairs(60, seed=1)]
     frame = pandas.DataFrame(sentences, columns=["text", "other"])

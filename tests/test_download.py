@@ -121,6 +121,7 @@ def test_a_revision_that_is_not_there_is_reported_with_the_remedy(hub):
     assert "leave @... out for the newest" in line
 
 
+@pytest.mark.slow
 def test_a_download_that_was_cut_off_is_reported_and_resumed_next_time(hub):
     hub.cut = ".bin"
     line = refusal(SIMCSE)
@@ -130,6 +131,7 @@ def test_a_download_that_was_cut_off_is_reported_and_resumed_next_time(hub):
     assert find(SIMCSE).weights[0].stat().st_size == (hub.root / SIMCSE / "pytorch_model.bin").stat().st_size
 
 
+@pytest.mark.slow
 def test_an_incomplete_model_in_the_cache_is_not_taken_for_a_whole_one_offline(hub, monkeypatch):
     hub.cut = ".bin"
     refusal(SIMCSE)

@@ -19,8 +19,8 @@ QUICK = ["bert", "qwen3", "gemma3_text", "Dense", "a default prompt", "StaticEmb
 BI = [*PARTS, *FOLDERS]
 
 
-def some_slow(names):
-    return [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in names]
+def some_slow(names, quick=QUICK):
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_logits_are_those_of_sentence_transformers_in_any_batch_before_and_after
         np.testing.assert_allclose(theirs, ours, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", some_slow(BI))
+@pytest.mark.parametrize("name", some_slow(BI, quick=["qwen3", "Dense"]))
 def test_an_iteration_runs_and_sentence_transformers_scores_what_comes_out_as_the_run_did(folders, name, setting, bert):
     cross = folders(name) if name in PARTS and name != "t5" else bert
     pooling = [f"model.pooling={value}" for value in pooling_for(name).values()]

@@ -85,6 +85,7 @@ def test_a_fresh_adapter_changes_no_score_and_a_trained_one_does_before_and_afte
     assert all(weight.requires_grad for weight in encoder.parameters())
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_of_lora_ends_in_the_same_weights(setting, monkeypatch):
     whole = weights(setting.run(*LORA, "distill.bi.epochs=3", "paths.artifacts=" + str(setting.root / "other")))
 
@@ -150,6 +151,7 @@ def test_parts_hold_the_activations_of_one_at_a_time(bert):
     assert sorted(held[4:]) == [1, 2, 2, 2]  # once more, for the gradient
 
 
+@pytest.mark.slow
 def test_a_run_in_parts_and_with_gradient_checkpointing_ends_near_the_plain_one(setting):
     plain = ("distill.select=last", "distill.failure=ignore")
     first = pandas.read_csv(setting.run(*plain) / "results.csv")
@@ -187,6 +189,7 @@ def test_an_adapter_without_weights_or_of_another_model_is_one_line(adapter, mod
         BiEncoder.load(adapter)
 
 
+@pytest.mark.slow
 def test_a_loop_starts_from_an_adapter(setting, adapter):
     run = setting.run(f"model.bi={adapter}", "distill.select=last", "distill.failure=ignore", name="second")
     assert (run / "models" / "bi-encoder" / "model.safetensors").exists()

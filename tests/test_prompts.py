@@ -109,6 +109,7 @@ def test_a_prompt_name_that_is_not_there_is_one_line_with_those_that_are(folder)
         BiEncoder.load(folder)
 
 
+@pytest.mark.slow
 def test_members_have_prompts_of_their_own(setting, folder):
     run = setting.run(
         f"model.bi=[{folder},{folder}]", f"model.cross=[{setting.model},{setting.model}]",

@@ -125,6 +125,7 @@ def test_a_score_outside_the_unit_interval_is_one_line(setting, tmp_path):
         setting.run(f"model.teachers={tmp_path}/scores.csv", *ONE_TURN)
 
 
+@pytest.mark.slow
 def test_what_a_fixed_teacher_scored_is_reused_and_nobody_trains_it(setting, models):
     overrides = (f"model.teachers={models['electra']}", *ONE_TURN)
     setting.run(*overrides)
