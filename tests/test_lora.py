@@ -16,6 +16,7 @@ from standin import change
 from transenc.data.tokens import number_sentences
 from transenc.encoders import BiEncoder, CrossEncoder, OptimizerConfig
 from transenc.errors import InputError
+from transenc.training import TrainingFailed
 
 LORA = (
     "distill.bi.lora_rank=4", "distill.cross.lora_rank=4", "distill.bi.learning_rate=1e-2",
@@ -63,7 +64,7 @@ def test_with_lora_the_backbones_own_weights_stay_and_adapters_and_head_are_trai
     names = {name for name, weight in encoder.named_parameters() if weight.requires_grad}
     assert {name for name in names if "lora_" not in name} == {
         f"backbone.{module}.modules_to_save.default.{part}"
-        for module in ("classifier", "bert.pooler.dense".replace("bert.pooler.dense", "bert.pooler"))
+        for module in ("classifier", "bert.pooler")
         for part in (("weight", "bias") if module == "classifier" else ("dense.weight", "dense.bias"))
     }
     assert set(encoder.trained_state()) == names
@@ -217,3 +218,14 @@ def test_static_embeddings_have_no_layers_for_lora(setting, tmp_path):
         setting.run(f"model.bi={static}", *LORA)
     with pytest.raises(InputError, match="gradient_checkpointing: a StaticEmbeddings does not support it"):
         setting.run(f"model.bi={static}", "distill.bi.gradient_checkpointing=true", "distill.failure=ignore")
+
+
+def test_of_a_failed_training_with_lora_only_the_curve_is_kept(setting, monkeypatch):
+    def collapsed(*_):
+        raise TrainingFailed("it collapsed", "nan")
+
+    monkeypatch.setattr("transenc.training.check_collapse", collapsed)
+    with pytest.raises(InputError, match="1/cross failed with one seed: it collapsed"):
+        setting.run("distill.cross.lora_rank=4")
+    (folder,) = (setting.root / "artifacts").glob("train-*")
+    assert {path.name for path in folder.iterdir()} == {"artifact.json", "curve.jsonl"}

@@ -7,14 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import PAIRS
+from conftest import PAIRS, refused
 from families import ENCODERS
 from safetensors.torch import load_file
 from standin import change
 from transformers import AutoModel
 
 from transenc.encoders import BiEncoder, CrossEncoder
-from transenc.errors import InputError
 from transenc.stages.models import read_as
 
 st = pytest.importorskip("sentence_transformers")
@@ -31,12 +30,6 @@ def folder(models, tmp_path):
 def cross(models, tmp_path):
     CrossEncoder.load(models["roberta"], new_head=0).save(tmp_path / "cross")
     return tmp_path / "cross"
-
-
-def refused(folder, says, cls=BiEncoder, **settings):
-    with pytest.raises(InputError, match=says) as error:
-        cls.load(folder, **settings)
-    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("kind", ["custom_st.Transformer", "model.Pooling", "Transformer"])

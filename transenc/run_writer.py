@@ -129,7 +129,7 @@ class RunWriter:
         warnings = {m.name: text for m in members if (text := warning(m, self.rows, stages.select, tasks))}
         for member in members:
             folder = self.files.path(model_path(member.name))
-            source = stages.model_sources[f"model.{member.kind}", member.number]
+            source = stages.initial_sources[member.kind, member.number]
             adapter = self.cfg.distill.adapters is Adapters.separate and (member.artifact / ADAPTER).exists()
             copied = member.artifact / ADAPTER if adapter else member.artifact.path
             copy_model(copied, folder, self._card(member, stages, pool, warnings.get(member.name)), source)

@@ -210,14 +210,16 @@ def _check_prompts(cfg: Train, bis: int) -> None:
     if bis > 1:
         _check_list("model.bi_prompt", model.bi_prompt, "model.bi", bis)
         _check_list("model.bi_prompt_name", model.bi_prompt_name, "model.bi", bis)
-    prompts = listed(model.bi_prompt) if bis > 1 else [model.bi_prompt]
-    names = listed(model.bi_prompt_name) if bis > 1 else [model.bi_prompt_name]
-    for prompt in prompts:
-        _hold(_prompt_rules("model.bi_prompt", prompt, "model.bi_prompt_name", names[0]))
-    for name in names:
-        _hold(_prompt_rules("model.bi_prompt", prompts[0], "model.bi_prompt_name", name))
-    if not cfg.data.ordered and any(len(set(listed(value))) > 1 for value in (*prompts, *names)):
-        raise InputError("model.bi_prompt: two prompts are for sentences that differ in kind; set data.ordered=true")
+
+    def per_member(value: Any) -> list[Any]:
+        return list(value) if bis > 1 and isinstance(value, list) else [value] * bis
+
+    for prompt, name in zip(per_member(model.bi_prompt), per_member(model.bi_prompt_name), strict=True):
+        _hold(_prompt_rules("model.bi_prompt", prompt, "model.bi_prompt_name", name))
+        if not cfg.data.ordered and any(len(set(listed(value))) > 1 for value in (prompt, name)):
+            raise InputError(
+                "model.bi_prompt: two prompts are for sentences that differ in kind; set data.ordered=true"
+            )
 
 
 def _prompt_rules(key: str, prompt: Any, name_key: str, name: Any) -> list[Rule]:

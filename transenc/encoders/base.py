@@ -290,7 +290,9 @@ class PairEncoder(pl.LightningModule, ABC):
         except (InputError, KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # whatever the libraries stumble over in files of others, a panic of Rust's too
-            raise InputError(f"{source.name}: its files make no encoder ({reason(error)})") from error
+            raise InputError(
+                f"{source.name}: its files make no encoder ({reason(error)}); copy or save them again"
+            ) from error
         encoder._try(source.name)
         return encoder
 
@@ -310,11 +312,8 @@ class PairEncoder(pl.LightningModule, ABC):
                 f" a longer pair); {self.backbone.config.model_type} is not supported"
             )
         absolute = any(name.endswith("position_embeddings") for name, _ in self.backbone.named_modules())
-        if (
-            absolute
-            and self.tokenizer.padding_side == "left"
-            and self.backbone.config.model_type not in OFFSET_POSITIONS
-        ):
+        absolute = absolute and self.backbone.config.model_type not in OFFSET_POSITIONS
+        if absolute and self.tokenizer.padding_side == "left":
             raise InputError(
                 f"{name}: its tokenizer pads on the left, and its positions count from there; set padding_side=right in"
                 " tokenizer_config.json"

@@ -67,8 +67,7 @@ def load_parts(
         raise InputError(
             f"{source.name}: its weights are quantised, which is not supported; take the model they are of"
         )
-    for key in ("auto_map", "transformers_weights"):  # they name code, and weights that may be pickled
-        vars(config).pop(key, None)
+    vars(config).pop("auto_map", None)  # it names code
     config._attn_implementation = None  # one that is named may be fetched from the hub, as code
     if getattr(config, "use_cache", False) and not hasattr(config, "is_decoder"):
         config.use_cache = False  # of a decoder, which would keep keys and values for a token that never comes
@@ -120,7 +119,9 @@ def load_parts(
     longest = int(min(tokenizer.model_max_length, positions - offset))
     if max_tokens is not None and max_tokens > longest:
         if max_tokens > positions - offset:
-            raise InputError(f"{source.name}: max_tokens={max_tokens}, but the model reads {longest} at most")
+            raise InputError(
+                f"{source.name}: max_tokens={max_tokens}, but the model reads {positions - offset} at most"
+            )
         longest = max_tokens  # the folder's own limit, which goes before the tokenizer's
     special = tokenizer.num_special_tokens_to_add(pair=True)
     if (max_tokens or longest) < special + 2:
@@ -221,22 +222,21 @@ def load_backbone(auto: Any, source: Source, config: Any, new_head: int | None =
 
 
 def _with_adapter(backbone: torch.nn.Module, source: Source) -> torch.nn.Module:
-    try:
-        from peft import PeftModel
-    except ImportError:
-        raise InputError(f"{source.name}: a LoRA adapter, which takes 'pip install peft'") from None
+    from peft import PeftModel
+
     if read_json(source.folder / ADAPTER).get("use_dora"):
         raise InputError(f"{source.name}: a DoRA adapter, whose magnitudes sentence-transformers loses; merge it first")
     try:
-        with warnings.catch_warnings(record=True) as said:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             adapted = PeftModel.from_pretrained(backbone, str(source.folder))
-        if lost := [str(warning.message) for warning in said if "missing adapter keys" in str(warning.message)]:
+        if lost := [str(warning.message) for warning in caught if "missing adapter keys" in str(warning.message)]:
             raise ValueError(lost[0])
         return adapted.merge_and_unload()
     except Exception as error:
         raise InputError(
-            f"{source.name}: its LoRA adapter does not fit {source.base.name} ({reason(error)})"
+            f"{source.name}: its LoRA adapter does not fit {source.base.name} ({reason(error)}); take the model that"
+            " it was trained on"
         ) from error
 
 

@@ -18,8 +18,8 @@ from transenc.model_description import MAX_CONFIG_VALUE
 from transenc.model_folder import Module, Source, weights_in
 
 CLASSES = {name: getattr(st, name) for name in ("Pooling", "Dense", "LayerNorm", "Normalize", "Dropout")}
-# Keys of a pooling's config.json as every version of sentence-transformers reads them, in the order in which several
-# poolings are joined. The last two came with version 2.3.
+# Keys of a pooling's config.json that older versions of sentence-transformers read too, in the order in which several
+# poolings are joined.
 LEGACY_POOLING = {
     "cls": "pooling_mode_cls_token",
     "max": "pooling_mode_max_tokens",
@@ -48,9 +48,9 @@ class StaticEmbeddings(nn.Module):
         self.table = table
 
 
-def pooling_of(modes: str | Sequence[str], width: int, include_prompt: bool = True) -> Any:
+def pooling_of(mode: str, width: int) -> Any:
     """sentence-transformers' Pooling of hidden states of D = `width`."""
-    return st.Pooling(width, modes if isinstance(modes, str) else tuple(modes), include_prompt=include_prompt)
+    return st.Pooling(width, mode)
 
 
 def load_modules(source: Source, width: int, pooling: str | None) -> tuple[list[Any], bool]:
@@ -107,7 +107,7 @@ def _load(source: Source, module: Module) -> Any:
             raise ValueError("holds NaN or infinite values")
     except Exception as error:  # whatever it stumbles over in files of others
         where = f"its {module.name} in {module.folder.name}"
-        raise InputError(f"{source.name}: {where} cannot be loaded ({_words(error)})") from error
+        raise InputError(f"{source.name}: {where} cannot be loaded ({_words(error)}); copy it again") from error
     return loaded.float()
 
 
@@ -137,7 +137,9 @@ def load_static(source: Source) -> tuple[StaticEmbeddings, Any, int | None]:
         if truncation.get("direction", "right").lower() != "right":
             raise ValueError("tokenizer.json cuts on the left")
     except Exception as error:
-        raise InputError(f"{source.name}: its StaticEmbedding cannot be loaded ({_words(error)})") from error
+        raise InputError(
+            f"{source.name}: its StaticEmbedding cannot be loaded ({_words(error)}); copy it again"
+        ) from error
     loaded.tokenizer.no_truncation()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=loaded.tokenizer)
     table = nn.Embedding.from_pretrained(weights, freeze=False)
@@ -155,7 +157,7 @@ def save_static(backbone: StaticEmbeddings, tokenizer: Any, limit: int | None, f
 def _pooling_config(module: Any) -> dict[str, Any]:
     modes = (module.pooling_mode,) if isinstance(module.pooling_mode, str) else tuple(module.pooling_mode)
     if modes != tuple(mode for mode in LEGACY_POOLING if mode in modes):
-        config = module.get_config_dict()  # an order of joined poolings that only sentence-transformers 5.4 can name
+        config = module.get_config_dict()  # an order of joined poolings that the older keys cannot name
     else:
         config = {"word_embedding_dimension": module.embedding_dimension}
         config |= {key: mode in modes for mode, key in LEGACY_POOLING.items()}

@@ -125,7 +125,6 @@ class Evaluation:
         self.store, self.data, self.dataset, self.progress = store, data, Path(paths.dataset), progress
         self.accelerator = device_of(trainer.accelerator)
         _check_processes()
-        self.model_sources: dict[tuple[str, int], Source] = {}  # of these, by key and number
         self.models: list[dict[str, Any]] = []  # named by the configuration: `key`, `name`, and what was read
         self.scoring = {"batch_tokens": trainer.score_tokens, "accelerator": self.accelerator}
 
@@ -185,7 +184,6 @@ class Evaluation:
         encoder = artifact.facts["encoder"]
         name = source.name.partition("#")[0]
         self.models.append({"key": key, "name": name, "kind": kind, **encoder, "read_as": read_as(encoder)})
-        self.model_sources[key, len([model for model in self.models if model["key"] == key]) - 1] = source
         if encoder.get("guessed"):
             log.warning(
                 "%s=%s: its files name no pooling, and [CLS] is taken (sentence-transformers would take the mean); set"

@@ -18,6 +18,7 @@ from transenc.artifacts import Artifact, Store
 from transenc.config.schema import Centre, Failure, Precision, Select, Start, Teachers, Train, listed
 from transenc.errors import InputError
 from transenc.metrics import varies
+from transenc.model_folder import Source
 from transenc.progress import Progress
 from transenc.results import Row
 from transenc.stages.evaluation import Evaluation, Member, digest_of, task_name
@@ -56,12 +57,14 @@ class Stages(Evaluation):
     Attributes:
         dev, tests: the scored sets by name; `dev` has one or none.
         select: what encoders are selected by, never `auto`.
+        initial_sources: the models that the configuration names, by kind and number.
         failures: failed trainings: `place`, `reasons` (one for each seed), and `kept`, what stands in its place.
     """
 
     def __init__(self, cfg: Train, store: Store, progress: Progress):
         super().__init__(store, cfg.data, cfg.paths, cfg.trainer, progress)
         self.cfg = cfg
+        self.initial_sources: dict[tuple[str, int], Source] = {}
         self.failures: list[dict[str, Any]] = []
         self.teachers = [] if cfg.model.teachers is None else listed(cfg.model.teachers)
         self.precision = precision_of(cfg.trainer.precision, self.accelerator)
@@ -122,7 +125,8 @@ class Stages(Evaluation):
         key, members = f"model.{kind}", []
         for i, name in enumerate(names):
             of_member = {setting: values[i] for setting, values in settings.items()}
-            artifact = self.load(kind, find_model(key, name), key, **of_member)
+            source = self.initial_sources[kind, i] = find_model(key, name)
+            artifact = self.load(kind, source, key, **of_member)
             members.append(Member(kind, 0, i, len(names) > 1, artifact))
             if kind == "bi" and self.cfg.distill.centre is not Centre.none and not artifact.facts["can_be_centred"]:
                 raise InputError(

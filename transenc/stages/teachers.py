@@ -97,7 +97,9 @@ def _loaded(kind: str, source: Source, config: Config) -> Any:
             str(source.root), device=config["accelerator"], trust_remote_code=False, local_files_only=True
         )
     except Exception as error:  # whatever it stumbles over in files of others
-        raise InputError(f"{source.name}: sentence-transformers cannot load it ({reason(error)})") from error
+        raise InputError(
+            f"{source.name}: sentence-transformers cannot load it ({reason(error)}); take another model"
+        ) from error
 
 
 def _in_chunks(progress: Progress, unit: str, items: Sequence[Any], run: Callable[[list[Any]], Any]) -> torch.Tensor:
@@ -109,7 +111,9 @@ def _in_chunks(progress: Progress, unit: str, items: Sequence[Any], run: Callabl
             try:
                 parts.append(run(part).float().cpu())
             except Exception as error:  # whatever it stumbles over in files of others
-                raise InputError(f"sentence-transformers cannot score with it ({reason(error)})") from error
+                raise InputError(
+                    f"sentence-transformers cannot score with it ({reason(error)}); take another model"
+                ) from error
             bar.update(len(part))
     return torch.cat(parts)
 

@@ -177,10 +177,6 @@ def train(
                 progress=bar.update,
             )
             encoder.to(config["accelerator"])
-            if settings["lora_rank"]:
-                if not distributed.rank():
-                    encoder.save_adapter(out / ADAPTER)
-                encoder.merge_lora()
             if "centre" in config:
                 encoder.centre(pairs, config["batch_tokens"])
                 if selection is not None:
@@ -194,6 +190,9 @@ def train(
             return finished({"failed": str(failure), "cause": failure.cause, "summary": f"failed: {failure}"})
     if distributed.rank():
         return {}
+    if settings["lora_rank"]:
+        encoder.save_adapter(out / ADAPTER)
+        encoder.merge_lora()
     encoder.save(out)
     losses = [row["loss"] for row in curve if "loss" in row]
     repeated = f" in {settings['epochs'] * datamodule.passes} passes" if datamodule.passes > 1 else ""
