@@ -23,6 +23,7 @@ Rule = tuple[str, Any, bool, str]  # a key, its value, whether the value is vali
 
 MODELS = "a hub name, a folder, package://..., or a list of them"
 MAX_MIN_STEPS = 1_000_000  # the order of their pairs is held in memory
+MAX_FOLDS = 20  # each takes a training of its own
 MAX_LORA_RANK = 1024  # as wide as a layer of many encoders
 MAX_NUMBER = 2**32
 
@@ -64,6 +65,7 @@ def check(cfg: Train) -> None:
         ("data.mining.neighbours", data.mining.neighbours, data.mining.neighbours >= 1, "at least 1"),
         ("distill.iterations", distill.iterations, distill.iterations >= 1, "at least 1"),
         ("distill.retries", distill.retries, distill.retries >= 0, "at least 0"),
+        ("distill.folds", distill.folds, 1 <= distill.folds <= MAX_FOLDS, f"from 1 to {MAX_FOLDS}"),
         ("distill.holdout", distill.holdout, 0 < distill.holdout < 1, "between 0 and 1"),
         *_common_rules(cfg),
     ]
@@ -89,6 +91,11 @@ def check(cfg: Train) -> None:
         raise InputError("data.flatten=true: flattening leaves pairs out; give data.limit=N, how many to keep")
     if direction is not Direction.both and distill.iterations > 1:
         raise InputError(f"distill.direction={direction.name} is one step; set distill.iterations=1")
+    if distill.folds > 1 and direction not in (Direction.both, Direction.bi_to_cross):
+        raise InputError(
+            f"distill.folds={distill.folds}: with distill.direction={direction.name} no cross-encoder labels pairs that"
+            " it learnt from; set distill.folds=1"
+        )
     if distill.select is Select.dev and data.dev is None:
         raise InputError("distill.select=dev: there is no development set; give data.dev=FILE, or select by agreement")
     if direction.supervised:
@@ -176,6 +183,7 @@ def _check_adapters(cfg: Train) -> None:
         ("distill.start=base", distill.start is Start.base),
         ("distill.centre=none", distill.centre is Centre.none),
         ("distill.symmetric=false", not distill.symmetric),
+        ("distill.folds=1", distill.folds == 1),
         ("model.bi_layers=null", listed(model.bi_layers) == [None]),
         ("model.cross_layers=null", listed(model.cross_layers) == [None]),
     ):

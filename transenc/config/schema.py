@@ -263,6 +263,7 @@ class Distill:
     symmetric: bool  # the cross-encoder's logit is the mean over both orders of a pair, unless data.ordered
     select: Select
     adapters: Adapters
+    folds: int  # of cross-fitting: so many cross-encoders each learn from the pool but one fold, and label it; 1: none
     holdout: float  # share of the pool that is held out for selection by agreement
     retries: int  # how many times a failed training without a known cause is repeated with another seed
     failure: Failure

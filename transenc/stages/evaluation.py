@@ -69,6 +69,7 @@ class Member:
         several: whether there are several members.
         artifact: its model folder.
         centred: whether it is an initial bi-encoder that has been mean-centred.
+        folds: the cross-fitted encoders whose average it is, in the order of the folds that they have not seen.
     """
 
     kind: str
@@ -77,6 +78,7 @@ class Member:
     several: bool
     artifact: Artifact
     centred: bool = False
+    folds: tuple[Artifact, ...] = ()
 
     @property
     def encoder(self) -> str:

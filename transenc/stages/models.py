@@ -2,6 +2,7 @@
 
 load    -> a model folder
 centre  -> a bi-encoder's folder, its embeddings mean-centred
+average_weights -> a model folder whose weights are the mean of several
 score   -> raw.npy, scores.npy: one encoder's cosines or logits for one set of pairs, and the scores they make
 """
 
@@ -107,6 +108,25 @@ def centre(out: Path, config: Config, progress: Progress, model: Artifact, token
         "share": share,
         "summary": f"the mean was {share:.0%} of an embedding's length",
     }
+
+
+@stage(version=1)
+def average_weights(out: Path, config: Config, progress: Progress, *models: Artifact) -> Facts:
+    """The mean of the weights of models that began with the same ones: a model soup (Wortsman et al. 2022, arXiv
+    2203.05482). Its selection score is their mean.
+    """
+    encoders = [encoder_class(model.facts["kind"]).load(model.path) for model in models]
+    states = [encoder.state_dict() for encoder in encoders]
+    mean = {
+        name: torch.stack([state[name] for state in states]).mean(0) if weight.is_floating_point() else weight
+        for name, weight in states[0].items()
+    }
+    encoders[0].load_state_dict(mean)
+    encoders[0].save(out)
+    scores = [model.facts["selection"] for model in models]
+    selection = None if None in scores else float(np.mean(scores))
+    facts = {**model_facts(out, encoders[0]), "selection": selection, "centred": False}
+    return {**facts, "summary": f"the mean of {len(models)} encoders' weights"}
 
 
 @stage(version=3, ignore=("batch_tokens", "accelerator"))

@@ -22,10 +22,10 @@ from transenc.model_folder import Source
 from transenc.progress import Progress
 from transenc.results import Row
 from transenc.stages.evaluation import Evaluation, Member, digest_of, task_name
-from transenc.stages.models import centre, find_model
+from transenc.stages.models import average_weights, centre, find_model
 from transenc.stages.pairs import corpus, embed, flatten, gather, gold, mine
 from transenc.stages.teachers import predict, read_scores
-from transenc.stages.training import label, train
+from transenc.stages.training import label, score_held_out, train
 
 log = logging.getLogger("transenc")
 
@@ -204,7 +204,7 @@ class Stages(Evaluation):
             return pool
         kinds = [teacher] if self.cfg.distill.teachers is Teachers.other else self.trained(encoders)
         members = [member for kind in kinds for member in encoders[kind]]
-        scored = [self.score(m.artifact, pool, m.place, "pool", self.precision) for m in members]
+        scored = [self._pool_scores(member, pool) for member in members]
         if iteration:
             scored += [self._fixed_scores(name, pool) for name in self.teachers]
         config = {"average": self.cfg.distill.average.name}
@@ -217,6 +217,15 @@ class Stages(Evaluation):
                 " encoder that tells these pairs apart (model.bi, model.pooling), or other pairs"
             )
         return labels
+
+    def _pool_scores(self, member: Member, pool: Artifact) -> Artifact:
+        """A teacher's scores of the pool; of a cross-fitted one, those of pairs that it did not learn from."""
+        if not member.folds:
+            return self.score(member.artifact, pool, member.place, "pool", self.precision)
+        tokens = self.tokens(pool, member.artifact, "pool")
+        config = {**self.scoring, "precision": self.precision, "split_seed": self.cfg.seed}
+        progress, title = self.progress.at(member.place), f"{member.place} pool"
+        return self.store(score_held_out, config, tokens, *member.folds, progress=progress, title=title)
 
     def _fixed_scores(self, name: str, pool: Artifact) -> Artifact:
         """A fixed teacher's scores of the pool: a model's, or those in a file."""
@@ -258,13 +267,13 @@ class Stages(Evaluation):
         config: dict[str, Any] = {
             "training": {key: v.name if isinstance(v, Enum) else v for key, v in settings.items()},
             "select": self.select.name,
-            "holdout": None,
+            "holdout": self.cfg.distill.holdout if self.select is Select.agreement else None,
+            "split_seed": self.cfg.seed,
+            "trained_already": student.kind == "bi" or student.iteration != 0,
             "precision": self.precision,
             **self.scoring,
             "examine": self.cfg.distill.failure is not Failure.ignore,
         }
-        if self.select is Select.agreement:
-            config["holdout"] = {"share": self.cfg.distill.holdout, "seed": self.cfg.seed}
         if student.kind == "bi" and self._centring(student) is Centre.students:
             config["centre"] = True
         if distributed.size() > 1:  # each rank has a dropout of its own
@@ -272,29 +281,45 @@ class Stages(Evaluation):
         tokens = self.tokens(pool, student.artifact, "pool")
         dev = [self.tokens(pairs, student.artifact, name) for name, pairs in self.dev.items()]
         inputs = [student.artifact, tokens, labels, *(dev if self.select is Select.dev else [])]
+        if student.kind == "bi" or self.cfg.distill.folds == 1:
+            trained = self._train(result.place, config, inputs, previous)
+            return replace(result, artifact=trained or previous.artifact)
+        folds: list[Artifact] = []
+        for fold in range(self.cfg.distill.folds):
+            in_fold = config | {"folds": self.cfg.distill.folds, "fold": fold}
+            trained = self._train(f"{result.place}/fold-{fold}", in_fold, inputs, previous)
+            if trained is None:
+                return replace(result, artifact=previous.artifact, folds=previous.folds)
+            folds.append(trained)
+        mean = self.store(average_weights, {}, *folds, progress=self.progress, title=f"{result.place} average")
+        return replace(result, artifact=mean, folds=tuple(folds))
 
+    def _train(
+        self, place: str, config: dict[str, Any], inputs: Sequence[Artifact], previous: Member
+    ) -> Artifact | None:
+        """The trained student, with the first seed that does not fail; None if the encoder before is kept instead."""
         reasons: list[str] = []
         for attempt in range(self.cfg.distill.retries + 1):
-            place = f"{result.place}/{attempt}" if attempt else result.place
-            config["seed"] = int(hashlib.sha256(f"{self.cfg.seed}/{place}".encode()).hexdigest()[:8], 16)
-            progress = self.progress.at(place)
-            artifact = self.store(train, config, *inputs, progress=progress, title=f"{result.place} train")
+            tried = f"{place}/{attempt}" if attempt else place
+            config["seed"] = int(hashlib.sha256(f"{self.cfg.seed}/{tried}".encode()).hexdigest()[:8], 16)
+            progress = self.progress.at(tried)
+            artifact = self.store(train, config, *inputs, progress=progress, title=f"{place} train")
             if artifact.reused:  # its curve belongs to this run as well
                 progress.rows(map(json.loads, (artifact / "curve.jsonl").read_text(encoding="utf-8").splitlines()))
             if "failed" not in artifact.facts:
                 if reasons:
-                    self.failures.append({"place": result.place, "reasons": reasons, "kept": None})
-                return replace(result, artifact=artifact)
+                    self.failures.append({"place": place, "reasons": reasons, "kept": None})
+                return artifact
             reasons.append(artifact.facts["failed"])
             if artifact.facts["cause"] != "chance":
                 break
-        self.failures.append({"place": result.place, "reasons": reasons, "kept": previous.place})
+        self.failures.append({"place": place, "reasons": reasons, "kept": previous.place})
         seeds = f"{len(reasons)} seeds" if len(reasons) > 1 else "one seed"
-        message = f"{result.place} failed with {seeds}: {reasons[-1]}"
+        message = f"{place} failed with {seeds}: {reasons[-1]}"
         if self.cfg.distill.failure is Failure.keep and (previous.iteration or previous.kind == "bi"):
             log.warning("%s; %s is kept in its place", message, previous.place)
-            return replace(result, artifact=previous.artifact)
-        raise InputError(f"{message}; {REMEDIES[artifact.facts['cause']].format(kind=student.kind)}")
+            return None
+        raise InputError(f"{message}; {REMEDIES[artifact.facts['cause']].format(kind=previous.kind)}")
 
     def evaluate(self, members: Sequence[Member]) -> list[Row]:
         """The members' results on the development and test sets."""

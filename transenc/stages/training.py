@@ -2,6 +2,7 @@
 
 label  -> labels.npy: the teachers' scores, averaged, in [0, 1]
 train  -> a model folder, and its learning curve
+score_held_out -> scores.npy: of each pair by the one of several cross-fitted encoders that did not learn from it
 """
 
 import json
@@ -70,6 +71,11 @@ def average(scores: np.ndarray, how: str) -> np.ndarray:
     return np.interp(mean_rank, np.arange(1, len(mean) + 1), np.sort(mean))
 
 
+def folds_of(pairs: int, folds: int, seed: int) -> list[np.ndarray]:
+    """The rows of a pool in random order and `folds` parts of equal size; the same in every iteration."""
+    return np.array_split(np.random.default_rng(seed).permutation(pairs), folds)
+
+
 @dataclass(frozen=True)
 class Selection:
     """What a student's checkpoints are compared by: its metric on N pairs.
@@ -90,12 +96,13 @@ class Selection:
         return main_metric(similarities(encoder, self.pairs, self.config), self.truth, self.binary)
 
 
-@stage(version=6, ignore=("batch_tokens",))
+@stage(version=7, ignore=("batch_tokens",))
 @distributed.collective
 def train(
     out: Path, config: Config, progress: Progress, student: Artifact, tokens: Artifact, labels: Artifact, *dev: Artifact
 ) -> Facts:
     """A student trained on the labels. It keeps its best checkpoint by the selection that `config` names, or its last.
+    Weights that were trained already are a candidate too. With a `fold`, it learns from the other folds only.
 
     Of a failed training only the curve is kept, and the facts `failed`, the reason, and `cause`. What was trained with
     LoRA is kept twice: as a model, and as its adapter (in `ADAPTER`).
@@ -124,15 +131,23 @@ def train(
         dev_pairs = TokenisedPairs.load(dev[0].path)
         assert dev_pairs.gold is not None
         selection = Selection(dev_pairs, dev_pairs.gold, dev[0].facts["binary"], config)
-    elif config["select"] == "agreement":
-        # The same pairs are held out in every iteration, since iterations are compared by them.
-        rows = np.random.default_rng(config["holdout"]["seed"]).permutation(len(pairs))
-        held_out, kept = np.split(rows, [max(2, int(config["holdout"]["share"] * len(pairs)))])
-        held_out, kept = np.sort(held_out), np.sort(kept)
+    # The same pairs are held out in every iteration, since iterations are compared by them.
+    rows = np.random.default_rng(config["split_seed"]).permutation(len(pairs))
+    held_out = rows[:0]
+    if config["select"] == "agreement":
+        held_out = rows[: max(2, int(config["holdout"] * len(pairs)))]
+    if "fold" in config:
+        fold = folds_of(len(pairs), config["folds"], config["split_seed"])[config["fold"]]
+        held_out, kept = fold[: len(held_out)], np.setdiff1d(rows, fold)
+    else:
+        kept = np.sort(rows[len(held_out) :])
+    if config["select"] == "agreement":
+        held_out = np.sort(held_out)
         selection = Selection(pairs.select(held_out), targets[held_out], False, config)
+    if not len(kept):
+        raise InputError("data.path: too few pairs to hold some out; add pairs, or set distill.folds=1")
+    if len(kept) < len(pairs):
         pairs, targets = pairs.select(kept), targets[kept]
-    if not len(pairs):
-        raise InputError("data.path: too few pairs to hold some out for selection by agreement; add pairs")
 
     datamodule = PairDataModule(
         pairs,
@@ -172,6 +187,7 @@ def train(
                 seed=seed,
                 selection=selection,
                 eval_steps=settings["eval_steps"],
+                trained_already=config["trained_already"],
                 checkpoint=Checkpoint(out),
                 record=record,
                 progress=bar.update,
@@ -201,3 +217,22 @@ def train(
         summary += f", {config['select']} {100 * result.best:.2f} at {result.step:,}"
     facts = {"select": config["select"], "selection": result.best, "step": result.step, "summary": summary}
     return finished({**model_facts(out, encoder), **facts, "centred": "centre" in config})
+
+
+@stage(version=1, ignore=("batch_tokens", "accelerator"))
+@distributed.collective
+def score_held_out(out: Path, config: Config, progress: Progress, tokens: Artifact, *models: Artifact) -> Facts:
+    """The pool's scores by cross-fitting: each fold is scored by the encoder that did not learn from it."""
+    pairs = TokenisedPairs.load(tokens.path)
+    scores = np.empty(len(pairs), dtype=np.float32)
+    folds = folds_of(len(pairs), len(models), config["split_seed"])
+    with progress.bar("score", len(pairs), "pair") as bar:
+        for rows, model in zip(folds, models, strict=True):
+            encoder = encoder_class(model.facts["kind"]).load(model.path).to(config["accelerator"])
+            raw = similarities(encoder, pairs.select(np.sort(rows)), config)
+            scores[np.sort(rows)] = encoder.to_score(torch.from_numpy(raw)).numpy()
+            bar.update(len(rows))
+    if distributed.rank():
+        return {}
+    np.save(out / "scores.npy", scores)
+    return {"pairs": len(pairs), "summary": f"{len(pairs):,} pairs, each by an encoder that did not learn from it"}
