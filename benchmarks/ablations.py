@@ -1,8 +1,12 @@
-"""What each idea beyond the paper brings, one at a time: the tables of docs/ablations.md.
+"""What each idea beyond the paper brings, one at a time: the tables of docs/ablations.md and docs/adapting.md.
 
     python benchmarks/ablations.py                       # development scores, every start, variant and seed
     python benchmarks/ablations.py starts=weak seeds=0 variants=paper,best
     python benchmarks/ablations.py test=true variants=paper,best     # test scores, once all is chosen
+    python benchmarks/ablations.py test=true data=twitter,wikiqa texts=FOLDER variants=paper,adapt
+
+`texts` is a folder of texts that are not STS: twitter/ and wikiqa/, each with train.tsv and test.tsv, whose columns are
+sentence1, sentence2, score (0 or 1). Of their test pairs, 1,500 are drawn.
 
 Each run is a `train.py` command in a folder of its own under outputs/ablations/; one whose run.json is there is not run
 again, and runs share artifacts, so the whole can be stopped and started at will. Further KEY=VALUE are train.py's
@@ -16,6 +20,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas
 
 ROOT = Path(__file__).parents[1]
@@ -35,7 +40,10 @@ DATA = {
         "data.test=[sts12,sts13,sts14,sts15,sts16,stsb-test,sickr-test]",
         "data.limit=10000",
     ],
+    "twitter": [],  # `texts`
+    "wikiqa": ["data.ordered=true"],
 }
+TEXTS, TEST_PAIRS = ("twitter", "wikiqa"), 1500
 # What a backbone of 22M parameters wants on two cores (experiment=minilm_stsb); otherwise the paper's.
 SMALL = [
     "distill.iterations=1",
@@ -47,14 +55,18 @@ SMALL = [
     "distill.select=last",
 ]
 BOTH = ["distill.teachers=both", "distill.average=z"]
+BASE = "distill=base"
 VARIANTS = {
-    "paper": [],
-    "symmetric": ["distill.symmetric=true"],
-    "starts centred": ["distill.centre=starts"],
-    "students centred": ["distill.centre=students"],
-    "cosent": ["distill.bi.loss=cosent"],
-    "both teachers": BOTH,
-    "cosent + both teachers": ["distill.bi.loss=cosent", *BOTH],
+    "paper": [BASE],
+    "symmetric": [BASE, "distill.symmetric=true"],
+    "starts centred": [BASE, "distill.centre=starts"],
+    "students centred": [BASE, "distill.centre=students"],
+    "cosent": [BASE, "distill.bi.loss=cosent"],
+    "both teachers": [BASE, *BOTH],
+    "cosent + both teachers": [BASE, "distill.bi.loss=cosent", *BOTH],
+    "adapt": ["distill=adapt"],
+    "adapt, one fold": ["distill=adapt", "distill.folds=1"],
+    "adapt, cross-encoder labels": ["distill=adapt", "distill.teachers=other"],
     "best": ["distill=best"],
     "best not centred": ["distill=best", "distill.centre=none"],
     "best starts centred": ["distill=best", "distill.centre=starts"],
@@ -74,18 +86,34 @@ def run(data: str, start: str, variant: str, seed: int, more: list[str]) -> Path
 
 
 def scores(folder: Path, test: bool) -> pandas.Series:
-    """Spearman x100 by iteration, encoder, member (of several) and task; of several test sets, their average too."""
+    """Spearman x100, AUC of binary scores, by iteration, encoder, member (of several) and task; of several test sets,
+    their average too.
+    """
     results = pandas.read_csv(folder / "results.csv", dtype={"member": "string"})
     results = results[results.task.str.endswith("-dev") != test]
     results["place"] = results.iteration.astype(str) + " " + results.encoder
     if results.member.nunique() > 1:
         results["place"] += ("-" + results.member).fillna("")
-    values = 100 * results.set_index(["place", "task"]).spearman
+    by_place = results.set_index(["place", "task"])
+    values = 100 * by_place.auc.fillna(by_place.spearman)
     if values.index.get_level_values("task").nunique() > 1:
         average = values.groupby("place", sort=False).mean()
         average.index = pandas.MultiIndex.from_product([average.index, ["avg"]], names=["place", "task"])
         values = pandas.concat([values, average])
     return values
+
+
+def add_texts(folder: Path) -> None:
+    """Texts that are not STS: their training pairs without scores, and some of their test pairs."""
+    rng = np.random.default_rng(0)
+    for name in TEXTS:
+        test = ROOT / "outputs" / "ablations" / f"{name}_test.tsv"
+        test.parent.mkdir(parents=True, exist_ok=True)
+        header, *lines = (folder / name / "test.tsv").read_text(encoding="utf-8").splitlines(keepends=True)
+        drawn = np.sort(rng.permutation(len(lines))[:TEST_PAIRS])
+        test.write_text("".join([header, *(lines[number] for number in drawn)]), encoding="utf-8")
+        paths = [f"data.path={(folder / name / 'train.tsv').resolve()}", f"data.test=[{test}]"]
+        DATA[name] += ["data=pairs", *paths, "data.scores=binary"]
 
 
 def main(arguments: list[str]) -> None:
@@ -94,6 +122,8 @@ def main(arguments: list[str]) -> None:
     data = said.pop("data", "stsb").split(",")
     starts = said.pop("starts", ",".join(STARTS)).split(",")
     variants = said.pop("variants", ",".join(VARIANTS)).split(",")
+    if texts := said.pop("texts", None):
+        add_texts(Path(texts))
     seeds = [int(seed) for seed in said.pop("seeds", "0,1,2").split(",")]
     more = [f"{key}={value}" for key, value in said.items()]
     for asked, known in ((data, DATA), (starts, STARTS), (variants, VARIANTS)):

@@ -170,3 +170,25 @@ def test_a_defined_score_is_selected_before_an_undefined_one_and_the_earliest_of
     (selected,) = select(members, [], Select.agreement, None)
     assert selected.member.iteration == iteration
     assert selected.score == (None if math.isnan(scores[iteration - 1]) else scores[iteration - 1])
+
+
+@pytest.mark.parametrize(("rate", "teachers"), [("5e-2", "both"), ("1e-3", "other")])
+def test_a_bi_encoder_that_agrees_less_with_its_labels_than_before_is_not_handed_out(setting, rate, teachers, caplog):
+    """At a rate that ruins it, the initial weights are kept; log, run.json and card say so."""
+    caplog.set_level("INFO", "transenc")
+    settings = ["distill.select=agreement", "distill.failure=ignore", "distill.bi.loss=cosent", "distill.holdout=0.4"]
+    folder = setting.run(*settings, f"distill.bi.learning_rate={rate}", f"distill.teachers={teachers}")
+    curve = pandas.read_csv(folder / "curves.csv").query("place == '1/bi' and selection.notna()").set_index("step")
+    kept = curve.selection.idxmax() == 0
+    results = pandas.read_csv(folder / "results.csv").query("encoder == 'bi' and task == 'test'").spearman
+    assert kept == (results.nunique() == 1)
+    assert kept == (rate == "5e-2")
+    text = "No checkpoint of 1/bi agrees better with its labels than the initial weights: these are kept."
+    assert json.loads((folder / "run.json").read_text())["notes"] == ({"bi": text} if kept else {})
+    assert (text in caplog.text) == (text in (folder / "models/bi-encoder/README.md").read_text()) == kept
+
+
+def test_an_untrained_cross_encoder_is_no_candidate(setting):
+    folder = setting.run("distill.select=agreement")
+    curves = pandas.read_csv(folder / "curves.csv").query("selection.notna()")
+    assert set(curves[curves.step == 0].place) == {"1/bi"}

@@ -31,7 +31,7 @@ from transenc.report.page import write_report
 from transenc.report.run import flat
 from transenc.results import RESULT, Row, published_results, table, write_results
 from transenc.run_folder import RunFolder, model_path, predictions_path
-from transenc.selection import Selected, warning
+from transenc.selection import Selected, note, warning
 from transenc.stages.evaluation import Member
 from transenc.stages.models import read_as
 from transenc.stages.pairs import sentences_of
@@ -127,27 +127,30 @@ class RunWriter:
         reference = stages.reference()
         tasks = list(stages.tests or stages.dev)
         warnings = {m.name: text for m in members if (text := warning(m, self.rows, stages.select, tasks))}
+        notes = {choice.member.name: text for choice in selected if (text := note(choice, stages.select))}
         for member in members:
             folder = self.files.path(model_path(member.name))
             source = stages.initial_sources[member.kind, member.number]
             adapter = self.cfg.distill.adapters is Adapters.separate and (member.artifact / ADAPTER).exists()
             copied = member.artifact / ADAPTER if adapter else member.artifact.path
-            copy_model(copied, folder, self._card(member, stages, pool, warnings.get(member.name)), source)
+            model_card = self._card(member, stages, pool, notes.get(member.name), warnings.get(member.name))
+            copy_model(copied, folder, model_card, source)
         if not self.cfg.save_predictions:  # otherwise all are written already
             self.write_predictions(members, stages)
         self.files.sweep()
-        self._write_run_json(selected, mean_score, warnings, stages, pool)
+        self._write_run_json(selected, mean_score, notes, warnings, stages, pool)
         metrics = {f"selected/{m.name}/{r.task}": r.value for m in members for r in self.rows if r.key == m.key}
         self.trackers.hparams(self._chosen_settings(), metrics)
         self.curves.flush()
         write_report([self.folder], self.folder / "report.html")
-        self._show(members, reference, warnings, stages)
+        self._show(members, reference, notes, warnings, stages)
         return mean_score
 
     def _write_run_json(
         self,
         selected: Sequence[Selected],
         mean_score: float | None,
+        notes: Mapping[str, str],
         warnings: Mapping[str, str],
         stages: Stages,
         pool: Artifact,
@@ -168,6 +171,7 @@ class RunWriter:
             | {key: pool.facts[key] for key in ("pairs", "sentences", "shared", "dropped")},
             "models": stages.models,
             "failures": stages.failures,
+            "notes": notes,
             "warnings": warnings,
             "tests": {task: next(row.metric for row in self.rows if row.task == task) for task in stages.tests},
             "stages": stages.store.log,
@@ -187,7 +191,7 @@ class RunWriter:
         launcher = ["python"] if size == 1 else ["torchrun", "--nproc-per-node", str(size)]
         return shlex.join([*launcher, "train.py", *self.overrides])
 
-    def _card(self, member: Member, stages: Stages, pool: Artifact, warning: str | None) -> str:
+    def _card(self, member: Member, stages: Stages, pool: Artifact, kept: str | None, warning: str | None) -> str:
         initial = {"bi": listed(self.cfg.model.bi), "cross": listed(self.cfg.model.cross)}
         names = {kind: " + ".join(as_code(public_name(n)) for n in initial[kind]) for kind in initial}
         method = {
@@ -206,6 +210,10 @@ class RunWriter:
         }[stages.select]
         if member.kind == "cross" and self.cfg.distill.symmetric and not self.cfg.data.ordered:
             text += " Its results below are of the mean logit over both orders of a pair; `predict` takes one order."
+        if member.folds:
+            text += f" Its weights are the mean of {len(member.folds)}, each trained on the pool but one fold."
+        if kept:
+            text += f" {kept}"
         if member.artifact.facts.get("centred"):
             text += " Then its embeddings were mean-centred over the sentences of the pool."
         text += f" It is read with {read_as(member.artifact.facts['encoder'])}."
@@ -234,7 +242,12 @@ class RunWriter:
         return chosen | {key: settings[key] for key in ("model.bi", "model.cross", "seed")}
 
     def _show(
-        self, selected: Sequence[Member], reference: Sequence[Row], warnings: Mapping[str, str], stages: Stages
+        self,
+        selected: Sequence[Member],
+        reference: Sequence[Row],
+        notes: Mapping[str, str],
+        warnings: Mapping[str, str],
+        stages: Stages,
     ) -> None:
         marked = [member.key for member in selected]
         lines = [table([*self.rows, *reference], stages.tests, marked, self.published)] if self.rows else []
@@ -243,9 +256,7 @@ class RunWriter:
         for failure in stages.failures:
             kept = "trained with another seed" if failure["kept"] is None else f"{failure['kept']} stays in its place"
             lines.append(f"{failure['place']} failed ({'; '.join(failure['reasons'])}): {kept}.")
-        for member in selected:
-            if member.iteration == 0:
-                lines.append(f"No iteration improved on the initial {member.name}: {member.place} is handed back.")
+        lines += notes.values()
         lines += [f"Do not use {name}: {text}." for name, text in warnings.items()]
         if not self.rows:
             lines.append("Whether they beat the initial bi-encoder is not known: that takes gold scores (data.test).")

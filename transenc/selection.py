@@ -26,7 +26,8 @@ class Selected:
 def select(candidates: Sequence[Member], rows: Sequence[Row], by: Select, dev: str | None) -> list[Selected]:
     """The best iteration of each member, the earliest of equals.
 
-    By development scores the initial encoder is a candidate too. If no iteration improves on it, it is handed back.
+    By development scores the initial encoder is a candidate too. If no iteration improves on it, it is handed back. By
+    agreement, its weights are a candidate in each training (`note`).
 
     Args:
         candidates: the evaluated encoders of one kind, in the order of iterations.
@@ -50,6 +51,17 @@ def select(candidates: Sequence[Member], rows: Sequence[Row], by: Select, dev: s
         if member.number not in best or order > best[member.number][0]:
             best[member.number] = order, Selected(member, score)
     return [selected for _, selected in best.values()]
+
+
+def note(selected: Selected, by: Select) -> str | None:
+    """A sentence on a selected encoder that training did not improve; None of any other."""
+    member = selected.member
+    if member.iteration == 0:
+        return f"No iteration improved on the initial {member.name}: {member.place} is handed back."
+    if by is Select.agreement and member.artifact.facts.get("step") == 0:
+        before = "initial weights" if member.iteration == 1 else "weights before it"
+        return f"No checkpoint of {member.place} agrees better with its labels than the {before}: these are kept."
+    return None
 
 
 def warning(member: Member, rows: Sequence[Row], by: Select, tasks: Sequence[str]) -> str | None:

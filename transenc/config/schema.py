@@ -62,7 +62,7 @@ class Centre(Enum):
     none = "none (the paper)"
     starts = "the initial ones"
     students = "each one after its training"
-    auto = "the initial one if it has [CLS] pooling, else the students (docs/ablations.md says why)"
+    auto = "the initial one if it has [CLS] pooling, else the students (docs/ablations.md)"
 
 
 class Average(Enum):
@@ -263,7 +263,7 @@ class Distill:
     symmetric: bool  # the cross-encoder's logit is the mean over both orders of a pair, unless data.ordered
     select: Select
     adapters: Adapters
-    folds: int  # of cross-fitting: so many cross-encoders each learn from the pool but one fold, and label it; 1: none
+    folds: int  # of cross-fitting: each part of the pool is labelled by a cross-encoder of the others; 1: none
     holdout: float  # share of the pool that is held out for selection by agreement
     retries: int  # how many times a failed training without a known cause is repeated with another seed
     failure: Failure

@@ -50,9 +50,10 @@ def _run_page(run: Run) -> str:
         f"{html.escape(failure['place'])} failed: {html.escape('; '.join(failure['reasons']))}."
         for failure in facts["failures"]
     ]
+    notes += map(html.escape, facts.get("notes", {}).values())  # runs of earlier versions have none
     notes += [
         f"<b>Do not use {html.escape(name)}</b>: {html.escape(reason)}."
-        for name, reason in facts.get("warnings", {}).items()  # runs of earlier versions have none
+        for name, reason in facts.get("warnings", {}).items()
     ]
     differences, largest_errors = disagreements(run), errors(run)
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())

@@ -1,0 +1,139 @@
+"""Cross-fitting: every pair's label comes from a cross-encoder that did not learn from it."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas
+import pytest
+from conftest import weights
+from safetensors.torch import load_file
+
+import transenc.stages.run
+from transenc.artifacts import Store
+from transenc.encoders import CrossEncoder
+from transenc.errors import InputError
+from transenc.stages.training import folds_of
+
+FOLDS = ["distill.folds=3", "distill.select=last", "distill.failure=ignore"]
+
+
+@pytest.fixture
+def made(setting, monkeypatch):
+    """The artifacts of a run with three folds, by title."""
+    artifacts, call = {}, Store.__call__
+
+    def watched(self, stage, config, *inputs, progress=None, title=""):
+        artifacts[title] = call(self, stage, config, *inputs, progress=progress, title=title)
+        return artifacts[title]
+
+    monkeypatch.setattr(Store, "__call__", watched)
+    artifacts["run"] = setting.run(*FOLDS)
+    return artifacts
+
+
+def test_the_folds_are_a_partition_and_the_same_in_every_iteration():
+    first, second = folds_of(10, 3, 7), folds_of(10, 3, 7)
+    assert sorted(np.concatenate(first)) == list(range(10))
+    assert {len(rows) for rows in first} == {3, 4}
+    assert all((a == b).all() for a, b in zip(first, second, strict=True))
+
+
+def test_a_pair_is_labelled_by_the_encoder_that_did_not_learn_from_it(made, setting):
+    pool = pandas.read_csv(made["run"] / "labels" / "1-cross.csv")
+    pairs = list(zip(pool.sentence1, pool.sentence2, strict=True))
+    for fold, rows in enumerate(folds_of(len(pairs), 3, 0)):
+        encoder = CrossEncoder.load(made[f"1/cross/fold-{fold} train"].path)
+        np.testing.assert_allclose(pool.label[rows], encoder.predict([pairs[row] for row in rows]), atol=1e-5)
+
+
+def test_a_fold_is_not_learnt_from(setting, monkeypatch):
+    """Other labels of a fold change the two encoders that learn from it, and not the one that does not."""
+    stage = transenc.stages.run.train
+
+    def trained(name, changed_rows):
+        models = {}
+
+        def build(out, config, progress, student, tokens, labels, *dev):
+            values = np.load(labels / "labels.npy")
+            values[changed_rows(len(values))] = 0.5
+            np.save(setting.root / "labels.npy", values)
+            labels = replace(labels, path=setting.root)
+            facts = stage.build(out, config, progress, student, tokens, labels, *dev)
+            models[progress.place] = load_file(out / "model.safetensors")
+            return facts
+
+        monkeypatch.setattr(transenc.stages.run, "train", replace(stage, build=build))
+        setting.run(*FOLDS, f"paths.artifacts={setting.root}/artifacts-{name}", name=name)
+        return models
+
+    first, second = trained("as-they-are", lambda count: []), trained("changed", lambda count: folds_of(count, 3, 0)[1])
+    same = [
+        all((second[place][name] == weight).all() for name, weight in first[place].items())
+        for place in ("1/cross/fold-0", "1/cross/fold-1", "1/cross/fold-2")
+    ]
+    assert same == [False, True, False]
+
+
+def test_the_cross_encoder_handed_out_is_the_mean_of_the_folds_weights(made):
+    mean = load_file(made["run"] / "models" / "cross-encoder" / "model.safetensors")
+    folds = [load_file(made[f"1/cross/fold-{fold} train"] / "model.safetensors") for fold in range(3)]
+    for name, weight in mean.items():
+        np.testing.assert_allclose(weight, np.mean([fold[name].numpy() for fold in folds], axis=0), atol=1e-6)
+    card = (made["run"] / "models" / "cross-encoder" / "README.md").read_text()
+    assert "Its weights are the mean of 3, each trained on the pool but one fold." in card
+
+
+def test_a_rerun_builds_nothing_and_an_interrupted_fold_ends_in_the_same_weights(setting, monkeypatch):
+    whole = setting.run(*FOLDS, f"paths.artifacts={setting.root}/whole-artifacts", name="whole")
+    stage, stopped = transenc.stages.run.train, []
+
+    def interrupt(out, config, progress, *inputs):
+        facts = stage.build(out, config, progress, *inputs)
+        if progress.place == "1/cross/fold-1" and not stopped:
+            stopped.append(1)
+            raise KeyboardInterrupt
+        return facts
+
+    monkeypatch.setattr(transenc.stages.run, "train", replace(stage, build=interrupt))
+    with pytest.raises(KeyboardInterrupt):
+        setting.run(*FOLDS)
+    resumed = setting.run(*FOLDS)
+    assert weights(resumed) == weights(whole)
+    monkeypatch.setattr(transenc.stages.run, "train", stage)
+    assert (setting.run(*FOLDS) / "results.csv").read_bytes() == (whole / "results.csv").read_bytes()
+
+
+def test_a_failed_fold_leaves_the_encoder_of_the_iteration_before_and_its_folds(setting, monkeypatch):
+    stage = transenc.stages.run.train
+
+    def fail(out, config, progress, *inputs):
+        facts = stage.build(out, config, progress, *inputs)
+        failed = {"failed": "as asked", "cause": "few steps"}
+        return facts | failed if progress.place.startswith("2/cross/fold-1") else facts
+
+    monkeypatch.setattr(transenc.stages.run, "train", replace(stage, build=fail))
+    settings = ["distill.folds=3", "distill.select=last", "distill.failure=keep", "distill.iterations=2"]
+    folder = setting.run(*settings)
+    run = json.loads((folder / "run.json").read_text())
+    assert [(failure["place"], failure["kept"]) for failure in run["failures"]] == [("2/cross/fold-1", "1/cross")]
+    labels = [pandas.read_csv(folder / "labels" / f"{iteration}-cross.csv") for iteration in (1, 2)]
+    pandas.testing.assert_frame_equal(*labels)
+
+
+@pytest.mark.parametrize("folds", ["0", "21"])
+def test_an_impossible_number_of_folds_is_refused(setting, folds):
+    with pytest.raises(InputError, match=rf"^distill.folds={folds}: must be from 1 to 20$"):
+        setting.run(f"distill.folds={folds}")
+
+
+@pytest.mark.parametrize("direction", ["cross_to_bi", "gold_to_cross"])
+def test_folds_are_refused_where_no_cross_encoder_labels_what_it_learnt(setting, direction):
+    with pytest.raises(InputError, match=r"^distill.folds=2: .* set distill.folds=1$"):
+        setting.run("distill.folds=2", f"distill.direction={direction}")
+
+
+def test_a_pool_too_small_for_its_folds_is_refused_in_one_line(setting, tmp_path):
+    (tmp_path / "one.tsv").write_text("sentence1\tsentence2\nthe dog runs\ta dog\n")
+    with pytest.raises(InputError, match=r"^data.path: too few pairs .* or set distill.folds=1$"):
+        setting.run(*FOLDS, f"data.path={tmp_path}/one.tsv", "data.dev=null")
