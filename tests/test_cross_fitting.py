@@ -137,3 +137,18 @@ def test_a_pool_too_small_for_its_folds_is_refused_in_one_line(setting, tmp_path
     (tmp_path / "one.tsv").write_text("sentence1\tsentence2\nthe dog runs\ta dog\n")
     with pytest.raises(InputError, match=r"^data.path: too few pairs .* or set distill.folds=1$"):
         setting.run(*FOLDS, f"data.path={tmp_path}/one.tsv", "data.dev=null")
+
+
+def test_training_goes_on_from_each_folds_own_weights_and_not_from_the_mean_that_has_learnt_from_the_fold(
+    made, setting, monkeypatch
+):
+    stage, began = transenc.stages.run.train, {}
+
+    def build(out, config, progress, student, *inputs):
+        began[progress.place] = student.path
+        return stage.build(out, config, progress, student, *inputs)
+
+    monkeypatch.setattr(transenc.stages.run, "train", replace(stage, build=build))
+    setting.run(*FOLDS, "distill.iterations=2", "distill.start=previous")
+    for fold in range(3):
+        assert began[f"2/cross/fold-{fold}"] == made[f"1/cross/fold-{fold} train"].path

@@ -115,17 +115,18 @@ def average_weights(out: Path, config: Config, progress: Progress, *models: Arti
     """The mean of the weights of models that began with the same ones: a model soup (Wortsman et al. 2022, arXiv
     2203.05482). Its selection score is their mean.
     """
-    encoders = [encoder_class(model.facts["kind"]).load(model.path) for model in models]
-    states = [encoder.state_dict() for encoder in encoders]
-    mean = {
-        name: torch.stack([state[name] for state in states]).mean(0) if weight.is_floating_point() else weight
-        for name, weight in states[0].items()
-    }
-    encoders[0].load_state_dict(mean)
-    encoders[0].save(out)
+    first, *others = models
+    encoder = encoder_class(first.facts["kind"]).load(first.path)
+    mean = {name: weight / len(models) for name, weight in encoder.state_dict().items() if weight.is_floating_point()}
+    for model in others:
+        weights = encoder_class(model.facts["kind"]).load(model.path).state_dict()
+        for name in mean:
+            mean[name] += weights[name] / len(models)
+    encoder.load_state_dict(mean, strict=False)  # what is not here is not trained
+    encoder.save(out)
     scores = [model.facts["selection"] for model in models]
     selection = None if None in scores else float(np.mean(scores))
-    facts = {**model_facts(out, encoders[0]), "selection": selection, "centred": False}
+    facts = {**model_facts(out, encoder), "selection": selection, "centred": False}
     return {**facts, "summary": f"the mean of {len(models)} encoders' weights"}
 
 

@@ -287,7 +287,8 @@ class Stages(Evaluation):
         folds: list[Artifact] = []
         for fold in range(self.cfg.distill.folds):
             in_fold = config | {"folds": self.cfg.distill.folds, "fold": fold}
-            trained = self._train(f"{result.place}/fold-{fold}", in_fold, inputs, previous)
+            begin = student.folds[fold] if student.folds else student.artifact  # the mean has learnt from the fold
+            trained = self._train(f"{result.place}/fold-{fold}", in_fold, [begin, *inputs[1:]], previous)
             if trained is None:
                 return replace(result, artifact=previous.artifact, folds=previous.folds)
             folds.append(trained)
