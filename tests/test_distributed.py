@@ -53,17 +53,13 @@ def python(*arguments, env=QUIET):
     )
 
 
-@pytest.fixture(scope="module")
-def single(files, model, tmp_path_factory):
-    root = tmp_path_factory.mktemp("one")
-    done = python(*settings(files, model, root))
-    assert done.returncode == 0, done.stderr
-    return root / "run"
-
-
 @pytest.mark.slow
-def test_two_processes_give_the_labels_and_results_of_one(single, files, model, tmp_path):
-    done = python(*TWO, *settings(files, model, tmp_path, "trainer.precision=32-true"))
+@pytest.mark.parametrize("folds", [1, 2])
+def test_two_processes_give_the_labels_and_results_of_one(files, model, tmp_path, folds):
+    single = tmp_path / "one" / "run"
+    done = python(*settings(files, model, single.parent, f"distill.folds={folds}"))
+    assert done.returncode == 0, done.stderr
+    done = python(*TWO, *settings(files, model, tmp_path, f"distill.folds={folds}"))
     assert done.returncode == 0, done.stderr
     for name in ("1-bi", "1-cross"):
         expected, found = (pandas.read_csv(run / "labels" / f"{name}.csv") for run in (single, tmp_path / "run"))
@@ -73,7 +69,10 @@ def test_two_processes_give_the_labels_and_results_of_one(single, files, model, 
     np.testing.assert_allclose(found.spearman, expected.spearman, atol=5e-3)  # some of 30 pairs may change places
     curves = [pandas.read_csv(run / "curves.csv") for run in (single, tmp_path / "run")]
     np.testing.assert_allclose(curves[1].loss, curves[0].loss, atol=1e-4)  # NaN where there is none, in both
-    assert done.stdout.count("1/cross train") == 1  # each stage once, logged by one process
+    trained = ["1/cross train"] if folds == 1 else ["1/cross/fold-0 train", "1/cross/fold-1 train", "1/cross average"]
+    assert [done.stdout.count(title) for title in trained] == [1] * len(
+        trained
+    )  # each stage once, logged by one process
     assert json.loads((tmp_path / "run" / "run.json").read_text())["processes"] == 2
 
 
