@@ -259,7 +259,7 @@ class RunWriter:
         lines += notes.values()
         lines += [f"Do not use {name}: {text}." for name, text in warnings.items()]
         if not self.rows:
-            lines.append("Whether they beat the initial bi-encoder is not known: that takes gold scores (data.test).")
+            lines.append("Whether they beat the initial bi-encoder is not known: score some 300 pairs (data.test).")
         log.log(RESULT, "\n%s\n", "\n".join(lines))
         for name in ("report.html", "models", "labels", "predictions", "results.csv", "tensorboard"):
             if (self.folder / name).exists():

@@ -27,7 +27,7 @@ def select(candidates: Sequence[Member], rows: Sequence[Row], by: Select, dev: s
     """The best iteration of each member, the earliest of equals.
 
     By development scores the initial encoder is a candidate too. If no iteration improves on it, it is handed back. By
-    agreement, its weights are a candidate in each training (`note`).
+    agreement, its weights are kept in each training that does not improve on them (`note`).
 
     Args:
         candidates: the evaluated encoders of one kind, in the order of iterations.
@@ -60,7 +60,10 @@ def note(selected: Selected, by: Select) -> str | None:
         return f"No iteration improved on the initial {member.name}: {member.place} is handed back."
     if by is Select.agreement and member.artifact.facts.get("step") == 0:
         before = "initial weights" if member.iteration == 1 else "weights before it"
-        return f"No checkpoint of {member.place} agrees better with its labels than the {before}: these are kept."
+        return (
+            f"{member.place} does not agree better with its labels than the {before}, by more than a standard error:"
+            " these are kept."
+        )
     return None
 
 

@@ -78,7 +78,6 @@ class TrainingCallback(pl.Callback):
         checkpoint: written at the end of each epoch and every `INTERVAL_SECONDS`; None: never.
         selection: computes the student's selection score, higher is better, and any number is better than NaN. None
             keeps the last weights.
-        trained_already: whether the weights that training begins with are a candidate too.
         eval_steps: steps between selection scores, which are also computed at the end of each epoch; 0: only there.
         record: called with each row of the curve.
         progress: called after each step with the number of steps done, 1.
@@ -89,13 +88,11 @@ class TrainingCallback(pl.Callback):
         last: int,
         checkpoint: Checkpoint | None,
         selection: Callable[[PairEncoder], float] | None,
-        trained_already: bool,
         eval_steps: int,
         record: Callable[[dict[str, float]], Any],
         progress: Callable[[int], Any],
     ):
         self.last, self.checkpoint, self.selection, self.eval_steps = last, checkpoint, selection, eval_steps
-        self.trained_already = trained_already
         self.record, self.progress = record, progress
         self.result = TrainingResult([], None, 0)
         self.best_weights: dict[str, torch.Tensor] | None = None
@@ -110,8 +107,6 @@ class TrainingCallback(pl.Callback):
         # Lightning has put its own handler there, which would have the ranks communicate in the middle of a step.
         if self.sigterm is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self.sigterm)
-        if self.trained_already and not self.steps_done:
-            self.evaluate(0, student)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, student: pl.LightningModule, batch: Any, batch_idx: int
@@ -249,7 +244,6 @@ def train(
     seed: int,
     selection: Callable[[PairEncoder], float] | None,
     eval_steps: int,
-    trained_already: bool = False,
     checkpoint: Checkpoint | None = None,
     record: Callable[[dict[str, float]], Any] = lambda row: None,
     progress: Callable[[int], Any] = lambda count: None,
@@ -265,14 +259,14 @@ def train(
         clip: maximum norm of the gradients; 0: no clipping.
         accelerator, precision: Lightning's.
         seed: of dropout.
-        selection, eval_steps, trained_already, checkpoint, record, progress: see `TrainingCallback`.
+        selection, eval_steps, checkpoint, record, progress: see `TrainingCallback`.
 
     Raises:
         TrainingFailed: the loss is NaN or infinite.
         InputError: a batch does not fit into the GPU's memory.
     """
     student.steps = epochs * datamodule.batches
-    callback = TrainingCallback(student.steps, checkpoint, selection, trained_already, eval_steps, record, progress)
+    callback = TrainingCallback(student.steps, checkpoint, selection, eval_steps, record, progress)
     # Dropout: the same whatever ran before in this process, and different in each rank.
     torch.manual_seed(seed + 1_000_003 * distributed.rank())
     student.train()  # Lightning leaves the mode as it is, and a model is loaded in eval mode

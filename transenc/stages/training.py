@@ -19,7 +19,7 @@ from transenc import distributed
 from transenc.artifacts import Artifact, stage
 from transenc.data.tokens import TokenisedPairs
 from transenc.errors import InputError
-from transenc.metrics import main_metric
+from transenc.metrics import bootstrap, main_metric
 from transenc.progress import Progress
 from transenc.stages.models import encoder_class, model_facts, similarities
 from transenc.stages.pairs import Config, Facts, label_statistics
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("transenc")
 
+RESAMPLES = 200  # enough for a standard error (Efron and Tibshirani 1993, section 6.4)
 ADAPTER = "adapter"  # folder in a student's
 
 
@@ -96,13 +97,27 @@ class Selection:
         return main_metric(similarities(encoder, self.pairs, self.config), self.truth, self.binary)
 
 
-@stage(version=7, ignore=("batch_tokens",))
+def improves(before: np.ndarray, after: np.ndarray, labels: np.ndarray) -> bool:
+    """The one-standard-error rule (Breiman et al. 1984): whether scores agree better with labels than others do by more
+    than the standard error of the difference, from a paired bootstrap.
+
+    Args:
+        before, after: [N] scores of the same pairs.
+        labels: [N], by Spearman.
+    """
+    values = bootstrap([before, after], labels, False, RESAMPLES)
+    gain = main_metric(after, labels, False) - main_metric(before, labels, False)
+    return bool(gain > np.nanstd(values[:, 1] - values[:, 0]))
+
+
+@stage(version=8, ignore=("batch_tokens",))
 @distributed.collective
 def train(
     out: Path, config: Config, progress: Progress, student: Artifact, tokens: Artifact, labels: Artifact, *dev: Artifact
 ) -> Facts:
     """A student trained on the labels. It keeps its best checkpoint by the selection that `config` names, or its last.
-    Weights that were trained already are a candidate too. With a `fold`, it learns from the other folds only.
+    By agreement, weights that were trained already are kept unless a checkpoint improves on them (`improves`). With a
+    `fold`, it learns from the other folds only.
 
     Of a failed training only the curve is kept, and the facts `failed`, the reason, and `cause`. What was trained with
     LoRA is kept twice: as a model, and as its adapter (in `ADAPTER`).
@@ -175,6 +190,12 @@ def train(
         (out / "curve.jsonl").write_text("".join(json.dumps(row) + "\n" for row in curve), encoding="utf-8")
         return {"kind": encoder.kind, **facts}
 
+    before: tuple[np.ndarray, dict[str, torch.Tensor]] | None = None  # its similarities, and its weights
+    if selection is not None and config["select"] == "agreement" and config["trained_already"]:
+        weights = {name: weight.clone() for name, weight in encoder.trained_state().items()}
+        before = similarities(encoder.to(config["accelerator"]), selection.pairs, config), weights
+        record({"step": 0, "selection": main_metric(before[0], selection.truth, False)})
+
     with progress.bar("train", steps, "step") as bar:
         try:
             result = train_student(
@@ -187,12 +208,16 @@ def train(
                 seed=seed,
                 selection=selection,
                 eval_steps=settings["eval_steps"],
-                trained_already=config["trained_already"],
                 checkpoint=Checkpoint(out),
                 record=record,
                 progress=bar.update,
             )
             encoder.to(config["accelerator"])
+            if before is not None and selection is not None:
+                raw, weights = before
+                if not improves(raw, similarities(encoder, selection.pairs, config), selection.truth):
+                    encoder.load_state_dict(weights, strict=False)
+                    result.best, result.step = main_metric(raw, selection.truth, False), 0
             if "centre" in config:
                 encoder.centre(pairs, config["batch_tokens"])
                 if selection is not None:
