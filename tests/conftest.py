@@ -96,7 +96,6 @@ STAGES = {  # by the module that calls them
         "read_scores",
         "label",
         "train",
-        "average_weights",
         "score_held_out",
     ],
 }

@@ -10,7 +10,7 @@ from conftest import weights
 from safetensors.torch import load_file
 
 import transenc.stages.run
-from transenc.artifacts import Store
+from transenc.artifacts import Store, file_digest
 from transenc.encoders import CrossEncoder
 from transenc.errors import InputError
 from transenc.stages.training import folds_of
@@ -75,13 +75,18 @@ def test_a_fold_is_not_learnt_from(setting, monkeypatch):
     assert same == [False, True, False]
 
 
-def test_the_cross_encoder_handed_out_is_the_mean_of_the_folds_weights(made):
-    mean = load_file(made["run"] / "models" / "cross-encoder" / "model.safetensors")
-    folds = [load_file(made[f"1/cross/fold-{fold} train"] / "model.safetensors") for fold in range(3)]
-    for name, weight in mean.items():
-        np.testing.assert_allclose(weight, np.mean([fold[name].numpy() for fold in folds], axis=0), atol=1e-6)
-    card = (made["run"] / "models" / "cross-encoder" / "README.md").read_text()
-    assert "Its weights are the mean of 3, each trained on the pool but one fold." in card
+def test_the_cross_encoder_handed_out_is_the_fold_that_agrees_best_with_its_labels(setting):
+    folder = setting.run("distill.folds=3", "distill.select=agreement", "distill.failure=ignore")
+    curves = pandas.read_csv(folder / "curves.csv").query("place.str.startswith('1/cross') and selection.notna()")
+    best = curves.loc[curves.selection.idxmax()]
+    run = json.loads((folder / "run.json").read_text())
+    assert run["selected"]["cross"]["score"] == pytest.approx(best.selection)
+    handed_out = file_digest(folder / "models" / "cross-encoder" / "model.safetensors")
+    folds = (setting.root / "artifacts").glob("train-*")
+    same = [path for path in folds if file_digest(path / "model.safetensors") == handed_out]
+    assert [f'"step": {best.step}, "selection"' in (path / "curve.jsonl").read_text() for path in same] == [True]
+    card = (folder / "models" / "cross-encoder" / "README.md").read_text()
+    assert "It is the best of 3, each trained on the pool but one fold." in card
 
 
 def test_a_rerun_builds_nothing_and_an_interrupted_fold_ends_in_the_same_weights(setting, monkeypatch):
@@ -139,7 +144,7 @@ def test_a_pool_too_small_for_its_folds_is_refused_in_one_line(setting, tmp_path
         setting.run(*FOLDS, f"data.path={tmp_path}/one.tsv", "data.dev=null")
 
 
-def test_training_goes_on_from_each_folds_own_weights_and_not_from_the_mean_that_has_learnt_from_the_fold(
+def test_training_goes_on_from_each_folds_own_weights_and_not_from_those_that_have_learnt_from_the_fold(
     made, setting, monkeypatch
 ):
     stage, began = transenc.stages.run.train, {}

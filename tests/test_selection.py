@@ -8,6 +8,7 @@ import numpy as np
 import pandas
 import pytest
 from conftest import weights
+from safetensors.torch import load_file
 
 from transenc.artifacts import Artifact
 from transenc.config.schema import Select
@@ -212,3 +213,28 @@ def test_an_encoder_improves_on_another_by_more_than_a_standard_error_or_not_at_
     labels, noise = rng.random(60), rng.normal(size=(2, 60))
     scores = [labels + size * noise[i] if size is not None else np.ones(60) for i, size in enumerate((before, after))]
     assert improves(*scores, labels) == better
+
+
+def test_interpolated_weights_lie_between_the_initial_and_the_trained_ones(setting):
+    weights = {}
+    for share in (1, 0.25):
+        folder = setting.run("distill.select=last", f"distill.interpolate={share}", name=f"share-{share}")
+        weights[share] = load_file(folder / "models" / "bi-encoder" / "model.safetensors")
+    initial = BiEncoder.load(setting.model).backbone.state_dict()
+    changed = [name for name in initial if (weights[1][name] != initial[name]).any()]
+    assert changed
+    for name in changed:
+        between = initial[name] + 0.25 * (weights[1][name] - initial[name])
+        np.testing.assert_allclose(weights[0.25][name], between, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (["distill.interpolate=0"], "^distill.interpolate=0.0: must be above 0, and at most 1$"),
+        (["distill.interpolate=0.5", "distill.bi.lora_rank=2"], "^distill.interpolate=0.5: adapters are not interpol"),
+    ],
+)
+def test_an_impossible_interpolation_is_refused(setting, settings, says):
+    with pytest.raises(InputError, match=says):
+        setting.run(*settings)

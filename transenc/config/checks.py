@@ -66,6 +66,7 @@ def check(cfg: Train) -> None:
         ("distill.iterations", distill.iterations, distill.iterations >= 1, "at least 1"),
         ("distill.retries", distill.retries, distill.retries >= 0, "at least 0"),
         ("distill.folds", distill.folds, 1 <= distill.folds <= MAX_FOLDS, f"from 1 to {MAX_FOLDS}"),
+        ("distill.interpolate", distill.interpolate, 0 < distill.interpolate <= 1, "above 0, and at most 1"),
         ("distill.holdout", distill.holdout, 0 < distill.holdout < 1, "between 0 and 1"),
         *_common_rules(cfg),
     ]
@@ -91,6 +92,11 @@ def check(cfg: Train) -> None:
         raise InputError("data.flatten=true: flattening leaves pairs out; give data.limit=N, how many to keep")
     if direction is not Direction.both and distill.iterations > 1:
         raise InputError(f"distill.direction={direction.name} is one step; set distill.iterations=1")
+    if distill.interpolate < 1 and "bi" in direction.students and distill.bi.lora_rank:
+        raise InputError(
+            f"distill.interpolate={distill.interpolate:g}: adapters are not interpolated; set distill.interpolate=1, or"
+            " distill.bi.lora_rank=0"
+        )
     if distill.folds > 1 and direction not in (Direction.both, Direction.bi_to_cross):
         raise InputError(
             f"distill.folds={distill.folds}: with distill.direction={direction.name} no cross-encoder labels pairs that"

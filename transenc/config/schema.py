@@ -264,6 +264,7 @@ class Distill:
     select: Select
     adapters: Adapters
     folds: int  # of cross-fitting: each part of the pool is labelled by a cross-encoder of the others; 1: none
+    interpolate: float  # a bi-encoder's weights are this share trained ones, the rest those it began with; 1: all
     holdout: float  # share of the pool that is held out for selection by agreement
     retries: int  # how many times a failed training without a known cause is repeated with another seed
     failure: Failure

@@ -145,7 +145,7 @@ def _seconds(run: Run) -> str:
         first, *_, last = title.split() if " " in title else (title, "")
         if last == "pool" and "/" in first:
             return f"{first} label"  # an encoder's scores of the pool become labels
-        if last in ("train", "pool", "average"):
+        if last in ("train", "pool"):
             return title
         return "evaluate" if "/" in first else first
 

@@ -2,7 +2,6 @@
 
 load    -> a model folder
 centre  -> a bi-encoder's folder, its embeddings mean-centred
-average_weights -> a model folder whose weights are the mean of several
 score   -> raw.npy, scores.npy: one encoder's cosines or logits for one set of pairs, and the scores they make
 """
 
@@ -108,26 +107,6 @@ def centre(out: Path, config: Config, progress: Progress, model: Artifact, token
         "share": share,
         "summary": f"the mean was {share:.0%} of an embedding's length",
     }
-
-
-@stage(version=1)
-def average_weights(out: Path, config: Config, progress: Progress, *models: Artifact) -> Facts:
-    """The mean of the weights of models that began with the same ones: a model soup (Wortsman et al. 2022, arXiv
-    2203.05482). Its selection score is their mean.
-    """
-    first, *others = models
-    encoder = encoder_class(first.facts["kind"]).load(first.path)
-    mean = {name: weight / len(models) for name, weight in encoder.state_dict().items() if weight.is_floating_point()}
-    for model in others:
-        weights = encoder_class(model.facts["kind"]).load(model.path).state_dict()
-        for name in mean:
-            mean[name] += weights[name] / len(models)
-    encoder.load_state_dict(mean, strict=False)  # what is not here is not trained
-    encoder.save(out)
-    scores = [model.facts["selection"] for model in models]
-    selection = None if None in scores else float(np.mean(scores))
-    facts = {**model_facts(out, encoder), "selection": selection, "centred": False}
-    return {**facts, "summary": f"the mean of {len(models)} encoders' weights"}
 
 
 @stage(version=3, ignore=("batch_tokens", "accelerator"))

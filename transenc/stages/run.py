@@ -22,7 +22,7 @@ from transenc.model_folder import Source
 from transenc.progress import Progress
 from transenc.results import Row
 from transenc.stages.evaluation import Evaluation, Member, digest_of, task_name
-from transenc.stages.models import average_weights, centre, find_model
+from transenc.stages.models import centre, find_model
 from transenc.stages.pairs import corpus, embed, flatten, gather, gold, mine
 from transenc.stages.teachers import predict, read_scores
 from transenc.stages.training import label, score_held_out, train
@@ -269,6 +269,7 @@ class Stages(Evaluation):
             "select": self.select.name,
             "holdout": self.cfg.distill.holdout if self.select is Select.agreement else None,
             "split_seed": self.cfg.seed,
+            "interpolate": self.cfg.distill.interpolate if student.kind == "bi" else 1.0,
             "trained_already": student.kind == "bi" or student.iteration != 0,
             "precision": self.precision,
             **self.scoring,
@@ -287,13 +288,13 @@ class Stages(Evaluation):
         folds: list[Artifact] = []
         for fold in range(self.cfg.distill.folds):
             in_fold = config | {"folds": self.cfg.distill.folds, "fold": fold}
-            begin = student.folds[fold] if student.folds else student.artifact  # the mean has learnt from the fold
+            begin = student.folds[fold] if student.folds else student.artifact  # the best has learnt from other folds
             trained = self._train(f"{result.place}/fold-{fold}", in_fold, [begin, *inputs[1:]], previous)
             if trained is None:
                 return replace(result, artifact=previous.artifact, folds=previous.folds)
             folds.append(trained)
-        mean = self.store(average_weights, {}, *folds, progress=self.progress, title=f"{result.place} average")
-        return replace(result, artifact=mean, folds=tuple(folds))
+        best = max(folds, key=lambda artifact: artifact.facts["selection"] or -1.0)
+        return replace(result, artifact=best, folds=tuple(folds))
 
     def _train(
         self, place: str, config: dict[str, Any], inputs: Sequence[Artifact], previous: Member

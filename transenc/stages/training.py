@@ -8,6 +8,7 @@ score_held_out -> scores.npy: of each pair by the one of several cross-fitted en
 import json
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -97,6 +98,18 @@ class Selection:
         return main_metric(similarities(encoder, self.pairs, self.config), self.truth, self.binary)
 
 
+def interpolated(
+    initial: Mapping[str, torch.Tensor], trained: Mapping[str, torch.Tensor], share: float
+) -> dict[str, torch.Tensor]:
+    """WiSE-FT (Wortsman et al. 2022, arXiv 2109.01903, equation 1): between initial and trained weights, `share` of the
+    way.
+    """
+    return {
+        name: torch.lerp(initial[name], weight, share) if weight.is_floating_point() else weight
+        for name, weight in trained.items()
+    }
+
+
 def improves(before: np.ndarray, after: np.ndarray, labels: np.ndarray) -> bool:
     """The one-standard-error rule (Breiman et al. 1984): whether scores agree better with labels than others do by more
     than the standard error of the difference, from a paired bootstrap.
@@ -110,14 +123,15 @@ def improves(before: np.ndarray, after: np.ndarray, labels: np.ndarray) -> bool:
     return bool(gain > np.nanstd(values[:, 1] - values[:, 0]))
 
 
-@stage(version=8, ignore=("batch_tokens",))
+@stage(version=9, ignore=("batch_tokens",))
 @distributed.collective
 def train(
     out: Path, config: Config, progress: Progress, student: Artifact, tokens: Artifact, labels: Artifact, *dev: Artifact
 ) -> Facts:
     """A student trained on the labels. It keeps its best checkpoint by the selection that `config` names, or its last.
-    By agreement, weights that were trained already are kept unless a checkpoint improves on them (`improves`). With a
-    `fold`, it learns from the other folds only.
+    By agreement, weights that were trained already are kept unless a checkpoint improves on them (`improves`);
+    otherwise the result lies between these and the trained ones (`interpolated`). With a `fold`, it learns from the
+    other folds only.
 
     Of a failed training only the curve is kept, and the facts `failed`, the reason, and `cause`. What was trained with
     LoRA is kept twice: as a model, and as its adapter (in `ADAPTER`).
@@ -190,11 +204,13 @@ def train(
         (out / "curve.jsonl").write_text("".join(json.dumps(row) + "\n" for row in curve), encoding="utf-8")
         return {"kind": encoder.kind, **facts}
 
-    before: tuple[np.ndarray, dict[str, torch.Tensor]] | None = None  # its similarities, and its weights
+    encoder.to(config["accelerator"])
+    initial, before = {}, None  # its weights, and its similarities
+    if config["trained_already"]:
+        initial = {name: weight.clone() for name, weight in encoder.trained_state().items()}
     if selection is not None and config["select"] == "agreement" and config["trained_already"]:
-        weights = {name: weight.clone() for name, weight in encoder.trained_state().items()}
-        before = similarities(encoder.to(config["accelerator"]), selection.pairs, config), weights
-        record({"step": 0, "selection": main_metric(before[0], selection.truth, False)})
+        before = similarities(encoder, selection.pairs, config)
+        record({"step": 0, "selection": main_metric(before, selection.truth, False)})
 
     with progress.bar("train", steps, "step") as bar:
         try:
@@ -214,10 +230,15 @@ def train(
             )
             encoder.to(config["accelerator"])
             if before is not None and selection is not None:
-                raw, weights = before
-                if not improves(raw, similarities(encoder, selection.pairs, config), selection.truth):
-                    encoder.load_state_dict(weights, strict=False)
-                    result.best, result.step = main_metric(raw, selection.truth, False), 0
+                after = similarities(encoder, selection.pairs, config)
+                if not improves(before, after, selection.truth):
+                    encoder.load_state_dict(initial, strict=False)
+                    result.best, result.step = main_metric(before, selection.truth, False), 0
+            if result.step and config["interpolate"] < 1:
+                between = interpolated(initial, encoder.trained_state(), config["interpolate"])
+                encoder.load_state_dict(between, strict=False)
+                if selection is not None:
+                    result.best = selection(encoder)
             if "centre" in config:
                 encoder.centre(pairs, config["batch_tokens"])
                 if selection is not None:
