@@ -57,7 +57,7 @@ class Teachers(Enum):
 
 
 class Centre(Enum):
-    """Which bi-encoders are mean-centred: the mean of their embeddings over the sentences of the pool becomes 0."""
+    """Which bi-encoders are mean-centred: the mean embedding of the pool's sentences becomes 0."""
 
     none = "none (the paper)"
     starts = "the initial ones"
@@ -263,10 +263,10 @@ class Distill:
     symmetric: bool  # the cross-encoder's logit is the mean over both orders of a pair, unless data.ordered
     select: Select
     adapters: Adapters
-    folds: int  # of cross-fitting: each part of the pool is labelled by a cross-encoder of the others; 1: none
-    interpolate: float  # a bi-encoder's weights are this share trained ones, the rest those it began with; 1: all
+    folds: int  # of cross-fitting: each is labelled by a cross-encoder of the others; 1: none
+    interpolate: float  # share of trained weights in a bi-encoder, the rest initial ones; 1: all
     holdout: float  # share of the pool that is held out for selection by agreement
-    retries: int  # how many times a failed training without a known cause is repeated with another seed
+    retries: int  # repeats, with another seed, of a failed training without a known cause
     failure: Failure
     cross: CrossTrainingConfig
     bi: TrainingConfig
