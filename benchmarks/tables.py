@@ -59,7 +59,7 @@ TABLES = {
     "seven-no-sick": Table("seven_tasks", "no sentence of sick", SEVEN[1:], "task"),
     "iterations": Table("iterations", "iterations", ("initial", "seed", "arm"), "encoder"),
     "teachers": Table("iterations", "teachers", ("initial",), "encoder"),
-    "adapting": Table("adapting", "adapting", ("initial", "task", "arm", "seed"), "encoder"),
+    "adapting": Table("adapting", "adapting", ("initial", "task", "seed"), "encoder"),
     "adapting-base": Table("adapting", "adapting base", ("initial", "task"), "encoder"),
     "fixed-teachers": Table("fixed_teachers", "fixed teachers", ("arm",), "encoder"),
     "centring": Table("centring", "initial", ("initial", "arm"), "task"),
