@@ -65,6 +65,7 @@ VARIANTS = {
     "both teachers": [BASE, *BOTH],
     "cosent + both teachers": [BASE, "distill.bi.loss=cosent", *BOTH],
     "adapt": ["distill=adapt"],
+    "adapt, embeddings only": ["distill=adapt", "distill.late_interaction=false"],
     "adapt, one fold": ["distill=adapt", "distill.folds=1"],
     "adapt, cross-encoder labels": ["distill=adapt", "distill.teachers=other"],
     "best": ["distill=best"],

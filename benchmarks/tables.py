@@ -60,6 +60,7 @@ TABLES = {
     "iterations": Table("iterations", "iterations", ("initial", "seed", "arm"), "encoder"),
     "teachers": Table("iterations", "teachers", ("initial",), "encoder"),
     "adapting": Table("adapting", "adapting", ("initial", "task", "seed"), "encoder"),
+    "adapting-late": Table("adapting", "adapting late", ("initial", "task", "seed"), "encoder"),
     "adapting-base": Table("adapting", "adapting base", ("initial", "task"), "encoder"),
     "fixed-teachers": Table("fixed_teachers", "fixed teachers", ("arm",), "encoder"),
     "centring": Table("centring", "initial", ("initial", "arm"), "task"),

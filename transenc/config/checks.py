@@ -13,6 +13,7 @@ from transenc.config.schema import (
     Pooling,
     Select,
     Start,
+    Teachers,
     Train,
     TrainingConfig,
     listed,
@@ -101,6 +102,12 @@ def check(cfg: Train) -> None:
         raise InputError(
             f"distill.folds={distill.folds}: with distill.direction={direction.name} no cross-encoder labels pairs that"
             " it learnt from; set distill.folds=1"
+        )
+    bi_labels = ("bi", "cross") in direction.turns or (distill.teachers is Teachers.both and not direction.supervised)
+    if distill.late_interaction and not bi_labels:
+        raise InputError(
+            f"distill.late_interaction=true: with distill.direction={direction.name} no bi-encoder labels; set"
+            " distill.late_interaction=false"
         )
     if distill.select is Select.dev and data.dev is None:
         raise InputError("distill.select=dev: there is no development set; give data.dev=FILE, or select by agreement")

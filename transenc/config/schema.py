@@ -258,13 +258,14 @@ class Distill:
     iterations: int  # an iteration trains the cross-encoder, then the bi-encoder
     teachers: Teachers
     average: Average
+    late_interaction: bool  # bi-encoders label by tokens too (MaxSim)
     start: Start
     centre: Centre
     symmetric: bool  # the cross-encoder's logit is the mean over both orders of a pair, unless data.ordered
     select: Select
     adapters: Adapters
-    folds: int  # of cross-fitting: each is labelled by a cross-encoder of the others; 1: none
-    interpolate: float  # share of trained weights in a bi-encoder, the rest initial ones; 1: all
+    folds: int  # of cross-fitting; 1: none
+    interpolate: float  # a bi-encoder's share of trained weights; 1: all
     holdout: float  # share of the pool that is held out for selection by agreement
     retries: int  # repeats, with another seed, of a failed training without a known cause
     failure: Failure

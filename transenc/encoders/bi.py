@@ -15,6 +15,8 @@ from transformers import AutoModel
 import transenc.encoders.modules as st
 from transenc.data.tokens import TokenisedPairs
 from transenc.encoders.base import PairEncoder, Progress, in_batches
+from transenc.encoders.cpu_layers import speed_up
+from transenc.encoders.late_interaction import late_interaction
 from transenc.encoders.loading import UNLIMITED, load_backbone, load_parts, refuse
 from transenc.errors import InputError
 from transenc.model_description import PAIR_PROMPTS, Description
@@ -92,15 +94,15 @@ class BiEncoder(PairEncoder):
         self._pooler = [getattr(backbone, "pooler", None)]
         if self._pooler[0] is not None:
             backbone.pooler = None
-        self._prompt_length = None if self.include_prompt else self._tokens_of_prompt()
+        self._prompt_length = None if self.include_prompt else self._tokens_of_prompt(self.prompts[0])
 
-    def _tokens_of_prompt(self) -> int:
+    def _tokens_of_prompt(self, prompt: str) -> int:
         """Tokens that the pooling leaves out, the special ones before the prompt included, as sentence-transformers
         counts them.
         """
-        if not self.prompts[0]:
+        if not prompt:
             return 0
-        ids = self.tokenizer(self.prompts[0], truncation=True, max_length=self.max_tokens)["input_ids"]
+        ids = self.tokenizer(prompt, truncation=True, max_length=self.max_tokens)["input_ids"]
         return len(ids) - bool(ids and ids[-1] in self.tokenizer.all_special_ids)
 
     def embed(self, inputs: dict[str, Tensor]) -> Tensor:
@@ -168,6 +170,50 @@ class BiEncoder(PairEncoder):
             progress(len(group))
 
         in_batches(lengths, batch_tokens, run)
+
+    @torch.inference_mode()
+    def late_interaction(
+        self,
+        pairs: TokenisedPairs,
+        batch_tokens: int,
+        progress: Progress = lambda count: None,
+        precision: str = "32-true",
+    ) -> np.ndarray:
+        """Similarities of all pairs by their tokens, without special tokens and prompts.
+
+        Args:
+            pairs: N tokenised pairs.
+            batch_tokens, precision: as for `score`.
+            progress: called with the number of pairs just done.
+
+        Returns:
+            [N] float32 in [-1, 1], see `transenc.encoders.late_interaction`.
+        """
+        scores = np.empty(len(pairs), dtype=np.float32)
+        before, behind = len(self.inputs.alone_before), len(self.inputs.alone_behind)
+        skipped = torch.tensor([max(before, self._tokens_of_prompt(prompt)) for prompt in self.prompts])
+        lengths = self.inputs.single_lengths(pairs.lengths[pairs.sides(slice(None))])  # [N, 2]
+
+        def run(group: np.ndarray) -> None:
+            inputs = self.to_device(self.collate(pairs, group, group < 0))
+            hidden = self.backbone(**inputs).last_hidden_state
+            places = torch.arange(hidden.shape[1])
+            ends = torch.from_numpy(lengths[group]) - behind  # [B, 2]
+            counts = (places >= skipped[:, None]) & (places < ends[:, :, None])  # [B, 2, L]
+            with torch.autocast(self.device.type, enabled=False):
+                found = late_interaction(*hidden.float().chunk(2), *counts.to(self.device).unbind(1))
+            scores[group] = found.cpu().numpy()
+            progress(len(group))
+
+        if self._first_only:
+            speed_up(self.backbone, first_only=False)
+        try:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
+                in_batches(2 * lengths.max(axis=1), batch_tokens, run)
+        finally:
+            if self._first_only:
+                speed_up(self.backbone, first_only=True)
+        return scores
 
     @torch.no_grad()
     def centre(self, pairs: TokenisedPairs, batch_tokens: int, progress: Progress = lambda count: None) -> float:

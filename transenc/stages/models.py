@@ -3,6 +3,7 @@
 load    -> a model folder
 centre  -> a bi-encoder's folder, its embeddings mean-centred
 score   -> raw.npy, scores.npy: one encoder's cosines or logits for one set of pairs, and the scores they make
+score_late -> scores.npy: a bi-encoder's similarities by late interaction
 """
 
 from collections.abc import Callable, Mapping
@@ -128,6 +129,25 @@ def score(out: Path, config: Config, progress: Progress, model: Artifact, tokens
         name = main_metric_name(binary)
         summary += f", {METRIC_NAMES[name]} {percent(metrics[name])}"
     return {"kind": encoder.kind, "pairs": len(raw), **metrics, "summary": summary}
+
+
+@stage(version=1, ignore=("batch_tokens", "accelerator"))
+@distributed.collective
+def score_late(out: Path, config: Config, progress: Progress, model: Artifact, tokens: Artifact) -> Facts:
+    """A bi-encoder's similarities by late interaction, in [-1, 1]."""
+    from transenc.encoders import BiEncoder
+
+    quiet()
+    encoder = BiEncoder.load(model.path).to(config["accelerator"])
+    pairs = TokenisedPairs.load(tokens.path)
+    rows = distributed.shard(len(pairs))
+    with progress.bar("score", len(rows), "pair") as bar:
+        scores = encoder.late_interaction(pairs.select(rows), config["batch_tokens"], bar.update, config["precision"])
+    scores = distributed.gather_shards(scores, len(pairs))
+    if distributed.rank():
+        return {}
+    np.save(out / "scores.npy", scores)
+    return {"pairs": len(scores), "summary": f"{len(scores):,} pairs, by their tokens"}
 
 
 def similarities(

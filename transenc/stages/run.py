@@ -22,7 +22,7 @@ from transenc.model_folder import Source
 from transenc.progress import Progress
 from transenc.results import Row
 from transenc.stages.evaluation import Evaluation, Member, digest_of, task_name
-from transenc.stages.models import centre, find_model
+from transenc.stages.models import centre, find_model, score_late
 from transenc.stages.pairs import corpus, embed, flatten, gather, gold, mine
 from transenc.stages.teachers import predict, read_scores
 from transenc.stages.training import label, score_held_out, train
@@ -204,7 +204,7 @@ class Stages(Evaluation):
             return pool
         kinds = [teacher] if self.cfg.distill.teachers is Teachers.other else self.trained(encoders)
         members = [member for kind in kinds for member in encoders[kind]]
-        scored = [self._pool_scores(member, pool) for member in members]
+        scored = [scores for member in members for scores in self._pool_scores(member, pool)]
         if iteration:
             scored += [self._fixed_scores(name, pool) for name in self.teachers]
         config = {"average": self.cfg.distill.average.name}
@@ -218,14 +218,20 @@ class Stages(Evaluation):
             )
         return labels
 
-    def _pool_scores(self, member: Member, pool: Artifact) -> Artifact:
-        """A teacher's scores of the pool; of a cross-fitted one, those of pairs that it did not learn from."""
-        if not member.folds:
-            return self.score(member.artifact, pool, member.place, "pool", self.precision)
-        tokens = self.tokens(pool, member.artifact, "pool")
-        config = {**self.scoring, "precision": self.precision, "split_seed": self.cfg.seed}
-        progress, title = self.progress.at(member.place), f"{member.place} pool"
-        return self.store(score_held_out, config, tokens, *member.folds, progress=progress, title=title)
+    def _pool_scores(self, member: Member, pool: Artifact) -> list[Artifact]:
+        """A teacher's scores of the pool: a bi-encoder's by late interaction too, if that is asked for; of a
+        cross-fitted one, those of pairs that it did not learn from.
+        """
+        tokens, progress = self.tokens(pool, member.artifact, "pool"), self.progress.at(member.place)
+        config, title = {**self.scoring, "precision": self.precision}, f"{member.place} pool"
+        if member.folds:
+            config["split_seed"] = self.cfg.seed
+            return [self.store(score_held_out, config, tokens, *member.folds, progress=progress, title=title)]
+        scored = [self.score(member.artifact, pool, member.place, "pool", self.precision)]
+        if member.kind == "bi" and self.cfg.distill.late_interaction:
+            title += " late interaction"
+            scored.append(self.store(score_late, config, member.artifact, tokens, progress=progress, title=title))
+        return scored
 
     def _fixed_scores(self, name: str, pool: Artifact) -> Artifact:
         """A fixed teacher's scores of the pool: a model's, or those in a file."""

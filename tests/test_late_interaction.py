@@ -1,0 +1,87 @@
+"""Late interaction: a bi-encoder's labels by its tokens."""
+
+import numpy as np
+import pandas
+import pytest
+import torch
+
+from transenc.artifacts import Store
+from transenc.encoders import BiEncoder
+from transenc.encoders.late_interaction import late_interaction
+from transenc.errors import InputError
+from transenc.stages.training import average
+
+PAIRS = [("a cat sat", "the dog ran far away"), ("a cat sat", "a cat sat"), ("two", "three small dogs")]
+
+
+def test_it_is_the_mean_of_the_best_cosines_of_both_sides_over_the_tokens_that_count():
+    first = torch.tensor([[[2.0, 0.0], [0.0, 1.0], [9.0, 9.0]]])
+    second = torch.tensor([[[1.0, 0.0], [5.0, 5.0], [3.0, 4.0]]])
+    found = late_interaction(first, second, torch.tensor([[True, True, False]]), torch.tensor([[True, False, True]]))
+    assert found.tolist() == pytest.approx([((1 + 0.8) / 2 + (1 + 0.8) / 2) / 2])
+
+
+def test_a_sentence_without_a_token_has_nothing_in_common():
+    hidden = torch.ones(1, 2, 3)
+    assert late_interaction(hidden, hidden, torch.tensor([[True, True]]), torch.tensor([[False, False]])).item() == 0
+
+
+def numbered(encoder, pairs):
+    sentences = [sentence for pair in pairs for sentence in pair]
+    return encoder.tokenise(sentences, np.arange(len(sentences)).reshape(-1, 2))
+
+
+def test_scores_depend_neither_on_the_pooling_nor_on_the_batch_and_leave_the_encoder_as_it_was(bert):
+    cls, mean = (BiEncoder.load(bert, pooling=pooling) for pooling in ("cls", "mean"))
+    pairs = numbered(cls, PAIRS)
+    before = cls.score(pairs)
+    scores = cls.late_interaction(pairs, 4096)
+    np.testing.assert_allclose(scores, mean.late_interaction(pairs, 4096), atol=1e-6)
+    np.testing.assert_allclose(scores, mean.late_interaction(pairs, 1), atol=1e-5)
+    assert scores[1] == pytest.approx(1, abs=1e-6)
+    assert (cls.score(pairs) == before).all()
+
+
+def test_special_tokens_and_prompts_do_not_count(bert):
+    encoder = BiEncoder.load(bert, pooling="mean", prompt=["the small ", ""])
+    pairs = numbered(encoder, PAIRS[:1])
+    inputs = encoder.inputs.singles(pairs, pairs.sides(slice(None))[0])
+    with torch.inference_mode():
+        first, second = torch.nn.functional.normalize(encoder.backbone(**inputs).last_hidden_state, dim=-1)
+    counts = [len(encoder.tokenizer(sentence, add_special_tokens=False)["input_ids"]) for sentence in PAIRS[0]]
+    skipped = 1 + len(encoder.tokenizer("the small", add_special_tokens=False)["input_ids"])
+    cosines = first[skipped : skipped + counts[0]] @ second[1 : 1 + counts[1]].T
+    expected = (cosines.amax(0).mean() + cosines.amax(1).mean()) / 2
+    assert encoder.late_interaction(pairs, 4096)[0] == pytest.approx(expected.item(), abs=1e-5)
+
+
+@pytest.fixture
+def made(setting, monkeypatch):
+    """The artifacts of a run, by title."""
+    artifacts, call = {}, Store.__call__
+
+    def watched(self, stage, config, *inputs, progress=None, title=""):
+        artifacts[title] = call(self, stage, config, *inputs, progress=progress, title=title)
+        return artifacts[title]
+
+    monkeypatch.setattr(Store, "__call__", watched)
+    artifacts["run"] = setting.run(
+        "distill.late_interaction=true", "distill.teachers=both", "distill.average=z", "distill.failure=ignore"
+    )
+    return artifacts
+
+
+def test_a_bi_encoder_labels_by_its_embeddings_and_by_its_tokens(made):
+    titles = ["0/bi pool", "0/bi pool late interaction", "1/cross pool"]
+    scores = [np.load(made[title] / "scores.npy") for title in titles]
+    for name, teachers in (("1-bi", scores[:2]), ("1-cross", scores)):
+        labels = pandas.read_csv(made["run"] / "labels" / f"{name}.csv").label
+        np.testing.assert_allclose(labels, np.clip(average(np.stack(teachers), "z"), 0, 1), atol=1e-5)
+    assert np.abs(scores[0] - scores[1]).max() > 1e-3
+
+
+@pytest.mark.parametrize("direction", ["cross_to_bi", "gold_to_bi"])
+def test_it_is_refused_where_no_bi_encoder_labels(setting, direction):
+    more = ["distill.iterations=1"] + (["data.gold=[x.tsv]"] if direction == "gold_to_bi" else [])
+    with pytest.raises(InputError, match=r"^distill.late_interaction=true: .* set distill.late_interaction=false$"):
+        setting.run("distill.late_interaction=true", f"distill.direction={direction}", *more)
