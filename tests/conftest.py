@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 import transenc.stages.evaluation
 import transenc.stages.models
 import transenc.stages.run
-from transenc.artifacts import file_digest
+from transenc.artifacts import Store, file_digest
 from transenc.cli import compose
 from transenc.encoders import BiEncoder
 from transenc.errors import InputError
@@ -166,6 +166,19 @@ def setting(tmp_path, files, bert, monkeypatch):
     # Drawing the page takes longer than such a run; test_report.py looks at it.
     monkeypatch.setattr("transenc.run_writer.write_report", lambda folders, out: out.write_text(""))
     return Setting(tmp_path, files, bert, monkeypatch)
+
+
+@pytest.fixture
+def artifacts_by_title(monkeypatch):
+    """What the store gives to the runs of a test, by title."""
+    artifacts, call = {}, Store.__call__
+
+    def watched(self, stage, config, *inputs, progress=None, title=""):
+        artifacts[title] = call(self, stage, config, *inputs, progress=progress, title=title)
+        return artifacts[title]
+
+    monkeypatch.setattr(Store, "__call__", watched)
+    return artifacts
 
 
 MODELS = ["bi-encoder", "cross-encoder"]

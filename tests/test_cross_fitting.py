@@ -10,7 +10,7 @@ from conftest import weights
 from safetensors.torch import load_file
 
 import transenc.stages.run
-from transenc.artifacts import Store, file_digest
+from transenc.artifacts import file_digest
 from transenc.encoders import CrossEncoder
 from transenc.errors import InputError
 from transenc.stages.training import folds_of
@@ -19,17 +19,10 @@ FOLDS = ["distill.folds=3", "distill.select=last", "distill.failure=ignore"]
 
 
 @pytest.fixture
-def made(setting, monkeypatch):
+def made(setting, artifacts_by_title):
     """The artifacts of a run with three folds, by title."""
-    artifacts, call = {}, Store.__call__
-
-    def watched(self, stage, config, *inputs, progress=None, title=""):
-        artifacts[title] = call(self, stage, config, *inputs, progress=progress, title=title)
-        return artifacts[title]
-
-    monkeypatch.setattr(Store, "__call__", watched)
-    artifacts["run"] = setting.run(*FOLDS)
-    return artifacts
+    artifacts_by_title["run"] = setting.run(*FOLDS)
+    return artifacts_by_title
 
 
 def test_the_folds_are_a_partition_and_the_same_in_every_iteration():

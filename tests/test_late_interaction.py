@@ -5,7 +5,6 @@ import pandas
 import pytest
 import torch
 
-from transenc.artifacts import Store
 from transenc.encoders import BiEncoder
 from transenc.encoders.late_interaction import late_interaction
 from transenc.errors import InputError
@@ -56,19 +55,12 @@ def test_special_tokens_and_prompts_do_not_count(bert):
 
 
 @pytest.fixture
-def made(setting, monkeypatch):
+def made(setting, artifacts_by_title):
     """The artifacts of a run, by title."""
-    artifacts, call = {}, Store.__call__
-
-    def watched(self, stage, config, *inputs, progress=None, title=""):
-        artifacts[title] = call(self, stage, config, *inputs, progress=progress, title=title)
-        return artifacts[title]
-
-    monkeypatch.setattr(Store, "__call__", watched)
-    artifacts["run"] = setting.run(
+    artifacts_by_title["run"] = setting.run(
         "distill.late_interaction=true", "distill.teachers=both", "distill.average=z", "distill.failure=ignore"
     )
-    return artifacts
+    return artifacts_by_title
 
 
 def test_a_bi_encoder_labels_by_its_embeddings_and_by_its_tokens(made):
