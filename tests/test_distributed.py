@@ -54,12 +54,13 @@ def python(*arguments, env=QUIET):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("folds", [1, 2])
+@pytest.mark.parametrize("folds", [1, 2], ids=["plain", "cross-fitting and late interaction"])
 def test_two_processes_give_the_labels_and_results_of_one(files, model, tmp_path, folds):
+    method = [f"distill.folds={folds}", f"distill.late_interaction={folds > 1}"]
     single = tmp_path / "one" / "run"
-    done = python(*settings(files, model, single.parent, f"distill.folds={folds}"))
+    done = python(*settings(files, model, single.parent, *method))
     assert done.returncode == 0, done.stderr
-    done = python(*TWO, *settings(files, model, tmp_path, f"distill.folds={folds}"))
+    done = python(*TWO, *settings(files, model, tmp_path, *method))
     assert done.returncode == 0, done.stderr
     for name in ("1-bi", "1-cross"):
         expected, found = (pandas.read_csv(run / "labels" / f"{name}.csv") for run in (single, tmp_path / "run"))
@@ -70,9 +71,7 @@ def test_two_processes_give_the_labels_and_results_of_one(files, model, tmp_path
     curves = [pandas.read_csv(run / "curves.csv") for run in (single, tmp_path / "run")]
     np.testing.assert_allclose(curves[1].loss, curves[0].loss, atol=1e-4)  # NaN where there is none, in both
     trained = ["1/cross train"] if folds == 1 else ["1/cross/fold-0 train", "1/cross/fold-1 train"]
-    assert [done.stdout.count(title) for title in trained] == [1] * len(
-        trained
-    )  # each stage once, logged by one process
+    assert all(done.stdout.count(title) == 1 for title in trained)  # each stage once, logged by one process
     assert json.loads((tmp_path / "run" / "run.json").read_text())["processes"] == 2
 
 

@@ -56,12 +56,8 @@ def distill(cfg: Train, folder: Path, overrides: Sequence[str] | None = None) ->
 
         encoders = dict(initial)
         for iteration in range(1, cfg.distill.iterations + 1):
-            for (
-                teacher,
-                student,
-            ) in (
-                direction.turns
-            ):  # the bi-encoder labels for the cross-encoder, then the cross-encoder for the bi-encoder
+            # The bi-encoder labels for the cross-encoder, then the cross-encoder for the bi-encoder.
+            for teacher, student in direction.turns:
                 labels = stages.label(encoders, teacher, pool, iteration)
                 run.write_labels(iteration, teacher, labels, pool)
                 members = zip(initial[student], encoders[student], strict=True)
