@@ -134,9 +134,22 @@ def test_help_and_cfg_work_without_loading_torch():
     status, out, _ = python("train.py", "--cfg", "job", "--resolve", "experiment=quickstart")
     assert (status, "bi_layers: " in out) == (0, True)
     for flags in (["--help"], ["--cfg", "job"]):
-        run = f"import sys, runpy; sys.argv = ['train.py', *{flags}]; runpy.run_path('train.py', run_name='__main__')"
-        check = "import atexit, sys; atexit.register(lambda: print('torch' in sys.modules, file=sys.stderr));"
-        assert python("-c", f"{check} {run}")[2].splitlines()[-1] == "False"
+        assert loaded(["train.py", *flags], "torch") == (0, "False")
+
+
+def loaded(arguments, module):
+    """The status of a command, and whether it imported a module."""
+    run = f"import sys, runpy; sys.argv = {list(map(str, arguments))}; runpy.run_path('train.py', run_name='__main__')"
+    check = f"import atexit, sys; atexit.register(lambda: print({module!r} in sys.modules, file=sys.stderr));"
+    status, _, error = python("-c", f"{check} {run}")
+    return status, error.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_the_encoders_are_imported_only_to_build_something(inputs, tmp_path):
+    command = [*inputs, f"hydra.run.dir={tmp_path}/run", f"paths.artifacts={tmp_path}/artifacts"]
+    assert loaded(command, "pytorch_lightning") == (0, "True")
+    assert loaded(command, "pytorch_lightning") == (0, "False")
 
 
 @pytest.mark.slow

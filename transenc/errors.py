@@ -1,4 +1,6 @@
-"""The one exception that a person causes and a person can mend, and the help its message gives with a slip."""
+"""The one exception that a person causes and a person can mend, the help its message gives with a slip, and errors of
+libraries in short.
+"""
 
 import difflib
 from collections.abc import Iterable
@@ -29,3 +31,8 @@ def nearest(word: str, words: Iterable[str], listed: bool = False) -> str:
     if listed:
         return f"{hint} (there are {', '.join(words)})" if hint else f"; there are {', '.join(words)}"
     return hint or "; --cfg job shows all keys"
+
+
+def reason(error: BaseException) -> str:
+    """An error of a library, short, on one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

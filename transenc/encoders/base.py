@@ -24,11 +24,11 @@ from torch.utils.checkpoint import checkpoint
 from transenc.data.tokens import TokenisedPairs, number_sentences, tokenise
 from transenc.encoders.cpu_layers import speed_up
 from transenc.encoders.inputs import ModelInputs
-from transenc.encoders.loading import OFFSET_POSITIONS, reason
+from transenc.encoders.loading import OFFSET_POSITIONS
 from transenc.encoders.lora import add_lora, save_adapter
 from transenc.encoders.losses import pair_loss
 from transenc.encoders.used_rows import UsedRows
-from transenc.errors import InputError
+from transenc.errors import InputError, reason
 from transenc.model_description import Description, describe
 from transenc.model_folder import Source, find
 

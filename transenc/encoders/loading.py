@@ -10,7 +10,7 @@ import transformers
 from tokenizers import normalizers
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 
-from transenc.errors import InputError
+from transenc.errors import InputError, reason
 from transenc.model_description import Description
 from transenc.model_folder import ADAPTER, Source, read_json
 
@@ -272,8 +272,3 @@ def read_pickled(source: Source) -> dict[str, torch.Tensor]:
                 )
         weights |= content
     return weights
-
-
-def reason(error: BaseException) -> str:
-    """An error of a library, short, on one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sentence_transformers.sentence_transformer import modules as st
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
@@ -17,7 +16,7 @@ from transenc.errors import InputError
 from transenc.model_description import MAX_CONFIG_VALUE
 from transenc.model_folder import Module, Source, weights_in
 
-CLASSES = {name: getattr(st, name) for name in ("Pooling", "Dense", "LayerNorm", "Normalize", "Dropout")}
+SUPPORTED = ("Pooling", "Dense", "LayerNorm", "Normalize", "Dropout")
 # Keys of a pooling's config.json that older versions of sentence-transformers read too, in the order in which several
 # poolings are joined.
 LEGACY_POOLING = {
@@ -48,9 +47,15 @@ class StaticEmbeddings(nn.Module):
         self.table = table
 
 
+def _class(name: str) -> Any:
+    from sentence_transformers.sentence_transformer import modules  # slow to import, and no cross-encoder needs it
+
+    return getattr(modules, name)
+
+
 def pooling_of(mode: str, width: int) -> Any:
     """sentence-transformers' Pooling of hidden states of D = `width`."""
-    return st.Pooling(width, mode)
+    return _class("Pooling")(width, mode)
 
 
 def load_modules(source: Source, width: int, pooling: str | None) -> tuple[list[Any], bool]:
@@ -67,7 +72,7 @@ def load_modules(source: Source, width: int, pooling: str | None) -> tuple[list[
     Raises:
         InputError: a module's files are damaged, or it does not fit to the one before it.
     """
-    found = [module for module in source.modules if module.name in CLASSES]
+    found = [module for module in source.modules if module.name in SUPPORTED]
     modules: list[Any] = []
     if not any(module.name == "Pooling" for module in found):
         modules.append(pooling_of(pooling or ("mean" if source.static else "cls"), width))
@@ -102,7 +107,7 @@ def _load(source: Source, module: Module) -> Any:
         numbers = config.get("in_features", 0) * config.get("out_features", 0)
         if numbers > sum(file.stat().st_size for file in weights_in(module.folder)):
             raise ValueError(f"config.json describes {numbers:.3g} weights, which its files do not hold")
-        loaded = CLASSES[module.name].load(str(module.folder), local_files_only=True)
+        loaded = _class(module.name).load(str(module.folder), local_files_only=True)
         if any(not weight.isfinite().all() for weight in loaded.parameters()):
             raise ValueError("holds NaN or infinite values")
     except Exception as error:  # whatever it stumbles over in files of others
@@ -126,7 +131,7 @@ def load_static(source: Source) -> tuple[StaticEmbeddings, Any, int | None]:
     from transformers import PreTrainedTokenizerFast
 
     try:
-        loaded = st.StaticEmbedding.load(str(source.folder), local_files_only=True)
+        loaded = _class("StaticEmbedding").load(str(source.folder), local_files_only=True)
         weights = loaded.embedding.weight.detach().float()
         if not weights.isfinite().all():
             raise ValueError("holds NaN or infinite values")
@@ -151,7 +156,8 @@ def save_static(backbone: StaticEmbeddings, tokenizer: Any, limit: int | None, f
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     if limit is not None:
         backend.enable_truncation(limit)
-    st.StaticEmbedding(backend, embedding_weights=backbone.table.weight.detach()).save(str(folder))
+    weights = backbone.table.weight.detach()
+    _class("StaticEmbedding")(backend, embedding_weights=weights).save(str(folder))
 
 
 def _pooling_config(module: Any) -> dict[str, Any]:

@@ -13,8 +13,7 @@ import torch
 
 from transenc.artifacts import Artifact, stage
 from transenc.data.files import Format, read_file
-from transenc.encoders.loading import reason
-from transenc.errors import InputError
+from transenc.errors import InputError, reason
 from transenc.model_description import describe
 from transenc.model_folder import Source
 from transenc.progress import Progress
