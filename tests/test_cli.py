@@ -130,11 +130,23 @@ def test_a_mistake_is_one_line_and_status_1(inputs, tmp_path):
 def test_help_and_cfg_work_without_loading_torch():
     status, out, _ = python("train.py", "--help")
     assert status == 0
-    assert "experiment: " in out
+    assert all(line in out for line in ("  trainer     auto, cpu, gpu\n", "  distill:\n    direction: both\n"))
+    status, out, _ = python("train.py", "--help", "distill=paper", "distill.iterations=7")
+    assert (status, "    iterations: 7\n" in out) == (0, True)
     status, out, _ = python("train.py", "--cfg", "job", "--resolve", "experiment=quickstart")
     assert (status, "bi_layers: " in out) == (0, True)
     for flags in (["--help"], ["--cfg", "job"]):
         assert loaded(["train.py", *flags], "torch") == (0, "False")
+
+
+@pytest.mark.slow
+def test_help_names_the_groups_of_its_command_and_no_others():
+    status, out, _ = python("-m", "transenc.evaluate", "--help")
+    groups, settings = out.split("Settings (KEY=VALUE):")
+    named = [line.split()[0] for line in groups.splitlines() if line.startswith("  ") and line[2] != " "]
+    assert (status, named) == (0, ["data", "trainer"])
+    assert "distill" not in settings
+    assert max(map(len, groups.splitlines())) < 80
 
 
 def loaded(arguments, module):

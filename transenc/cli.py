@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import sys
+import textwrap
 import threading
 import time
 import typing
@@ -48,13 +49,14 @@ for _name, _schema in SCHEMAS.items():
 Task = Callable[[Any, Path, Sequence[str]], float | None]
 
 
-def main(name: str, task: Task, shorthand: Callable[[str], str] = str) -> None:
+def main(name: str, task: Task, usage: str, shorthand: Callable[[str], str] = str) -> None:
     """Compose `conf/<name>.yaml` with the command line and run `task(config, run_folder, overrides)`.
 
     Args:
         name: the primary configuration, a key of `SCHEMAS`.
         task: gets the schema's dataclass, filled, Hydra's run folder, and what the command line set (in a sweep, what
             this job is without the others); its return value goes to a sweeper.
+        usage: what `--help` begins with.
         shorthand: rewrites each command-line argument before Hydra reads it.
     """
 
@@ -84,10 +86,27 @@ def main(name: str, task: Task, shorthand: Callable[[str], str] = str) -> None:
         sys.argv[1:] = [at_home(shorthand(argument)) for argument in sys.argv[1:]]
         if not {"-sc", "--shell-completion"} & set(sys.argv):  # whose words look like settings
             check_overrides(name, sys.argv[1:])
+        if {"-h", "--help"} & set(sys.argv):
+            print(f"{usage}\n\n{settings_help(name, [a for a in sys.argv[1:] if not a.startswith('-')])}")
+            return
         try:
             run()
         finally:
             Sweep.report()
+
+
+def settings_help(name: str, overrides: Sequence[str]) -> str:
+    """The choices of `conf/<name>.yaml`, and its settings with their values. Hydra's own help takes a second, and names
+    the groups of other commands too.
+    """
+    groups = "\n".join(
+        textwrap.fill(", ".join(named), 79, initial_indent=f"  {group:<12}", subsequent_indent=" " * 14)
+        for group, named in choices(name).items()
+        if not group.startswith("hydra/")
+    )
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        settings = OmegaConf.to_yaml(hydra.compose(name, list(overrides)))
+    return f"Groups (GROUP=NAME):\n\n{groups}\n\nSettings (KEY=VALUE):\n\n{textwrap.indent(settings, '  ').rstrip()}"
 
 
 def quiet_thread(failure: threading.ExceptHookArgs) -> None:

@@ -20,6 +20,11 @@ from transenc.results import RESULT, Line, Row, grid, write_results
 
 log = logging.getLogger("transenc")
 
+USAGE = """python -m transenc.evaluate model=MODEL [data=NAME] [KEY=VALUE ...]
+
+Evaluate an encoder on the test sets of a data choice; several, model=[A,B],
+one by one and as an ensemble, each compared with the first."""
+
 
 @dataclass(frozen=True)
 class EvaluationRow(Row):
@@ -146,4 +151,4 @@ def show(rows: list[EvaluationRow]) -> str:
 
 
 if __name__ == "__main__":
-    main("evaluate", run, shorthand)
+    main("evaluate", run, USAGE, shorthand)
