@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pandas
 import pytest
+import torch
 from conftest import weights
 from safetensors.torch import load_file
 
@@ -19,7 +20,7 @@ from transenc.report.page import write_report
 from transenc.results import Row
 from transenc.selection import select
 from transenc.stages.evaluation import Member
-from transenc.stages.training import improves
+from transenc.stages.training import Selection, improves, interpolate_by_agreement
 
 
 def test_the_models_are_the_selected_ones_and_load_in_sentence_transformers(setting, files):
@@ -223,6 +224,31 @@ def test_interpolated_weights_lie_between_the_initial_and_the_trained_ones(setti
     for name in changed:
         between = initial[name] + 0.25 * (weights[1][name] - initial[name])
         np.testing.assert_allclose(weights[0.25][name], between, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("noise", "share"),  # of the initial weights' scores, and of those at each step
+    [
+        ((0.3, 0.01, 0), 1),
+        ((0.3, 0.01, 0.3), 0.25),
+        ((0.3, 0.28, 0), 0),  # higher, by less than a standard error
+        ((0.3, 0.1, 0.09), 1),  # of a further step nothing more is asked than to be higher
+    ],
+)
+def test_by_agreement_weights_go_on_to_the_trained_ones_while_agreement_rises(bert, monkeypatch, noise, share):
+    rng = np.random.default_rng(0)
+    labels, errors = rng.random(60), rng.normal(size=(2, 60))
+    before, *scores = (labels + size * error for size, error in zip(noise, errors[[0, 1, 1]], strict=True))
+    asked = iter(scores)
+    monkeypatch.setattr("transenc.stages.training.similarities", lambda *_: next(asked))
+    encoder = BiEncoder.load(bert)
+    initial = {name: weight.clone() for name, weight in encoder.trained_state().items()}
+    trained = {name: weight + 1 if weight.is_floating_point() else weight for name, weight in initial.items()}
+    encoder.load_state_dict(trained, strict=False)
+    selection = Selection(None, labels, False, {})
+    assert interpolate_by_agreement(encoder, initial, before, [0.25, 1.0], selection) == share
+    for name, weight in encoder.trained_state().items():
+        torch.testing.assert_close(weight, torch.lerp(initial[name], trained[name], share))
 
 
 @pytest.mark.parametrize(

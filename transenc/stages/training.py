@@ -8,7 +8,7 @@ score_held_out -> scores.npy: of each pair by the one of several cross-fitted en
 import json
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -123,15 +123,50 @@ def improves(before: np.ndarray, after: np.ndarray, labels: np.ndarray) -> bool:
     return bool(gain > np.nanstd(values[:, 1] - values[:, 0]))
 
 
-@stage(version=9, ignore=("batch_tokens",))
+def interpolate_by_agreement(
+    encoder: "PairEncoder",
+    initial: Mapping[str, torch.Tensor],
+    before: np.ndarray,
+    shares: Sequence[float],
+    selection: Selection,
+) -> float:
+    """Move an encoder from its initial weights towards its trained ones.
+
+    The first step must improve on them by more than a standard error (`improves`), each further one agree better than
+    the step before.
+
+    Args:
+        encoder: with its trained weights; it ends with those of the last step that improved.
+        initial: its weights before training.
+        before: [N] its similarities with these.
+        shares: of trained weights in each step, ascending.
+        selection: the pairs, and the labels to agree with.
+
+    Returns:
+        The share reached; 0: the initial weights are kept.
+    """
+    trained = {name: weight.clone() for name, weight in encoder.trained_state().items()}
+    reached, weights, agreement = 0.0, initial, -1.0
+    for share in shares:
+        step = interpolated(initial, trained, share)
+        encoder.load_state_dict(step, strict=False)
+        scores = similarities(encoder, selection.pairs, selection.config)
+        value = main_metric(scores, selection.truth, False)
+        if not (value > agreement if reached else improves(before, scores, selection.truth)):
+            break
+        reached, weights, agreement = share, step, value
+    encoder.load_state_dict(weights, strict=False)
+    return reached
+
+
+@stage(version=10, ignore=("batch_tokens",))
 @distributed.collective
 def train(
     out: Path, config: Config, progress: Progress, student: Artifact, tokens: Artifact, labels: Artifact, *dev: Artifact
 ) -> Facts:
     """A student trained on the labels. It keeps its best checkpoint by the selection that `config` names, or its last.
-    By agreement, weights that were trained already are kept unless a checkpoint improves on them (`improves`);
-    otherwise the result lies between these and the trained ones (`interpolated`). With a `fold`, it learns from the
-    other folds only.
+    What was trained already is interpolated with its weights from before (`interpolated`); by agreement, only as far as
+    that improves it (`interpolate_by_agreement`). With a `fold`, it learns from the other folds only.
 
     Of a failed training only the curve is kept, and the facts `failed`, the reason, and `cause`. What was trained with
     LoRA is kept twice: as a model, and as its adapter (in `ADAPTER`).
@@ -229,20 +264,16 @@ def train(
                 progress=bar.update,
             )
             encoder.to(config["accelerator"])
+            share = config["interpolate"]
             if before is not None and selection is not None:
-                after = similarities(encoder, selection.pairs, config)
-                if not improves(before, after, selection.truth):
-                    encoder.load_state_dict(initial, strict=False)
-                    result.best, result.step = main_metric(before, selection.truth, False), 0
-            if result.step and config["interpolate"] < 1:
-                between = interpolated(initial, encoder.trained_state(), config["interpolate"])
-                encoder.load_state_dict(between, strict=False)
-                if selection is not None:
-                    result.best = selection(encoder)
+                share = interpolate_by_agreement(encoder, initial, before, sorted({share, 1.0}), selection)
+                result.step = result.step if share else 0
+            elif share < 1:
+                encoder.load_state_dict(interpolated(initial, encoder.trained_state(), share), strict=False)
             if "centre" in config:
                 encoder.centre(pairs, config["batch_tokens"])
-                if selection is not None:
-                    result.best = selection(encoder)  # iterations are compared as they are handed on
+            if selection is not None and (share < 1 or "centre" in config):
+                result.best = selection(encoder)  # iterations are compared as they are handed on
             if config["examine"]:
                 rows = np.unique(np.linspace(0, len(pairs) - 1, MAX_EXAMINED_PAIRS).astype(int))
                 raw = similarities(encoder, pairs.select(rows), config)
@@ -261,6 +292,8 @@ def train(
     summary = f"{len(losses):,} steps{repeated}, loss {np.mean(losses[-20:]):.4f}"
     if result.best is not None:
         summary += f", {config['select']} {100 * result.best:.2f} at {result.step:,}"
+    if 0 < share < 1:
+        summary += f", {share:g} of the way"
     facts = {"select": config["select"], "selection": result.best, "step": result.step, "summary": summary}
     return finished({**model_facts(out, encoder), **facts, "centred": "centre" in config})
 
