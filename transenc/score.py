@@ -71,8 +71,9 @@ def load(cfg: Evaluate) -> list[Any]:
     for name in listed(cfg.model.path):
         source = find_model("model", name)
         kind, settings = recognise(source, cfg.model)
-        loaded = encoder_class(kind).load(source, max_tokens=cfg.model.max_tokens, **settings)
-        encoders.append(loaded.to(device))
+        encoder = encoder_class(kind).load(source, max_tokens=cfg.model.max_tokens, **settings)
+        encoder.use_cpu_layers(cfg.trainer.cpu_layers)
+        encoders.append(encoder.to(device))
     return encoders
 
 

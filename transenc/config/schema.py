@@ -265,7 +265,7 @@ class Distill:
     select: Select
     adapters: Adapters
     folds: int  # of cross-fitting; 1: none
-    interpolate: float  # a bi-encoder's share of trained weights; 1: all. By agreement, all if that agrees better still
+    interpolate: float  # a bi-encoder's share of trained weights. By agreement, all if that agrees better still
     holdout: float  # share of the pool that is held out for selection by agreement
     retries: int  # repeats, with another seed, of a failed training without a known cause
     failure: Failure
@@ -279,7 +279,8 @@ class Trainer:
 
     accelerator: Accelerator
     precision: Precision
-    score_tokens: int  # tokens in a batch for labelling and evaluation, padding included
+    score_tokens: int  # tokens in a scored batch, padding included
+    cpu_layers: bool  # faster layers on a CPU for BERT's family
 
 
 @dataclass

@@ -81,21 +81,18 @@ class PairEncoder(pl.LightningModule, ABC):
         special: bool = True,
     ):
         super().__init__()
-        if special:
-            speed_up(backbone, first_only)
-            if backbone.config.model_type in FP32_ONLY:
-                compute_in_fp32(backbone)
+        if special and backbone.config.model_type in FP32_ONLY:
+            compute_in_fp32(backbone)
         self.backbone, self.tokenizer, self.max_tokens, self.prompts = backbone, tokenizer, max_tokens, prompts
         accepted = inspect.signature(backbone.forward).parameters
         segments = "token_type_ids" in accepted and "token_type_ids" in tokenizer.model_input_names
         self.inputs = ModelInputs(tokenizer, max_tokens, segments, behind_pairs, special)
-        self.optimizer_config: OptimizerConfig | None = (
-            None  # set before training, as `steps` is; scoring needs neither
-        )
-        self.steps = 0  # of the whole training, those of an interrupted run included
+        self.optimizer_config: OptimizerConfig | None = None  # set before training
+        self.steps = 0  # set before training: of all of it, those of an interrupted run included
         self.part_size: int | None = None  # sequences whose activations are held at once in training; None: a batch's
         self._adapted: Any = None  # peft's model around the backbone, while there is LoRA
         self._first_only = first_only
+        self.use_cpu_layers(True)
 
     # What the two differ in.
 
@@ -118,19 +115,24 @@ class PairEncoder(pl.LightningModule, ABC):
     def work(self, pairs: TokenisedPairs) -> int:
         """Sequences to run through the backbone to score these pairs, as `score` reports progress in."""
 
+    def use_cpu_layers(self, on: bool) -> None:
+        """Run the backbone by `transenc.encoders.cpu_layers` where they can, as at first, or by transformers."""
+        self._cpu_layers = on
+        speed_up(self.backbone, self._first_only, on)
+
     # Training.
 
     def add_lora(self, rank: int) -> None:
         """Train LoRA adapters of a rank instead of the backbone's own weights, see `transenc.encoders.lora`."""
         self._adapted = [add_lora(self.backbone, rank)]  # in a list, or its parameters would be registered twice
-        speed_up(self.backbone, self._first_only)
+        self.use_cpu_layers(self._cpu_layers)
 
     def merge_lora(self) -> None:
         """Add what the adapters learnt to the backbone's weights."""
         (adapted,) = self._adapted
         self.backbone, self._adapted = adapted.merge_and_unload(), None
         self.backbone.requires_grad_(True)
-        speed_up(self.backbone, self._first_only)
+        self.use_cpu_layers(self._cpu_layers)
 
     def trained_state(self) -> dict[str, Tensor]:
         """The state of what is trained: of an encoder with LoRA its adapters and head, else all."""

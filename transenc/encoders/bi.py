@@ -206,13 +206,13 @@ class BiEncoder(PairEncoder):
             progress(len(group))
 
         if self._first_only:
-            speed_up(self.backbone, first_only=False)
+            speed_up(self.backbone, False, self._cpu_layers)
         try:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
                 in_batches(2 * lengths.max(axis=1), batch_tokens, run)
         finally:
             if self._first_only:
-                speed_up(self.backbone, first_only=True)
+                self.use_cpu_layers(self._cpu_layers)
         return scores
 
     @torch.no_grad()

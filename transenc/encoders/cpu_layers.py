@@ -24,7 +24,7 @@ STEP = 64  # rows of packed tokens are filled up to a multiple: oneDNN prepares 
 FAMILY = ("bert", "roberta", "xlm-roberta", "camembert", "electra")  # model types that have these layers, part for part
 
 
-def speed_up(backbone: Any, first_only: bool) -> None:
+def speed_up(backbone: Any, first_only: bool, on: bool = True) -> None:
     """Let a model of BERT's family run its layers here, and any model make its dropout masks here, on a CPU.
 
     Parameters, their names, and what is saved stay as they are. On other devices transformers' own layers run.
@@ -34,17 +34,19 @@ def speed_up(backbone: Any, first_only: bool) -> None:
     Args:
         backbone: a transformers model.
         first_only: whether only the first token's last hidden state is read; it is then the only one that comes out.
+        on: False takes it back.
     """
+    before, after = (nn.Dropout, Dropout) if on else (Dropout, nn.Dropout)
     for module in list(backbone.modules()):
         for name, child in module.named_children():
-            if type(child) is nn.Dropout:
-                setattr(module, name, Dropout(child.p).train(child.training))
-    config = backbone.config
-    if config.model_type not in FAMILY or config.is_decoder or getattr(config, "is_causal", None):
+            if type(child) is before:
+                setattr(module, name, after(child.p).train(child.training))
+    config = getattr(backbone, "config", None)  # a static embedding has none
+    if config is None or config.model_type not in FAMILY or config.is_decoder or getattr(config, "is_causal", None):
         return
     encoder = backbone.base_model.encoder
-    if _adapted(encoder):
-        vars(encoder).pop("forward", None)  # here the weights alone are read, not what an adapter adds to them
+    vars(encoder).pop("forward", None)
+    if not on or _adapted(encoder):  # here the weights alone are read, not what an adapter adds to them
         return
     elsewhere = encoder.forward
 

@@ -128,7 +128,11 @@ class Evaluation:
         self.accelerator = device_of(trainer.accelerator)
         _check_processes()
         self.models: list[dict[str, Any]] = []  # named by the configuration: `key`, `name`, and what was read
-        self.scoring = {"batch_tokens": trainer.score_tokens, "accelerator": self.accelerator}
+        self.scoring = {
+            "batch_tokens": trainer.score_tokens,
+            "accelerator": self.accelerator,
+            "cpu_layers": trainer.cpu_layers,
+        }
 
     def read(self, name: str, scored: bool) -> Artifact:
         """The pairs of a set or file, with gold scores if `scored`."""

@@ -2,6 +2,7 @@
 
 load    -> a model folder
 centre  -> a bi-encoder's folder, its embeddings mean-centred
+embed   -> vectors.npy: a bi-encoder's embeddings of a corpus
 score   -> raw.npy, scores.npy: one encoder's cosines or logits for one set of pairs, and the scores they make
 score_late -> scores.npy: a bi-encoder's similarities by late interaction
 """
@@ -33,6 +34,13 @@ def encoder_class(kind: str) -> "type[PairEncoder]":
 
     quiet()
     return {"bi": BiEncoder, "cross": CrossEncoder}[kind]
+
+
+def loaded(model: Artifact, config: Config) -> Any:
+    """The encoder of a model's artifact, on the device and with the layers that a stage's settings name."""
+    encoder = encoder_class(model.facts["kind"]).load(model.path)
+    encoder.use_cpu_layers(config["cpu_layers"])
+    return encoder.to(config["accelerator"])
 
 
 def find_model(key: str, name: str) -> Source:
@@ -96,10 +104,9 @@ def load(out: Path, config: Config, progress: Progress) -> Facts:
 @stage(version=2, ignore=("batch_tokens", "accelerator"))
 def centre(out: Path, config: Config, progress: Progress, model: Artifact, tokens: Artifact) -> Facts:
     """A bi-encoder whose embeddings are mean-centred over the sentences of the pool."""
-    from transenc.encoders.bi import CENTRING_SENTENCES, BiEncoder
+    from transenc.encoders.bi import CENTRING_SENTENCES
 
-    quiet()
-    encoder, pairs = BiEncoder.load(model.path).to(config["accelerator"]), TokenisedPairs.load(tokens.path)
+    encoder, pairs = loaded(model, config), TokenisedPairs.load(tokens.path)
     with progress.bar("centre", min(CENTRING_SENTENCES, len(pairs.lengths)), "sentence") as bar:
         share = encoder.centre(pairs, config["batch_tokens"], bar.update)
     encoder.save(out)
@@ -110,11 +117,24 @@ def centre(out: Path, config: Config, progress: Progress, model: Artifact, token
     }
 
 
+@stage(version=1, ignore=("batch_tokens", "accelerator"))
+def embed(out: Path, config: Config, progress: Progress, model: Artifact, tokens: Artifact) -> Facts:
+    """A bi-encoder's embedding of each sentence: [S, D] float16 of length 1, precise enough to find neighbours."""
+    encoder = loaded(model, config)
+    corpus = TokenisedPairs.load(tokens.path)
+    shape = (len(corpus.lengths), encoder.width)
+    vectors = np.lib.format.open_memmap(out / "vectors.npy", mode="w+", dtype=np.float16, shape=shape)
+    with progress.bar("embed", len(vectors), "sentence") as bar:
+        encoder.encode(corpus, np.arange(len(vectors)), vectors, config["batch_tokens"], bar.update)
+    vectors.flush()
+    return {"summary": f"{len(vectors):,} vectors of {encoder.width}"}
+
+
 @stage(version=3, ignore=("batch_tokens", "accelerator"))
 @distributed.collective
 def score(out: Path, config: Config, progress: Progress, model: Artifact, tokens: Artifact) -> Facts:
     """One encoder's similarities for one set of pairs."""
-    encoder = encoder_class(model.facts["kind"]).load(model.path).to(config["accelerator"])
+    encoder = loaded(model, config)
     pairs = TokenisedPairs.load(tokens.path)
     with progress.bar("score", encoder.work(pairs.select(distributed.shard(len(pairs)))), "seq") as bar:
         raw = similarities(encoder, pairs, config, bar.update)
@@ -135,10 +155,7 @@ def score(out: Path, config: Config, progress: Progress, model: Artifact, tokens
 @distributed.collective
 def score_late(out: Path, config: Config, progress: Progress, model: Artifact, tokens: Artifact) -> Facts:
     """A bi-encoder's similarities by late interaction, in [-1, 1]."""
-    from transenc.encoders import BiEncoder
-
-    quiet()
-    encoder = BiEncoder.load(model.path).to(config["accelerator"])
+    encoder = loaded(model, config)
     pairs = TokenisedPairs.load(tokens.path)
     rows = distributed.shard(len(pairs))
     with progress.bar("score", len(rows), "pair") as bar:

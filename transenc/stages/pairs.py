@@ -2,7 +2,6 @@
 
     read      -> sentences.txt, pairs.npy: one set or file; gold.npy too, for development, test and gold pairs only
     corpus    -> sentences.txt, and no pairs: a file of single sentences
-    embed     -> vectors.npy: a corpus by a bi-encoder
     mine      -> sentences.txt, pairs.npy: pairs out of a corpus
     gather    -> sentences.txt, pairs.npy: the pool, cleaned and drawn from everything above
     flatten   -> sentences.txt, pairs.npy: fewer of the pool, their initial scores spread evenly
@@ -23,7 +22,7 @@ from transenc.data import hub, published
 from transenc.data.files import Format, Pair, read_file, read_sentences
 from transenc.data.mining import flat_sample
 from transenc.data.mining import mine as mine_pairs
-from transenc.data.tokens import TokenisedPairs, number_sentences
+from transenc.data.tokens import number_sentences
 from transenc.data.tokens import tokenise as tokenise_pairs
 from transenc.errors import InputError
 from transenc.progress import Progress
@@ -81,21 +80,6 @@ def corpus(out: Path, config: Config, progress: Progress) -> Facts:
     facts = _write(out, sentences, np.empty((0, 2), dtype=np.int32))
     summary = f"{len(sentences):,} sentences" + dropped_text({"repeated": len(lines) - len(sentences)})
     return {**facts, "summary": summary}
-
-
-@stage(version=1, ignore=("batch_tokens", "accelerator"))
-def embed(out: Path, config: Config, progress: Progress, model: Artifact, tokens: Artifact) -> Facts:
-    """A bi-encoder's embedding of each sentence: [S, D] float16 of length 1, precise enough to find neighbours."""
-    from transenc.encoders import BiEncoder
-
-    encoder = BiEncoder.load(model.path).to(config["accelerator"])
-    corpus = TokenisedPairs.load(tokens.path)
-    shape = (len(corpus.lengths), encoder.width)
-    vectors = np.lib.format.open_memmap(out / "vectors.npy", mode="w+", dtype=np.float16, shape=shape)
-    with progress.bar("embed", len(vectors), "sentence") as bar:
-        encoder.encode(corpus, np.arange(len(vectors)), vectors, config["batch_tokens"], bar.update)
-    vectors.flush()
-    return {"summary": f"{len(vectors):,} vectors of {encoder.width}"}
 
 
 @stage(version=1)

@@ -22,7 +22,7 @@ from transenc.data.tokens import TokenisedPairs
 from transenc.errors import InputError
 from transenc.metrics import bootstrap, main_metric
 from transenc.progress import Progress
-from transenc.stages.models import encoder_class, model_facts, similarities
+from transenc.stages.models import loaded, model_facts, similarities
 from transenc.stages.pairs import Config, Facts, label_statistics
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ def train(
     from transenc.training import train as train_student
 
     settings, seed = config["training"], config["seed"]
-    encoder = encoder_class(student.facts["kind"]).load(student.path)
+    encoder = loaded(student, config)
     encoder.optimizer_config = OptimizerConfig(
         settings["loss"], settings["learning_rate"], settings["warmup"], settings["weight_decay"]
     )
@@ -307,7 +307,7 @@ def score_held_out(out: Path, config: Config, progress: Progress, tokens: Artifa
     folds = folds_of(len(pairs), len(models), config["split_seed"])
     with progress.bar("score", len(pairs), "pair") as bar:
         for rows, model in zip(folds, models, strict=True):
-            encoder = encoder_class(model.facts["kind"]).load(model.path).to(config["accelerator"])
+            encoder = loaded(model, config)
             raw = similarities(encoder, pairs.select(np.sort(rows)), config)
             scores[np.sort(rows)] = encoder.to_score(torch.from_numpy(raw)).numpy()
             bar.update(len(rows))
