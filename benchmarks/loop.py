@@ -73,7 +73,7 @@ def write_models(folder: Path, model: str) -> None:
 
 
 def ours(folder: Path, prepared: Path, options: argparse.Namespace, precision: str) -> Told:
-    from transenc.cli import compose
+    from transenc.composition import compose
     from transenc.loop import distill
 
     arguments = [

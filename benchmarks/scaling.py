@@ -58,7 +58,7 @@ def held(kind: str) -> float:
 
 def measure(pairs: int, train: bool, folder: Path) -> dict[str, dict[str, float]]:
     from transenc.artifacts import Store
-    from transenc.cli import compose
+    from transenc.composition import compose
     from transenc.encoders import BiEncoder  # noqa: F401  # imported now, not in the middle of a measured step
     from transenc.progress import Progress
     from transenc.stages.run import Stages

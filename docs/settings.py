@@ -16,7 +16,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from transenc.cli import choices, compose  # noqa: E402
+from transenc.composition import choices, compose  # noqa: E402
 from transenc.config import schema  # noqa: E402
 
 INTRO = """# Settings

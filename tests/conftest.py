@@ -20,7 +20,7 @@ import transenc.stages.evaluation
 import transenc.stages.models
 import transenc.stages.run
 from transenc.artifacts import Store, file_digest
-from transenc.cli import compose
+from transenc.composition import compose
 from transenc.encoders import BiEncoder
 from transenc.errors import InputError
 from transenc.loop import distill

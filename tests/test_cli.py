@@ -14,7 +14,8 @@ import pytest
 from conftest import PAIRS
 
 from transenc.artifacts import file_digest
-from transenc.cli import check_overrides, compose, explain, one_line_errors, take_gpu
+from transenc.cli import one_line_errors, take_gpu
+from transenc.composition import check_overrides, compose, explain
 from transenc.errors import InputError
 from transenc.evaluate import shorthand
 
@@ -248,7 +249,7 @@ def test_a_run_from_python_logs_what_a_command_does(inputs, tmp_path):
     settings = [setting for setting in inputs[1:] if setting != "trainer=cpu"]
     code = f"""
 from pathlib import Path
-from transenc.cli import compose
+from transenc.composition import compose
 from transenc.loop import distill
 distill(compose("train", {[*settings, f"paths.artifacts={tmp_path}/artifacts"]!r}), Path({str(tmp_path / "run")!r}))
 """

@@ -3,7 +3,7 @@
 import pandas
 import pytest
 
-from transenc.cli import compose
+from transenc.composition import compose
 from transenc.data.tokens import number_sentences, tokenise
 from transenc.encoders import BiEncoder, CrossEncoder
 from transenc.errors import InputError

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from transenc.cli import SCHEMAS, check_overrides, choices, compose, explain, keys
+from transenc.composition import SCHEMAS, check_overrides, choices, compose, explain, keys
 from transenc.config.checks import check, check_evaluation
 from transenc.errors import InputError
 

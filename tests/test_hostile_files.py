@@ -21,7 +21,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from transenc.cli import compose
+from transenc.composition import compose
 from transenc.data import hub, published
 from transenc.data.files import KINDS, Format, one_line, read_file, read_lines, read_sentences
 from transenc.errors import InputError

@@ -10,7 +10,7 @@ from conftest import MODELS, weights
 
 import transenc.stages.evaluation
 import transenc.stages.run
-from transenc.cli import compose
+from transenc.composition import compose
 from transenc.encoders import CrossEncoder
 from transenc.errors import InputError
 from transenc.run_writer import RunWriter

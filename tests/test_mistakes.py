@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from transenc.cli import at_home, check_overrides
+from transenc.cli import at_home
+from transenc.composition import check_overrides
 from transenc.config.checks import check
 from transenc.encoders import BiEncoder
 from transenc.errors import InputError

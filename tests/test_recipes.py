@@ -3,7 +3,7 @@
 import pandas
 import pytest
 
-from transenc.cli import CONF, compose
+from transenc.composition import CONF, compose
 from transenc.loop import distill
 
 RECIPES = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))

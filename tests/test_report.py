@@ -10,7 +10,7 @@ import pandas
 import pytest
 from conftest import PAIRS
 
-from transenc.cli import compose
+from transenc.composition import compose
 from transenc.loop import distill
 from transenc.report.__main__ import main
 from transenc.report.page import write_report

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from transenc.cli import check_overrides
+from transenc.composition import check_overrides
 from transenc.errors import InputError
 from transenc.run_folder import PARTS, RECORD, RunFolder, recorded
 

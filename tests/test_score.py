@@ -11,7 +11,7 @@ import pytest
 from conftest import PAIRS
 
 from transenc import score
-from transenc.cli import compose
+from transenc.composition import compose
 from transenc.data.files import Reader
 from transenc.encoders import BiEncoder
 from transenc.errors import InputError

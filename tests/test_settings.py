@@ -3,7 +3,7 @@
 import importlib.util
 from pathlib import Path
 
-from transenc.cli import SCHEMAS, keys
+from transenc.composition import SCHEMAS, keys
 
 DOCS = Path(__file__).parents[1] / "docs"
 

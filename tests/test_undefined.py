@@ -8,7 +8,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 
-from transenc.cli import compose
+from transenc.composition import compose
 from transenc.encoders import CrossEncoder
 from transenc.errors import InputError
 from transenc.evaluate import run as evaluate

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from transenc.artifacts import digest, replacing
-from transenc.cli import compose, quoted
+from transenc.composition import compose, quoted
 from transenc.config.schema import Train
 from transenc.errors import InputError
 from transenc.loop import distill as run_loop

@@ -1,50 +1,36 @@
-"""Hydra at the door: composition, and one line for whatever a person got wrong.
+"""The command line: Hydra, signals, several processes, and one line for whatever a person got wrong.
 
 A mistake in what the program was given (`InputError`, or Hydra's own errors), a file or a disk that fails, or too
 little memory is one line on the terminal and status 1; `HYDRA_FULL_ERROR=1` shows where it was raised. Anything else is
 a bug and keeps its traceback.
 """
 
-import dataclasses
 import logging
 import multiprocessing
 import os
 import shutil
 import signal
 import sys
-import textwrap
 import threading
 import time
-import typing
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
 import hydra
-from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from transenc.config.schema import Evaluate, Train
-from transenc.errors import InputError, nearest
-from transenc.run_folder import recorded
+from transenc.composition import CONF, check_overrides, explain, of_configuration, settings_help
+from transenc.errors import InputError
 from transenc.terminal import show
 
 log = logging.getLogger("transenc")
 
 TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"
-
-CONF = Path(__file__).resolve().parents[1] / "conf"
-SCHEMAS = {"train": Train, "evaluate": Evaluate}
-for _name, _schema in SCHEMAS.items():
-    ConfigStore.instance().store(name=f"{_name}_schema", node=_schema)
-
 
 Task = Callable[[Any, Path, Sequence[str]], float | None]
 
@@ -93,20 +79,6 @@ def main(name: str, task: Task, usage: str, shorthand: Callable[[str], str] = st
             run()
         finally:
             Sweep.report()
-
-
-def settings_help(name: str, overrides: Sequence[str]) -> str:
-    """The choices of `conf/<name>.yaml`, and its settings with their values. Hydra's own help takes a second, and names
-    the groups of other commands too.
-    """
-    groups = "\n".join(
-        textwrap.fill(", ".join(named), 79, initial_indent=f"  {group:<12}", subsequent_indent=" " * 14)
-        for group, named in choices(name).items()
-        if not group.startswith("hydra/")
-    )
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        settings = OmegaConf.to_yaml(hydra.compose(name, list(overrides)))
-    return f"Groups (GROUP=NAME):\n\n{groups}\n\nSettings (KEY=VALUE):\n\n{textwrap.indent(settings, '  ').rstrip()}"
 
 
 def quiet_thread(failure: threading.ExceptHookArgs) -> None:
@@ -167,22 +139,6 @@ class Sweep(Callback):
             failed = [job.name for job in jobs if job not in finished]
             write_report(finished, cls.folder / "comparison.html", failed)
             print(cls.folder / "comparison.html")
-
-
-def compose(name: str, arguments: Sequence[str]) -> Any:
-    """The configuration alone, as the schema's dataclass, for commands that leave no run folder, and for Python.
-
-    Raises:
-        InputError: an argument is wrong.
-    """
-    check_overrides(name, arguments)
-    try:
-        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-            return OmegaConf.to_object(hydra.compose(name, list(arguments)))
-    except Exception as error:
-        if not _of_configuration(error):
-            raise
-        raise InputError(explain(error, name)) from error
 
 
 class Interrupted(BaseException):
@@ -248,21 +204,11 @@ def one_line_errors(name: str, report: Callable[[str], Any]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        line = explain(error, name) if _of_configuration(error) else refusal(error) or lost(error)
+        line = explain(error, name) if of_configuration(error) else refusal(error) or lost(error)
         if TRACEBACKS or line is None:
             raise
         report(line)
         sys.exit(1)
-
-
-def _of_configuration(error: BaseException) -> bool:
-    """Whether an error is ours, Hydra's or OmegaConf's. For some objections Hydra raises errors of Python's."""
-    if isinstance(error, InputError | HydraException | OmegaConfBaseException):
-        return True
-    frame = error.__traceback__
-    while frame is not None and frame.tb_next is not None:
-        frame = frame.tb_next
-    return frame is not None and frame.tb_frame.f_globals["__name__"].startswith("hydra.")
 
 
 def refusal(error: BaseException | None) -> str | None:
@@ -293,113 +239,3 @@ def lost(error: BaseException) -> str | None:
 
 def complain(message: str) -> None:
     print(message, file=sys.stderr)
-
-
-def check_overrides(name: str, arguments: Sequence[str]) -> None:
-    """Hold every `key=value` on the command line against the schema and the files in conf/.
-
-    Hydra itself lets `+key=value` through, and names no nearest key.
-
-    Raises:
-        InputError: a key that the schema lacks, a choice that its group lacks, or one value for several settings.
-    """
-    known = keys(SCHEMAS[name])
-    groups = choices(name)
-    sweep = bool({"-m", "--multirun"} & set(arguments))
-    own_folder = any(argument.startswith(("--config-dir", "-cd")) for argument in arguments)  # it may add choices
-    for override in parsed([a for a in arguments if "=" in a and a[0] != "-"]):
-        key = override.key_or_group
-        if key == "hydra":
-            raise InputError("hydra: holds several settings; set one of them, hydra.NAME=...")
-        if key.split(".")[0].split("/")[0] == "hydra":
-            if key == ("hydra.sweep.dir" if sweep else "hydra.run.dir") and not override.is_sweep_override():
-                check_folder(key, override.value())
-            continue
-        if key in groups:
-            values = override.sweep_iterator() if override.is_sweep_override() else [override.value()]
-            for value in ("null" if v is None else str(v) for v in values):
-                if value not in groups[key] and not (own_folder and value != "null"):
-                    raise InputError(f"{key}={value}: no such choice{nearest(value, groups[key], listed=True)}")
-        elif key not in known:
-            raise InputError(f"{key}: no such key{nearest(key, [*known, *groups])}")
-        elif any(one.startswith(f"{key}.") for one in known) and not isinstance(override.value(), dict):
-            raise InputError(f"{key}: holds several settings; set one of them, {key}.NAME=...")
-
-
-def parsed(arguments: Sequence[str]) -> Iterator[Any]:
-    """Hydra's view of each `key=value`.
-
-    Raises:
-        InputError: Hydra's grammar has no such value.
-    """
-    for argument in arguments:
-        try:
-            yield OverridesParser.create().parse_override(argument)
-        except HydraException as error:
-            key, _, value = argument.partition("=")
-            raise InputError(
-                f"{argument}: cannot be read ({' '.join(str(error).split())[:100]}); if it is one text, put it"
-                f' into two sorts of quotes: "{key}={quoted(value)}"'
-            ) from None
-
-
-def quoted(text: str) -> str:
-    """A text as Hydra's grammar takes it, whatever characters it holds."""
-    return "'" + text.replace("'", "\\'") + "'"
-
-
-def check_folder(key: str, folder: Any) -> None:
-    """Refuse a run folder of others before Hydra writes into it.
-
-    Raises:
-        InputError: it has no name, or is not empty and no run's.
-    """
-    if folder in (None, ""):
-        raise InputError(f"{key}: no folder is named; name one, or leave it out")
-    if key == "hydra.run.dir" and "${" not in str(folder):
-        recorded(Path(str(folder)))
-
-
-def keys(schema: type, prefix: str = "") -> list[str]:
-    """The dotted names of a schema's settings, nodes included."""
-    names = []
-    for field, kind in typing.get_type_hints(schema).items():
-        names.append(prefix + field)
-        if dataclasses.is_dataclass(kind):
-            names += keys(kind, f"{prefix}{field}.")
-    return names
-
-
-def choices(name: str) -> dict[str, list[str]]:
-    """The configuration groups that `conf/<name>.yaml` composes, each with its choices; null where it may be none."""
-    defaults = OmegaConf.load(CONF / f"{name}.yaml").defaults
-    chosen = {group: one for entry in defaults if isinstance(entry, typing.Mapping) for group, one in entry.items()}
-    chosen = {group.removeprefix("override "): one for group, one in chosen.items()}
-    return {
-        group: sorted(
-            path.stem for path in (CONF / group).glob("*.yaml") if path.stem != "base" or default == "base"
-        )  # base.yaml holds what the choices of a group share
-        + ["null"] * (default is None)
-        for group, default in chosen.items()
-    }
-
-
-def explain(error: Exception, name: str) -> str:
-    """One line for an error of ours, Hydra's or OmegaConf's: what, where, what to do."""
-    if isinstance(error, InputError):
-        return "\\n".join(str(error).splitlines())  # a name that a person gave may hold line breaks
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, OmegaConfBaseException):
-        cause = cause.__cause__
-    if cause is None:
-        return " ".join(str(error).split())
-    key, message = cause.full_key or "", str(cause.msg or cause).split("\n")[0]
-    if isinstance(cause, MissingMandatoryValue):
-        return f"{key}: no value; give {key}=... on the command line"
-    if key and key not in keys(SCHEMAS[name]):
-        return f"{key}: no such key{nearest(key, keys(SCHEMAS[name]))}"
-    if ", expected one of [" in message:
-        value, _, expected = message.removesuffix("]").partition(", expected one of [")
-        word = value.partition("'")[2].rstrip("'")
-        return f"{key}={word}: no such choice{nearest(word, expected.split(', '), listed=True)}"
-    return f"{key}: {message}" if key else message

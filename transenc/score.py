@@ -12,7 +12,8 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from transenc.cli import at_home, complain, compose, one_line_errors
+from transenc.cli import at_home, complain, one_line_errors
+from transenc.composition import compose
 from transenc.config.checks import check_evaluation
 from transenc.config.schema import Evaluate, listed
 from transenc.data.files import KINDS, Format, Reader, Record
