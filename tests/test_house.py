@@ -22,7 +22,7 @@ ORDER = [  # each may import those before it, never those after
     ["report.comparison"],
     ["report.page"],
     ["report.__main__"],
-    ["data.files", "data.tokens"],
+    ["data.files", "data.sentences", "data.tokens"],
     ["data.published", "data.hub", "data.mining", "data.module"],
     [
         "encoders.lora",

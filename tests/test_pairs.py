@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from transenc.artifacts import Artifact
+from transenc.data.sentences import write
 from transenc.data.tokens import number_sentences
 from transenc.errors import InputError
 from transenc.stages import pairs as stages
@@ -29,7 +30,7 @@ class Bench:
     def pairs(self, rows, gold=None, **facts):
         folder = self.folder()
         sentences, index = number_sentences(rows)
-        (folder / "sentences.txt").write_text("\n".join(sentences))
+        write(folder / "sentences.txt", sentences)
         np.save(folder / "pairs.npy", index)
         if gold is not None:
             np.save(folder / "gold.npy", np.array(gold, dtype=float))
@@ -113,7 +114,7 @@ def test_gold_scores_become_labels_on_their_own_scale_and_test_pairs_never_do(be
     rules = {"ordered": False, "empty": True, "identical": True, "repeated": True, "limit": None, "seed": 0}
     gold = bench.run(stages.gold, rules | {"sources": 2}, first, second, test)
     assert np.load(gold / "labels.npy").tolist() == [0.0, 0.0, 0.25]
-    assert stages.sentences_of(gold) == ["a", "b", "e", "f", "g", "h"]
+    assert list(stages.sentences_of(gold)) == ["a", "b", "e", "f", "g", "h"]
     dropped = {"with an empty side": 1, "of equal sides": 0, "of dev or test": 1, "repeated": 1}
     assert (gold.facts["dropped"], gold.facts["shared"]) == (dropped, 0)
     gold = bench.run(stages.gold, rules | {"sources": 2, "limit": 1}, first, second, test)

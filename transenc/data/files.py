@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -121,7 +121,12 @@ def parse_score(text: Any, low: float, high: float, where: str) -> float:
 
 
 def read_file(path: Path, form: Format) -> list[Pair]:
-    """All pairs of one file, in order, whitespace around sentences kept; its suffix tells the format.
+    """All pairs of one file, see `read_pairs`."""
+    return list(read_pairs(path, form))
+
+
+def read_pairs(path: Path, form: Format) -> Iterator[Pair]:
+    """The pairs of one file, in order, whitespace around sentences kept; its suffix tells the format.
 
     Args:
         path: of the file.
@@ -130,22 +135,21 @@ def read_file(path: Path, form: Format) -> list[Pair]:
     Raises:
         InputError: as `Reader`, or a row is badly scored.
     """
-    reader = Reader(path, form)
-    pairs = [
-        Pair(sentence1, sentence2, None if form.score is None else form.gold(written, where))
-        for where, sentence1, sentence2, written, text in reader
-        if text.strip()  # not a row of tabs alone, as spreadsheets leave them at the end
-    ]
-    if not pairs:
+    reader, pair, quoted = Reader(path, form), None, 0
+    for where, sentence1, sentence2, written, text in reader:
+        if text.strip():  # not a row of tabs alone, as spreadsheets leave them at the end
+            pair = Pair(sentence1, sentence2, None if form.score is None else form.gold(written, where))
+            quoted += _quoted(sentence1) + _quoted(sentence2)
+            yield pair
+    if pair is None:
         raise InputError(f"{path}: there are no pairs in the file")
-    if reader.kind == "tsv" and (quoted := sum(map(_quoted, chain.from_iterable(pair[:2] for pair in pairs)))):
+    if reader.kind == "tsv" and quoted:
         log.warning(
             "%s: %d sentences are in quotes, as a spreadsheet puts them; in .tsv quotes are text. Save it as .csv if"
             " they do not belong to the sentences",
             path,
             quoted,
         )
-    return pairs
 
 
 def _quoted(sentence: str) -> bool:

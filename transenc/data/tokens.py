@@ -3,7 +3,7 @@
 Axes: S sentences, N pairs, T tokens in all.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, product
 from pathlib import Path
@@ -90,22 +90,46 @@ def tokenise(
     """Tokenise every sentence once, or once for each of two different prompts.
 
     Args:
-        sentences: S texts.
+        sentences, tokenizer, progress, prompts: see `token_chunks`.
         pairs: [N, 2] numbers into them.
-        tokenizer: of the transformers library.
         gold: [N] scores to carry along.
+    """
+    ids, lengths = zip(*token_chunks(sentences, tokenizer, progress, prompts), strict=True)
+    return assemble(np.concatenate(ids), lengths, pairs, gold, prompts)
+
+
+def assemble(
+    ids: np.ndarray,
+    lengths: Sequence[np.ndarray],
+    pairs: np.ndarray,
+    gold: np.ndarray | None,
+    prompts: tuple[str, str],
+) -> TokenisedPairs:
+    """`TokenisedPairs` of what `token_chunks` gave, the `ids` one after the other."""
+    offsets = np.cumsum(np.concatenate([np.zeros(1, dtype=np.int64), *lengths]))
+    second = (len(offsets) - 1) // 2 if prompts[0] != prompts[1] else 0
+    return TokenisedPairs(ids, offsets, pairs, gold, second)
+
+
+def token_chunks(
+    sentences: Sequence[str],
+    tokenizer: Any,
+    progress: Callable[[int], Any] = lambda count: None,
+    prompts: tuple[str, str] = ("", ""),
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The tokens of `CHUNK` sentences after `CHUNK`, one chunk at least: [T] int32, and [S] int64, how many each has.
+
+    Args:
+        sentences: S texts.
+        tokenizer: of the transformers library.
         progress: called with the number of sentences just done.
         prompts: what stands before a first and before a second sentence. It is tokenised with the sentence, as tokens
-            may span both.
+            may span both. If they differ, all sentences come twice, first with the one, then with the other.
     """
-    parts, lengths = [], [np.zeros(1, dtype=np.int64)]
+    yield np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int64)
     for prompt, start in product(dict.fromkeys(prompts), range(0, len(sentences), CHUNK)):
         chunk = [prompt + sentence for sentence in sentences[start : start + CHUNK]]
         # verbose=False: a sentence above the model's length is cut when batches are made, not here.
         ids = tokenizer(chunk, add_special_tokens=False, truncation=False, padding=False, verbose=False)["input_ids"]
-        parts.append(np.fromiter(chain.from_iterable(ids), dtype=np.int32))  # an array a sentence would hold far more
-        lengths.append(np.fromiter(map(len, ids), dtype=np.int64))
+        yield np.fromiter(chain.from_iterable(ids), dtype=np.int32), np.fromiter(map(len, ids), dtype=np.int64)
         progress(len(chunk))
-    flat = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int32)
-    second = len(sentences) if prompts[0] != prompts[1] else 0
-    return TokenisedPairs(flat, np.cumsum(np.concatenate(lengths)), pairs, gold, second)

@@ -11,7 +11,10 @@
 All that unsupervised training learns from comes through `gather`, which reads no scores.
 """
 
-from collections.abc import Mapping, Sequence
+from array import array
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +22,11 @@ import numpy as np
 
 from transenc.artifacts import Artifact, stage
 from transenc.data import hub, published
-from transenc.data.files import Format, Pair, read_file, read_sentences
+from transenc.data.files import Format, Pair, read_pairs, read_sentences
 from transenc.data.mining import flat_sample
 from transenc.data.mining import mine as mine_pairs
-from transenc.data.tokens import number_sentences
-from transenc.data.tokens import tokenise as tokenise_pairs
+from transenc.data.sentences import DIGEST, Sentences, digest, digests, distinct, write
+from transenc.data.tokens import assemble, token_chunks
 from transenc.errors import InputError
 from transenc.progress import Progress
 from transenc.terminal import quiet
@@ -32,21 +35,20 @@ Config = Mapping[str, Any]
 Facts = dict[str, Any]
 
 
-def sentences_of(pairs: Artifact) -> list[str]:
-    text = (pairs / "sentences.txt").read_text(encoding="utf-8")
-    return text.split("\n") if text else []
+def sentences_of(pairs: Artifact) -> Sentences:
+    return Sentences(pairs / "sentences.txt")
 
 
-def _write(out: Path, sentences: Sequence[str], pairs: np.ndarray) -> Facts:
-    (out / "sentences.txt").write_text("\n".join(sentences), encoding="utf-8", newline="\n")
-    np.save(out / "pairs.npy", pairs)
-    return {"pairs": len(pairs), "sentences": len(sentences)}
+def _write(out: Path, sentences: Iterable[str], pairs: np.ndarray) -> Facts:
+    np.save(out / "pairs.npy", pairs.astype(np.int32))
+    return {"pairs": len(pairs), "sentences": write(out / "sentences.txt", sentences)}
 
 
-@stage(version=2, ignore=("name", "files"))
+@stage(version=3, ignore=("name", "files"))
 def read(out: Path, config: Config, progress: Progress) -> Facts:
     """The pairs of one set or file, as they stand; scored ones bring gold scores, others have no place for any."""
     name, paths, scored = config["name"], [Path(path) for path in config["files"]], config["scored"]
+    pairs: Iterable[Pair]
     if name in published.PUBLISHED:
         pairs = published.read(name, paths, scored)
         scale, binary = published.PUBLISHED[name].scale, False
@@ -55,20 +57,32 @@ def read(out: Path, config: Config, progress: Progress) -> Facts:
         scale, binary = (0, 1), True
     else:
         form = Format(**config["format"])
-        pairs = read_file(paths[0], form)
+        pairs = read_pairs(paths[0], form)
         scale, binary = (form.score_min, form.score_max), form.binary
     if config["strip"]:
-        pairs = [Pair(pair.sentence1.strip(), pair.sentence2.strip(), pair.score) for pair in pairs]
-    sentences, index = number_sentences([pair[:2] for pair in pairs])
-    facts: Facts = _write(out, sentences, index)
+        pairs = (Pair(pair.sentence1.strip(), pair.sentence2.strip(), pair.score) for pair in pairs)
+    found, scores, aside = bytearray(), array("d"), out / "all.txt"
+
+    def sides() -> Iterator[str]:
+        for pair in pairs:
+            for sentence in pair[:2]:
+                found.extend(digest(sentence))
+                yield sentence
+            if scored:
+                scores.append(pair.score)
+
+    write(aside, sides())
+    first, numbers = distinct(np.frombuffer(found, DIGEST))
+    facts: Facts = _write(out, map(Sentences(aside).__getitem__, first), numbers.reshape(-1, 2))
+    aside.unlink()
     if scored:
-        np.save(out / "gold.npy", np.array([pair.score for pair in pairs], dtype=np.float64))
+        np.save(out / "gold.npy", np.array(scores))
         subsets = published.subsets(name, paths) if name in published.PUBLISHED else []
         facts |= {"scale": scale, "binary": binary, "subsets": subsets}
-    return {**facts, "summary": f"{len(pairs):,} pairs, {len(sentences):,} sentences"}
+    return {**facts, "summary": f"{facts['pairs']:,} pairs, {facts['sentences']:,} sentences"}
 
 
-@stage(version=1, ignore=("file",))
+@stage(version=2, ignore=("file",))
 def corpus(out: Path, config: Config, progress: Progress) -> Facts:
     """The different sentences of a file, as a set without pairs."""
     if Path(config["file"]).suffix.lower() in (".csv", ".tsv", ".jsonl", ".parquet"):
@@ -77,15 +91,15 @@ def corpus(out: Path, config: Config, progress: Progress) -> Facts:
     sentences = list(dict.fromkeys(lines))
     if len(sentences) < 2:
         raise InputError(f"{config['file']}: pairs are made of two different sentences, and there is only one")
-    facts = _write(out, sentences, np.empty((0, 2), dtype=np.int32))
+    facts = _write(out, sentences, np.empty((0, 2)))
     summary = f"{len(sentences):,} sentences" + dropped_text({"repeated": len(lines) - len(sentences)})
     return {**facts, "summary": summary}
 
 
-@stage(version=1)
+@stage(version=2)
 def mine(out: Path, config: Config, progress: Progress, corpus: Artifact, *vectors: Artifact) -> Facts:
     """Pairs out of a corpus, in the given shares."""
-    sentences = sentences_of(corpus)
+    sentences = list(sentences_of(corpus))
     count = config["pairs"] or len(sentences)
     with progress.bar("mine", count, "pair") as bar:
         pairs, made = mine_pairs(
@@ -102,7 +116,7 @@ def mine(out: Path, config: Config, progress: Progress, corpus: Artifact, *vecto
     return {**facts, "made": made, "summary": f"{len(pairs):,} pairs ({kinds})"}
 
 
-@stage(version=2, content=("sentences.txt", "pairs.npy"))
+@stage(version=3, content=("sentences.txt", "pairs.npy"))
 def gather(out: Path, config: Config, progress: Progress, *artifacts: Artifact) -> Facts:
     """The pool: the pairs of all sources, cleaned, less those of the development and test sets, and drawn from.
 
@@ -110,25 +124,25 @@ def gather(out: Path, config: Config, progress: Progress, *artifacts: Artifact) 
     test.
     """
     learnt = config["sources"] + config["extra"]
-    sentences, pairs, rows, shared, dropped = _cleaned(config, artifacts[:learnt], artifacts[learnt:])
+    sentence, pairs, rows, shared, dropped = _cleaned(config, artifacts[:learnt], artifacts[learnt:])
     rng = np.random.default_rng(config["seed"])
     added = rows >= sum(len(np.load(artifact / "pairs.npy")) for artifact in artifacts[: config["sources"]])
     rows = np.sort(np.concatenate([rows[~added], _drawn(rows[added], config["extra_limit"], rng)]))
     rows = _drawn(rows, config["limit"], rng)
-    facts = _write(out, *_used(sentences, pairs[rows]))
+    facts = _write(out, *_used(sentence, pairs[rows]))
     np.save(out / "shared.npy", shared[rows])
     return {**facts, **_account(facts, shared[rows], dropped)}
 
 
-@stage(version=2, content=("sentences.txt", "pairs.npy"))
+@stage(version=3, content=("sentences.txt", "pairs.npy"))
 def flatten(out: Path, config: Config, progress: Progress, pool: Artifact, labels: Artifact) -> Facts:
     """Some pairs of the pool, their initial labels spread as evenly as the supply allows."""
     rows = flat_sample(np.load(labels / "labels.npy"), config["count"], seed=config["seed"])
-    facts = _write(out, *_used(sentences_of(pool), np.load(pool / "pairs.npy")[rows]))
+    facts = _write(out, *_used(sentences_of(pool).__getitem__, np.load(pool / "pairs.npy")[rows]))
     return {**facts, **_account(facts, np.load(pool / "shared.npy")[rows], pool.facts["dropped"])}
 
 
-@stage(version=2, content=("sentences.txt", "pairs.npy", "labels.npy"))
+@stage(version=3, content=("sentences.txt", "pairs.npy", "labels.npy"))
 def gold(out: Path, config: Config, progress: Progress, *artifacts: Artifact) -> Facts:
     """Human scores as labels: cleaned like a pool, and never those of the development and test sets.
 
@@ -136,11 +150,11 @@ def gold(out: Path, config: Config, progress: Progress, *artifacts: Artifact) ->
     artifacts are the scored pairs to learn from, the rest development and test.
     """
     sources = artifacts[: config["sources"]]
-    sentences, pairs, rows, shared, dropped = _cleaned(config, sources, artifacts[config["sources"] :])
+    sentence, pairs, rows, shared, dropped = _cleaned(config, sources, artifacts[config["sources"] :])
     rows = _drawn(rows, config["limit"], np.random.default_rng(config["seed"]))
     labels = np.concatenate([_to_unit(artifact) for artifact in sources])[rows]
     np.save(out / "labels.npy", labels)
-    facts = _write(out, *_used(sentences, pairs[rows]))
+    facts = _write(out, *_used(sentence, pairs[rows]))
     return {**facts, **label_statistics(labels), "clamped": 0.0, **_account(facts, shared[rows], dropped)}
 
 
@@ -153,16 +167,22 @@ def tokenise(out: Path, config: Config, progress: Progress, pairs: Artifact) -> 
     tokenizer, prompts = saved_tokenizer(Path(config["folder"])), tuple(config["prompts"])
     sentences = sentences_of(pairs)
     gold = np.load(pairs / "gold.npy") if (pairs / "gold.npy").exists() else None
-    with progress.bar("tokenise", len(sentences) * len(set(prompts)), "sentence") as bar:
-        tokens = tokenise_pairs(sentences, np.load(pairs / "pairs.npy"), tokenizer, gold, bar.update, prompts)
+    aside, lengths = out / "ids.raw", []
+    with aside.open("wb") as file, progress.bar("tokenise", len(sentences) * len(set(prompts)), "sentence") as bar:
+        for ids, lengths_of_ids in token_chunks(sentences, tokenizer, bar.update, prompts):
+            ids.tofile(file)
+            lengths.append(lengths_of_ids)
+    ids = np.memmap(aside, np.int32, "r") if aside.stat().st_size else np.empty(0, np.int32)
+    tokens = assemble(ids, lengths, np.load(pairs / "pairs.npy"), gold, prompts)
     tokens.save(out)
+    aside.unlink()
     facts = {"binary": pairs.facts["binary"]} if gold is not None else {}
     return {**facts, "tokens": len(tokens.ids), "summary": f"{len(tokens.ids):,} tokens"}
 
 
 def _cleaned(
     config: Config, sources: Sequence[Artifact], scored: Sequence[Artifact]
-) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray, dict[str, int]]:
+) -> tuple[Callable[[int], str], np.ndarray, np.ndarray, np.ndarray, dict[str, int]]:
     """What is left of some sets' pairs.
 
     Args:
@@ -171,23 +191,30 @@ def _cleaned(
         scored: development and test sets.
 
     Returns:
-        All sentences; all pairs, [N, 2] int64 numbers of them; [n] numbers of the pairs that are left; [N] bool, which
-        pairs are in a scored set too; and how many each rule dropped.
+        The sentence of a number; all pairs, [N, 2] int64 numbers of sentences; [n] numbers of the pairs that are left;
+        [N] bool, which pairs are in a scored set too; and how many each rule dropped.
 
     Raises:
         InputError: none is left.
     """
-    numbers: dict[str, int] = {}
-    parts = [_renumbered(artifact, numbers) for artifact in (*sources, *scored)]
-    pairs = np.concatenate(parts[: len(sources)])
+    texts = [sentences_of(artifact) for artifact in (*sources, *scored)]
+    starts = list(accumulate(map(len, texts), initial=0))  # of each artifact's sentences among all
+    first, numbers = distinct(digests(chain.from_iterable(texts)))
     # Whitespace around a sentence does not make another sentence of it, even if it is kept.
-    plain: dict[str, int] = {}
-    same = np.asarray([plain.setdefault(sentence.strip(), len(plain)) for sentence in numbers], dtype=np.int64)
+    stripped = digests(sentence.strip() for sentence in chain.from_iterable(texts))[first]
+    empty, same = stripped == digests([""]), distinct(stripped)[1]
+    parts = [numbers[start + np.load(a / "pairs.npy")] for start, a in zip(starts, (*sources, *scored), strict=False)]
+    pairs = np.concatenate(parts[: len(sources)])
     sides, keys = same[pairs], _keys(same[pairs], config["ordered"])
     shared = np.isin(keys, _keys(same[np.concatenate([_NONE, *parts[len(sources) :]])], config["ordered"]))
+
+    def sentence(number: int) -> str:
+        artifact = bisect_right(starts, first[number]) - 1
+        return texts[artifact][first[number] - starts[artifact]]
+
     rows, dropped = np.arange(len(pairs)), {}
     for reason, holds, good in (
-        ("with an empty side", config["empty"], lambda rows: (sides[rows] != plain.get("", -1)).all(axis=1)),
+        ("with an empty side", config["empty"], lambda rows: ~empty[pairs[rows]].any(axis=1)),
         ("of equal sides", config["identical"], lambda rows: sides[rows, 0] != sides[rows, 1]),
         ("of dev or test", not config.get("transductive", False), lambda rows: ~shared[rows]),
         ("repeated", config["repeated"], lambda rows: _first(keys[rows])),
@@ -198,7 +225,7 @@ def _cleaned(
     if not len(rows):
         hint = "; data.transductive=true keeps those of dev and test" if "transductive" in config else ""
         raise InputError(f"none of the {len(pairs):,} pairs to learn from is left{dropped_text(dropped)}{hint}")
-    return list(numbers), pairs, rows, shared, dropped
+    return sentence, pairs, rows, shared, dropped
 
 
 def _drawn(rows: np.ndarray, limit: int | None, rng: np.random.Generator) -> np.ndarray:
@@ -226,12 +253,6 @@ def label_statistics(labels: np.ndarray) -> dict[str, float]:
 _NONE = np.empty((0, 2), dtype=np.int64)
 
 
-def _renumbered(artifact: Artifact, numbers: dict[str, int]) -> np.ndarray:
-    """An artifact's pairs, [N, 2] int64, by numbers that several artifacts share; new sentences get new ones."""
-    places = [numbers.setdefault(sentence, len(numbers)) for sentence in sentences_of(artifact)]
-    return np.asarray(places, dtype=np.int64)[np.load(artifact / "pairs.npy")]
-
-
 def _keys(pairs: np.ndarray, ordered: bool) -> np.ndarray:
     """[N] int64, equal for equal pairs; whichever way round, unless their sides differ in kind."""
     sides = pairs if ordered else np.sort(pairs, axis=1)
@@ -245,13 +266,13 @@ def _first(keys: np.ndarray) -> np.ndarray:
     return rows
 
 
-def _used(sentences: Sequence[str], pairs: np.ndarray) -> tuple[list[str], np.ndarray]:
+def _used(sentence: Callable[[int], str], pairs: np.ndarray) -> tuple[Iterator[str], np.ndarray]:
     """Only the sentences that occur in pairs, in order of appearance, and the pairs by their new numbers, int32."""
     used, first, places = np.unique(pairs, return_index=True, return_inverse=True)
     order = np.argsort(first)
     rank = np.empty(len(used), dtype=np.int32)
     rank[order] = np.arange(len(used), dtype=np.int32)
-    return [sentences[number] for number in used[order].tolist()], rank[places].reshape(-1, 2)
+    return map(sentence, used[order].tolist()), rank[places].reshape(-1, 2)
 
 
 def _to_unit(artifact: Artifact) -> np.ndarray:
