@@ -246,9 +246,32 @@ def test_by_agreement_weights_go_on_to_the_trained_ones_while_agreement_rises(be
     trained = {name: weight + 1 if weight.is_floating_point() else weight for name, weight in initial.items()}
     encoder.load_state_dict(trained, strict=False)
     selection = Selection(None, labels, False, {})
-    assert interpolate_by_agreement(encoder, initial, before, [0.25, 1.0], selection) == share
+    assert interpolate_by_agreement(encoder, initial, before, [0.25, 1.0], selection, labels) == share
     for name, weight in encoder.trained_state().items():
         torch.testing.assert_close(weight, torch.lerp(initial[name], trained[name], share))
+
+
+def test_a_student_that_agrees_with_its_own_labels_only_is_not_handed_out(bert, monkeypatch):
+    rng = np.random.default_rng(0)
+    labels, others = rng.random((2, 60))
+    monkeypatch.setattr("transenc.stages.training.similarities", lambda *_: labels)
+    before, encoder, selection = (labels + others) / 2, BiEncoder.load(bert), Selection(None, labels, False, {})
+    initial = encoder.trained_state()
+    assert interpolate_by_agreement(encoder, initial, before, [0.5, 1.0], selection, others) == 0
+    assert interpolate_by_agreement(encoder, initial, before, [0.5, 1.0], selection, labels) == 0.5
+
+
+def test_a_bi_encoder_is_judged_by_the_initial_labels_too(setting, monkeypatch, artifacts_by_title):
+    """Where these hold late interaction, and so more than the cosines that are judged by them."""
+    monkeypatch.setattr("transenc.stages.training.improves", lambda before, after, labels: asked.append(labels) or True)
+    for late in (True, False):
+        asked = []
+        artifacts_by_title["run"] = setting.run(
+            "distill.select=agreement", "distill.teachers=both", f"distill.late_interaction={late}",
+            "distill.failure=ignore", name=f"late-{late}",
+        )  # fmt: skip
+        assert len(asked) == 2
+        assert (asked[0] != asked[1]).any() == late
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,7 @@ class Stages(Evaluation):
         self.cfg = cfg
         self.initial_sources: dict[tuple[str, int], Source] = {}
         self.failures: list[dict[str, Any]] = []
+        self.initial_labels: Artifact | None = None  # where they hold more than the cosines that are judged by them
         self.teachers = [] if cfg.model.teachers is None else listed(cfg.model.teachers)
         self.precision = precision_of(cfg.trainer.precision, self.accelerator)
         self.select = cfg.distill.select
@@ -210,6 +211,8 @@ class Stages(Evaluation):
         config = {"average": self.cfg.distill.average.name}
         title = f"{iteration}/{teacher} label"
         labels = self.store(label, config, *scored, progress=self.progress, title=title)
+        if iteration == 1 and teacher == "bi" and (self.cfg.distill.late_interaction or self.teachers):
+            self.initial_labels = labels
         if not labels.facts["std"] >= MIN_LABEL_STD and self.cfg.distill.failure is not Failure.ignore:
             raise InputError(
                 f"{title}: nearly constant, mean {labels.facts['mean']:.3f} and standard deviation"
@@ -288,6 +291,8 @@ class Stages(Evaluation):
         tokens = self.tokens(pool, student.artifact, "pool")
         dev = [self.tokens(pairs, student.artifact, name) for name, pairs in self.dev.items()]
         inputs = [student.artifact, tokens, labels, *(dev if self.select is Select.dev else [])]
+        if self.select is Select.agreement and student.kind == "bi" and self.initial_labels is not None:
+            inputs.append(self.initial_labels)
         if student.kind == "bi" or self.cfg.distill.folds == 1:
             trained = self._train(result.place, config, inputs, previous)
             return replace(result, artifact=trained or previous.artifact)

@@ -129,11 +129,13 @@ def interpolate_by_agreement(
     before: np.ndarray,
     shares: Sequence[float],
     selection: Selection,
+    initial_labels: np.ndarray,
 ) -> float:
     """Move an encoder from its initial weights towards its trained ones.
 
-    The first step must improve on them by more than a standard error (`improves`), each further one agree better than
-    the step before.
+    The first step must agree better by more than a standard error (`improves`), with its own labels and with the
+    initial bi-encoder's, which do not repeat the cross-encoder's mistakes. Each further one must agree better with its
+    own labels than the step before.
 
     Args:
         encoder: with its trained weights; it ends with those of the last step that improved.
@@ -141,6 +143,7 @@ def interpolate_by_agreement(
         before: [N] its similarities with these.
         shares: of trained weights in each step, ascending.
         selection: the pairs, and the labels to agree with.
+        initial_labels: [N], the initial bi-encoder's of the same pairs; the same as in `selection` where it has none.
 
     Returns:
         The share reached; 0: the initial weights are kept.
@@ -152,7 +155,11 @@ def interpolate_by_agreement(
         encoder.load_state_dict(step, strict=False)
         scores = similarities(encoder, selection.pairs, selection.config)
         value = main_metric(scores, selection.truth, False)
-        if not (value > agreement if reached else improves(before, scores, selection.truth)):
+        if reached:
+            better = value > agreement
+        else:
+            better = all(improves(before, scores, labels) for labels in (selection.truth, initial_labels))
+        if not better:
             break
         reached, weights, agreement = share, step, value
     encoder.load_state_dict(weights, strict=False)
@@ -162,11 +169,19 @@ def interpolate_by_agreement(
 @stage(version=10, ignore=("batch_tokens",))
 @distributed.collective
 def train(
-    out: Path, config: Config, progress: Progress, student: Artifact, tokens: Artifact, labels: Artifact, *dev: Artifact
+    out: Path,
+    config: Config,
+    progress: Progress,
+    student: Artifact,
+    tokens: Artifact,
+    labels: Artifact,
+    *more: Artifact,
 ) -> Facts:
     """A student trained on the labels. It keeps its best checkpoint by the selection that `config` names, or its last.
     What was trained already is interpolated with its weights from before (`interpolated`); by agreement, only as far as
     that improves it (`interpolate_by_agreement`). With a `fold`, it learns from the other folds only.
+
+    `more` are the development pairs, if they select, or the initial bi-encoder's labels, if these judge a student too.
 
     Of a failed training only the curve is kept, and the facts `failed`, the reason, and `cause`. What was trained with
     LoRA is kept twice: as a model, and as its adapter (in `ADAPTER`).
@@ -190,11 +205,12 @@ def train(
     if settings["gradient_checkpointing"]:
         encoder.checkpoint_layers()
     pairs, targets = TokenisedPairs.load(tokens.path), np.load(labels / "labels.npy")
+    initial_labels = np.load((more or [labels])[0] / "labels.npy") if config["select"] == "agreement" else targets
     selection: Selection | None = None
     if config["select"] == "dev":
-        dev_pairs = TokenisedPairs.load(dev[0].path)
+        dev_pairs = TokenisedPairs.load(more[0].path)
         assert dev_pairs.gold is not None
-        selection = Selection(dev_pairs, dev_pairs.gold, dev[0].facts["binary"], config)
+        selection = Selection(dev_pairs, dev_pairs.gold, more[0].facts["binary"], config)
     # The same pairs are held out in every iteration, since iterations are compared by them.
     rows = np.random.default_rng(config["split_seed"]).permutation(len(pairs))
     held_out = rows[:0]
@@ -266,7 +282,8 @@ def train(
             encoder.to(config["accelerator"])
             share = config["interpolate"]
             if before is not None and selection is not None:
-                share = interpolate_by_agreement(encoder, initial, before, sorted({share, 1.0}), selection)
+                shares, theirs = sorted({share, 1.0}), initial_labels[held_out]
+                share = interpolate_by_agreement(encoder, initial, before, shares, selection, theirs)
                 result.step = result.step if share else 0
             elif share < 1:
                 encoder.load_state_dict(interpolated(initial, encoder.trained_state(), share), strict=False)
