@@ -128,12 +128,16 @@ def test_a_mistake_is_one_line_and_status_1(inputs, tmp_path):
 
 
 @pytest.mark.slow
-def test_help_and_cfg_work_without_loading_torch():
+def test_help_and_cfg_work_without_loading_torch(tmp_path):
     status, out, _ = python("train.py", "--help")
     assert status == 0
     assert all(line in out for line in ("  trainer     auto, cpu, gpu\n", "  distill:\n    direction: both\n"))
     status, out, _ = python("train.py", "--help", "distill=paper", "distill.iterations=7")
     assert (status, "    iterations: 7\n" in out) == (0, True)
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nseed: 7\n")
+    status, out, _ = python("train.py", "--help", "--config-dir", tmp_path, "experiment=mine")
+    assert (status, "\nseed: 7\n" in out) == (0, True)
     status, out, _ = python("train.py", "--cfg", "job", "--resolve", "experiment=quickstart")
     assert (status, "bi_layers: " in out) == (0, True)
     for flags in (["--help"], ["--cfg", "job"]):

@@ -261,15 +261,13 @@ def test_a_student_that_agrees_with_its_own_labels_only_is_not_handed_out(bert, 
     assert interpolate_by_agreement(encoder, initial, before, [0.5, 1.0], selection, labels) == 0.5
 
 
-def test_a_bi_encoder_is_judged_by_the_initial_labels_too(setting, monkeypatch, artifacts_by_title):
+def test_a_bi_encoder_is_judged_by_the_initial_labels_too(setting, monkeypatch):
     """Where these hold late interaction, and so more than the cosines that are judged by them."""
     monkeypatch.setattr("transenc.stages.training.improves", lambda before, after, labels: asked.append(labels) or True)
     for late in (True, False):
         asked = []
-        artifacts_by_title["run"] = setting.run(
-            "distill.select=agreement", "distill.teachers=both", f"distill.late_interaction={late}",
-            "distill.failure=ignore", name=f"late-{late}",
-        )  # fmt: skip
+        method = ["distill.teachers=both", f"distill.late_interaction={late}", "distill.failure=ignore"]
+        setting.run("distill.select=agreement", *method, name=f"late-{late}")
         assert len(asked) == 2
         assert (asked[0] != asked[1]).any() == late
 

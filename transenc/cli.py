@@ -72,8 +72,12 @@ def main(name: str, task: Task, usage: str, shorthand: Callable[[str], str] = st
         sys.argv[1:] = [at_home(shorthand(argument)) for argument in sys.argv[1:]]
         if not {"-sc", "--shell-completion"} & set(sys.argv):  # whose words look like settings
             check_overrides(name, sys.argv[1:])
-        if {"-h", "--help"} & set(sys.argv):
-            print(f"{usage}\n\n{settings_help(name, [a for a in sys.argv[1:] if not a.startswith('-')])}")
+        flags = {argument for argument in sys.argv[1:] if argument.startswith("-")}
+        if flags and flags <= {
+            "-h",
+            "--help",
+        }:  # Hydra's own help knows what other flags mean
+            print(f"{usage}\n\n{settings_help(name, [a for a in sys.argv[1:] if a not in flags])}")
             return
         try:
             run()

@@ -32,12 +32,16 @@ def compose(name: str, arguments: Sequence[str]) -> Any:
     """
     check_overrides(name, arguments)
     try:
-        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-            return OmegaConf.to_object(hydra.compose(name, list(arguments)))
+        return OmegaConf.to_object(_composed(name, arguments))
     except Exception as error:
         if not of_configuration(error):
             raise
         raise InputError(explain(error, name)) from error
+
+
+def _composed(name: str, arguments: Sequence[str]) -> Any:
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return hydra.compose(name, list(arguments))
 
 
 def check_overrides(name: str, arguments: Sequence[str]) -> None:
@@ -138,8 +142,7 @@ def settings_help(name: str, overrides: Sequence[str]) -> str:
         for group, named in choices(name).items()
         if not group.startswith("hydra/")
     )
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        settings = OmegaConf.to_yaml(hydra.compose(name, list(overrides)))
+    settings = OmegaConf.to_yaml(_composed(name, overrides))
     return f"Groups (GROUP=NAME):\n\n{groups}\n\nSettings (KEY=VALUE):\n\n{textwrap.indent(settings, '  ').rstrip()}"
 
 

@@ -265,7 +265,7 @@ class Distill:
     select: Select
     adapters: Adapters
     folds: int  # of cross-fitting; 1: none
-    interpolate: float  # a bi-encoder's share of trained weights. By agreement, all if that agrees better still
+    interpolate: float  # a bi-encoder's share of trained weights; selected by agreement, 1 if that agrees better
     holdout: float  # share of the pool that is held out for selection by agreement
     retries: int  # repeats, with another seed, of a failed training without a known cause
     failure: Failure

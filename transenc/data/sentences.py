@@ -3,14 +3,13 @@
 Axes: S sentences.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import overload
 
 import numpy as np
 
-CHUNK = 1024  # sentences read from a file at once
 BLOCK = 2**20  # bytes looked through for line ends at once
 DIGEST = np.dtype([("high", "<u8"), ("low", "<u8")])  # 128 bits: two of a billion texts share one with odds of 1e-21
 
@@ -41,17 +40,14 @@ class Sentences(Sequence[str]):
         start = self.ends[number - 1] + 1 if number else 0
         return self.bytes[start : self.ends[number]].tobytes().decode()
 
-    def __iter__(self) -> Iterator[str]:
-        for start in range(0, len(self), CHUNK):
-            yield from self[start : start + CHUNK]
-
 
 def write(path: Path, sentences: Iterable[str]) -> int:
-    """Write sentences without line breaks, a line each; says how many."""
+    """Write sentences, which hold no line feed, one a line; return how many."""
     count = 0
     with path.open("w", encoding="utf-8", newline="\n") as file:
-        for count, sentence in enumerate(sentences, 1):  # noqa: B007
+        for sentence in sentences:
             file.write(f"{sentence}\n")
+            count += 1
     return count
 
 

@@ -116,7 +116,7 @@ class PairEncoder(pl.LightningModule, ABC):
         """Sequences to run through the backbone to score these pairs, as `score` reports progress in."""
 
     def use_cpu_layers(self, on: bool) -> None:
-        """Run the backbone by `transenc.encoders.cpu_layers` where they can, as at first, or by transformers."""
+        """Whether `transenc.encoders.cpu_layers` runs the backbone where it can (the default), or transformers."""
         self._cpu_layers = on
         speed_up(self.backbone, self._first_only, on)
 

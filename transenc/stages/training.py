@@ -205,7 +205,6 @@ def train(
     if settings["gradient_checkpointing"]:
         encoder.checkpoint_layers()
     pairs, targets = TokenisedPairs.load(tokens.path), np.load(labels / "labels.npy")
-    initial_labels = np.load((more or [labels])[0] / "labels.npy") if config["select"] == "agreement" else targets
     selection: Selection | None = None
     if config["select"] == "dev":
         dev_pairs = TokenisedPairs.load(more[0].path)
@@ -282,8 +281,9 @@ def train(
             encoder.to(config["accelerator"])
             share = config["interpolate"]
             if before is not None and selection is not None:
-                shares, theirs = sorted({share, 1.0}), initial_labels[held_out]
-                share = interpolate_by_agreement(encoder, initial, before, shares, selection, theirs)
+                initial_labels = np.load((more or [labels])[0] / "labels.npy")[held_out]
+                shares = sorted({share, 1.0})
+                share = interpolate_by_agreement(encoder, initial, before, shares, selection, initial_labels)
                 result.step = result.step if share else 0
             elif share < 1:
                 encoder.load_state_dict(interpolated(initial, encoder.trained_state(), share), strict=False)
