@@ -49,23 +49,23 @@ def run(cfg: Evaluate, reader: Reader, column: str, out: TextIO) -> None:
     """
     records = without(column, reader)
     first = next(records)  # so that a file that is wrong from the start is an error before the model is loaded
-    encoders = load(cfg)
+    encoders, batch_tokens = load(cfg)
     end = reader.line_end
     out.write(reader.mark)
     if reader.header is not None:
         out.write(reader.header + DELIMITERS[reader.kind] + column + end)
     for chunk in chunks(chain([first], records)):
         pairs = [record[1:3] for record in chunk if whole(record)]
-        scores_of_each = [encoder.predict(pairs, cfg.trainer.score_tokens) for encoder in encoders] if pairs else [[]]
+        scores_of_each = [encoder.predict(pairs, batch_tokens) for encoder in encoders] if pairs else [[]]
         scores = iter(np.mean(scores_of_each, axis=0))
         for record in chunk:
             out.write(extended(record.text, reader.kind, column, f"{next(scores):.6f}" if whole(record) else "") + end)
         out.flush()
 
 
-def load(cfg: Evaluate) -> list[Any]:
-    """The encoders, each of the kind that its folder says, on their device."""
-    from transenc.stages.evaluation import device_of  # here, so that --help need not load torch
+def load(cfg: Evaluate) -> tuple[list[Any], int]:
+    """The encoders, each of the kind that its folder says, on their device, and the tokens of a batch."""
+    from transenc.stages.evaluation import SCORE_TOKENS, device_of  # here, so that --help need not load torch
     from transenc.stages.models import encoder_class, find_model
 
     device, encoders = device_of(cfg.trainer.accelerator), []
@@ -75,7 +75,7 @@ def load(cfg: Evaluate) -> list[Any]:
         encoder = encoder_class(kind).load(source, max_tokens=cfg.model.max_tokens, **settings)
         encoder.use_cpu_layers(cfg.trainer.cpu_layers)
         encoders.append(encoder.to(device))
-    return encoders
+    return encoders, cfg.trainer.score_tokens or SCORE_TOKENS[device]
 
 
 def without(column: str, reader: Reader) -> Iterator[Record]:

@@ -134,7 +134,7 @@ def _hold(rules: list[Rule]) -> None:
 
 
 def _common_rules(cfg: Train | Evaluate) -> list[Rule]:
-    data, folder = cfg.data, Path(cfg.paths.artifacts)
+    data, folder, tokens = cfg.data, Path(cfg.paths.artifacts), cfg.trainer.score_tokens
     numbers = [(key, value) for key, value in _values(asdict(cfg)) if isinstance(value, int | float)]
     lists = [("data.pool", data.pool), ("data.gold", data.gold), ("data.test", data.test)]
     columns = [
@@ -150,7 +150,7 @@ def _common_rules(cfg: Train | Evaluate) -> list[Rule]:
         ),
         *((key, column, _is_column(column), "a column's name, or its number from 0") for key, column in columns),
         ("data.score_max", data.score_max, data.score_max > data.score_min, "above data.score_min"),
-        ("trainer.score_tokens", cfg.trainer.score_tokens, cfg.trainer.score_tokens >= 1, "at least 1"),
+        ("trainer.score_tokens", tokens, tokens is None or tokens >= 1, "at least 1, or null"),
         ("paths.artifacts", folder, folder.is_dir() or not folder.exists(), "a folder, or nothing yet"),
     ]
 

@@ -142,7 +142,7 @@ class Logger(Enum):
     mlflow = "MLflow, set up by its environment variables (MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME, ...)"
 
 
-# Of training, labelling and selection scores; results are computed in fp32. Lightning's names, hence this form.
+# Lightning's names, hence this form.
 Precision = Enum(
     "Precision",
     {
@@ -279,7 +279,7 @@ class Trainer:
 
     accelerator: Accelerator
     precision: Precision
-    score_tokens: int  # tokens in a scored batch, padding included
+    score_tokens: int | None  # tokens in a scored batch, padding included; null: 2048 on a CPU, 65536 on a GPU
     cpu_layers: bool  # faster layers on a CPU for BERT's family
 
 

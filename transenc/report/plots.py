@@ -35,8 +35,11 @@ def plots(run: Run) -> Iterable[str]:
     yield _seconds(run)
 
 
-def _figure(draw: Callable[[Any], None], caption: str) -> str:
-    """One plot as SVG inside the page, in the page's own colours."""
+def _figure(draw: Callable[[Any], None], caption: str, long_names: bool = False) -> str:
+    """One plot as SVG inside the page, in the page's own colours.
+
+    Margins are fixed, as finding them takes as long as drawing, unless `long_names` stand at the left.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -47,7 +50,9 @@ def _figure(draw: Callable[[Any], None], caption: str) -> str:
         "grid.linewidth": 0.6, "axes.axisbelow": True, "legend.frameon": False, "legend.fontsize": 9,
     }  # fmt: skip
     with matplotlib.rc_context(style):
-        figure = Figure(figsize=(4.6, 3.1), layout="constrained")
+        figure = Figure(figsize=(4.6, 3.1), layout="constrained" if long_names else None)
+        if not long_names:
+            figure.subplots_adjust(left=0.17, right=0.97, bottom=0.16, top=0.96)
         draw(figure.add_subplot())
         file = io.StringIO()
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
@@ -159,4 +164,5 @@ def _seconds(run: Run) -> str:
         axes.set_xlabel("seconds")
         axes.grid(axis="y", visible=False)
 
-    return _figure(draw, "Where the time went (a reused stage counts with the time that it took when it was built)")
+    caption = "Where the time went (a reused stage counts with the time that it took when it was built)"
+    return _figure(draw, caption, long_names=True)

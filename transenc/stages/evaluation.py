@@ -12,7 +12,7 @@ import torch
 
 from transenc import distributed
 from transenc.artifacts import Artifact, Store, file_digest
-from transenc.config.schema import Accelerator, Data, Paths, Scores, Trainer
+from transenc.config.schema import Accelerator, Data, Paths, Precision, Scores, Trainer
 from transenc.data import hub, published
 from transenc.errors import InputError, nearest
 from transenc.metrics import compute_metrics
@@ -26,6 +26,7 @@ from transenc.stages.training import average
 log = logging.getLogger("transenc")
 
 MAX_NAME_BYTES = 200  # in a set's name. A file name may have 255, and some are made of this and the encoder's
+SCORE_TOKENS = {"cpu": 2048, "cuda": 65536}  # on a CPU a batch's activations stay in the cache
 KNOWN_DATASETS = (*published.PUBLISHED, *hub.HUB)
 
 
@@ -44,6 +45,15 @@ def device_of(accelerator: Accelerator) -> str:
     if accelerator is Accelerator.gpu and not available:
         raise InputError("trainer.accelerator=gpu: torch sees no GPU here; use cpu or auto")
     return "cuda" if available and accelerator is not Accelerator.cpu else "cpu"
+
+
+def precision_of(precision: Precision, accelerator: str) -> str:
+    """Lightning's name of the precision: bf16 where the hardware computes in it, which halves the time."""
+    if precision is not Precision.auto:
+        return precision.name
+    if accelerator == "cuda":
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    return "bf16-mixed" if torch.cpu._is_avx512_bf16_supported() else "32-true"
 
 
 def digest_of(path: Path) -> str:
@@ -129,8 +139,9 @@ class Evaluation:
         _check_processes()
         self.models: list[dict[str, Any]] = []  # named by the configuration: `key`, `name`, and what was read
         self.scoring = {
-            "batch_tokens": trainer.score_tokens,
+            "batch_tokens": trainer.score_tokens or SCORE_TOKENS[self.accelerator],
             "accelerator": self.accelerator,
+            "precision": precision_of(trainer.precision, self.accelerator),
             "cpu_layers": trainer.cpu_layers,
         }
 
@@ -216,11 +227,10 @@ class Evaluation:
         }
         return self.store(tokenise, config, pairs, progress=self.progress.at(title), title=f"tokenise {title}")
 
-    def score(self, model: Artifact, pairs: Artifact, place: str, title: str, precision: str = "32-true") -> Artifact:
+    def score(self, model: Artifact, pairs: Artifact, place: str, title: str) -> Artifact:
         """A model's similarities for a set of pairs."""
-        tokens = self.tokens(pairs, model, title)
-        config = {**self.scoring, "precision": precision}
-        return self.store(score, config, model, tokens, progress=self.progress.at(place), title=f"{place} {title}")
+        tokens, progress = self.tokens(pairs, model, title), self.progress.at(place)
+        return self.store(score, self.scoring, model, tokens, progress=progress, title=f"{place} {title}")
 
     def evaluate_each(
         self, members: Sequence[Member], tasks: Mapping[str, Artifact]

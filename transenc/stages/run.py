@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from transenc import distributed
 from transenc.artifacts import Artifact, Store
-from transenc.config.schema import Centre, Failure, Precision, Select, Start, Teachers, Train, listed
+from transenc.config.schema import Centre, Failure, Select, Start, Teachers, Train, listed
 from transenc.errors import InputError
 from transenc.metrics import varies
 from transenc.model_folder import Source
@@ -42,15 +41,6 @@ TEACHER_TOKENS = 64  # of a pair, by which trainer.score_tokens makes a batch si
 HEAD_SEEDS = 1_000_003  # between the seeds of two members' new heads, so that no other run has the same
 
 
-def precision_of(precision: Precision, accelerator: str) -> str:
-    """Lightning's name of the training precision: bf16 where the hardware computes in it, which halves the time."""
-    if precision is not Precision.auto:
-        return precision.name
-    if accelerator == "cuda":
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-    return "bf16-mixed" if torch.cpu._is_avx512_bf16_supported() else "32-true"
-
-
 class Stages(Evaluation):
     """The verbs of the loop. Whatever is wrong with the data is an error here, before a model is loaded.
 
@@ -68,7 +58,6 @@ class Stages(Evaluation):
         self.failures: list[dict[str, Any]] = []
         self.initial_labels: Artifact | None = None  # where they hold more than the cosines that are judged by them
         self.teachers = [] if cfg.model.teachers is None else listed(cfg.model.teachers)
-        self.precision = precision_of(cfg.trainer.precision, self.accelerator)
         self.select = cfg.distill.select
         if self.select is Select.auto:
             self.select = Select.agreement if cfg.data.dev is None else Select.dev
@@ -226,11 +215,11 @@ class Stages(Evaluation):
         cross-fitted one, those of pairs that it did not learn from.
         """
         tokens, progress = self.tokens(pool, member.artifact, "pool"), self.progress.at(member.place)
-        config, title = {**self.scoring, "precision": self.precision}, f"{member.place} pool"
+        config, title = dict(self.scoring), f"{member.place} pool"
         if member.folds:
             config["split_seed"] = self.cfg.seed
             return [self.store(score_held_out, config, tokens, *member.folds, progress=progress, title=title)]
-        scored = [self.score(member.artifact, pool, member.place, "pool", self.precision)]
+        scored = [self.score(member.artifact, pool, member.place, "pool")]
         if member.kind == "bi" and self.cfg.distill.late_interaction:
             title += " late interaction"
             scored.append(self.store(score_late, config, member.artifact, tokens, progress=progress, title=title))
@@ -246,7 +235,7 @@ class Stages(Evaluation):
         source = find_model(key, name)
         config = self._identity(source, key) | {
             "ordered": self.data.ordered,
-            "batch_size": max(1, self.cfg.trainer.score_tokens // TEACHER_TOKENS),
+            "batch_size": max(1, self.scoring["batch_tokens"] // TEACHER_TOKENS),
             "accelerator": self.accelerator,
         }
         scores = self.store(predict, config, pool, progress=self.progress.at("teacher"), title=title)
@@ -280,7 +269,6 @@ class Stages(Evaluation):
             "split_seed": self.cfg.seed,
             "interpolate": self.cfg.distill.interpolate if student.kind == "bi" else 1.0,
             "trained_already": student.kind == "bi" or student.iteration != 0,
-            "precision": self.precision,
             **self.scoring,
             "examine": self.cfg.distill.failure is not Failure.ignore,
         }
