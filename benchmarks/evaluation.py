@@ -50,7 +50,7 @@ def ours(dataset: Path, model: str, precision: str) -> dict[str, float]:
         command = [
             sys.executable, "-m", "transenc.evaluate", f"model={model}", "data=sts_sickr", f"paths.dataset={dataset}",
             f"data.test=[{','.join(TASKS)}]", f"paths.artifacts={folder}/artifacts", f"hydra.run.dir={folder}/run",
-            f"trainer.precision={precision}", "verbosity=quiet", "resamples=0",
+            f"trainer.precision={precision}", "verbosity=quiet",
         ]  # fmt: skip
         subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
         results = pandas.read_csv(Path(folder, "run", "results.csv")).set_index("task")

@@ -5,11 +5,11 @@
 
 STS-B pairs without scores (`--pairs` of the 5,749, or of the paper's pool if more). Models: `minilm`, the bi-encoder
 cut to three layers; `base` and `large`, those shapes (RoBERTa's, with BERT's embeddings) with random weights. Batches
-of 32, one epoch each, both orders for the cross-encoder; each encoder is evaluated on development and test pairs in
-fp32. Each round runs every side in a process of its own, one after the other, so that what disturbs the machine
+of 32, one epoch each, both orders for the cross-encoder; each encoder is evaluated on development and test pairs.
+Each round runs every side in a process of its own, one after the other, so that what disturbs the machine
 disturbs all; the round's number is the seed. Runs that are in the `--json` file already are not made again. Sides:
-`ours`, which trains and labels in bf16 where the hardware has it; `ours-fp32`; `st`, sentence-transformers as it comes
-(fp32); `st-bf16`, the same given bf16 for training, and autocast for its labels.
+`ours`, in bf16 where the hardware has it; `ours-fp32`; `st`, sentence-transformers as it comes (fp32); `st-bf16`, the
+same given bf16 for training, and autocast for labels and evaluation.
 
 Shares are of the matrix-product rate measured between the sides: 6 (training) or 2 (labelling) operations for each
 parameter outside the embeddings and each real token, whether or not a side needs them all.
@@ -85,9 +85,8 @@ def ours(folder: Path, prepared: Path, options: argparse.Namespace, precision: s
         "distill=paper", "distill.iterations=1",
         f"distill.cross.learning_rate={RATES['cross']}", "distill.cross.eval_steps=0",
         "distill.bi.epochs=1", f"distill.bi.batch_size={BATCH}", "distill.bi.eval_steps=0", "distill.select=last",
+        "distill.failure=ignore",  # few steps and random weights learn next to nothing
     ]  # fmt: skip
-    if options.model != "minilm":  # random weights learn next to nothing, and only their seconds are asked for
-        arguments.append("distill.failure=ignore")
     distill(compose("train", arguments), folder)
     seconds = dict.fromkeys(STAGES, 0.0)
     for path in (folder / "artifacts").glob("*/artifact.json"):
@@ -116,17 +115,17 @@ def theirs(folder: Path, prepared: Path, options: argparse.Namespace, bf16: bool
     device = "cuda" if options.device == "gpu" else "cpu"
     seconds, final = dict.fromkeys(STAGES, 0.0), {}
 
-    def labelling():
+    def precision():
         return torch.autocast(device, torch.bfloat16) if bf16 else nullcontext()
 
-    def cosines(model, pairs, context):
-        with context:
+    def cosines(model, pairs):
+        with precision():
             sides = zip(*pairs, strict=True)
             first, second = (model.encode(list(side), convert_to_tensor=True).float() for side in sides)
         return torch.cosine_similarity(first, second).cpu().numpy()
 
-    def scores(model, pairs, context):
-        with context:
+    def scores(model, pairs):
+        with precision():
             return model.predict(pairs)
 
     def timed(stage, do):
@@ -137,7 +136,7 @@ def theirs(folder: Path, prepared: Path, options: argparse.Namespace, bf16: bool
 
     def evaluate(kind, score, model):
         for rows in judged.values():  # the last one is the test set
-            said = score(model, [row[:2] for row in rows], nullcontext())
+            said = score(model, [row[:2] for row in rows])
             final[kind] = float(spearmanr(said, [row.score for row in rows]).statistic)
 
     def settings(kind, arguments):
@@ -149,7 +148,7 @@ def theirs(folder: Path, prepared: Path, options: argparse.Namespace, bf16: bool
 
     bi = SentenceTransformer(str(prepared / "bi"), device=device)
     timed("evaluate", lambda: evaluate("bi", cosines, bi))
-    labels = timed("label by bi", lambda: cosines(bi, pool, labelling())).clip(0, 1)
+    labels = timed("label by bi", lambda: cosines(bi, pool)).clip(0, 1)
     both = [*pool, *(pair[::-1] for pair in pool)]
     torch.manual_seed(options.seed)  # the new head
     cross = CrossEncoder(str(prepared / "cross"), num_labels=1, device=device)
@@ -161,7 +160,7 @@ def theirs(folder: Path, prepared: Path, options: argparse.Namespace, bf16: bool
     )
     timed("train cross", trainer.train)
     timed("evaluate", lambda: evaluate("cross", scores, cross))
-    labels = timed("label by cross", lambda: scores(cross, pool, labelling()))
+    labels = timed("label by cross", lambda: scores(cross, pool))
     datamodule = Dataset.from_dict({"a": [p[0] for p in pool], "b": [p[1] for p in pool], "label": labels.tolist()})
     trainer = SentenceTransformerTrainer(
         bi, settings("bi", BiArguments), train_dataset=datamodule, loss=CosineSimilarityLoss(bi)

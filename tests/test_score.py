@@ -31,7 +31,7 @@ class Lengths:
 @pytest.fixture
 def scored(monkeypatch, capsys):
     """Run the command in this process, with `Lengths` and chunks of three pairs; gives what it writes."""
-    monkeypatch.setattr(score, "load", lambda cfg: [Lengths()])
+    monkeypatch.setattr(score, "load", lambda cfg: ([Lengths()], 2048))
     monkeypatch.setattr(score, "CHUNK", 3)
 
     def scored(*arguments):
@@ -116,7 +116,7 @@ def test_standard_input_is_tsv_unless_format_says_otherwise(scored, files, monke
 
 
 def test_the_output_holds_nothing_but_the_table(files, monkeypatch, capsys):
-    monkeypatch.setattr(score, "load", lambda cfg: [Lengths()])
+    monkeypatch.setattr(score, "load", lambda cfg: ([Lengths()], 2048))
     score.main(["model=x", str(files / "pairs.txt")])
     captured = capsys.readouterr()
     assert len(captured.out.splitlines()) == len(TABLE)
