@@ -1,6 +1,7 @@
 """Labels: which teachers make them and how, and that gold scores make none unless a direction says so."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas
@@ -12,6 +13,7 @@ import transenc.stages.evaluation
 import transenc.stages.training
 from transenc.artifacts import Artifact
 from transenc.encoders import CrossEncoder
+from transenc.encoders.base import PairEncoder
 from transenc.errors import InputError
 
 
@@ -36,6 +38,20 @@ def test_training_never_sees_a_gold_score(setting, files, monkeypatch, tmp_path)
 
 
 @pytest.mark.slow
+def test_an_encoder_is_loaded_once_for_all_that_it_scores_and_again_to_be_trained(setting, files, monkeypatch):
+    loads, load = [], PairEncoder.load.__func__
+
+    def counted(cls, name, **settings):
+        if isinstance(name, Path):  # an artifact, not what the configuration names
+            loads.append(name.name)
+        return load(cls, name, **settings)
+
+    monkeypatch.setattr(PairEncoder, "load", classmethod(counted))
+    setting.run(f"data.test=[{files}/test.tsv,{files}/pool.tsv]", "data.transductive=true", "distill=bi_to_cross")
+    # The bi-encoder for two tests and its labels; what the student begins as; what it became, for two tests.
+    assert len(loads) == len(set(loads)) == 3
+
+
 def test_labels_and_results_are_made_in_the_precision_of_training(setting):
     setting.run("trainer.precision=bf16-mixed")
     records = [json.loads(path.read_text()) for path in (setting.root / "artifacts").glob("score-*/artifact.json")]

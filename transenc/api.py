@@ -14,6 +14,7 @@ from transenc.loop import distill as run_loop
 from transenc.report.run import Run, read_table
 from transenc.report.tables import score_table
 from transenc.run_folder import model_path
+from transenc.stages.models import release
 
 
 class DistilledRun(Run):
@@ -68,7 +69,10 @@ def distill(*overrides: str, pairs: Any = None, folder: str | Path | None = None
         cfg = compose("train", ["data=pairs", "data.path=-", *settings])
         settings = ["data=pairs", *settings, f"data.path={quoted(str(_file(pairs, cfg)))}"]
     place = Path(folder or datetime.now().strftime("outputs/%Y-%m-%d/%H-%M-%S"))
-    run_loop(compose("train", settings), place)
+    try:
+        run_loop(compose("train", settings), place)
+    finally:
+        release()
     return DistilledRun.read(place)
 
 

@@ -36,11 +36,29 @@ def encoder_class(kind: str) -> "type[PairEncoder]":
     return {"bi": BiEncoder, "cross": CrossEncoder}[kind]
 
 
-def loaded(model: Artifact, config: Config) -> Any:
-    """The encoder of a model's artifact, on the device and with the layers that a stage's settings name."""
-    encoder = encoder_class(model.facts["kind"]).load(model.path)
-    encoder.use_cpu_layers(config["cpu_layers"])
-    return encoder.to(config["accelerator"])
+_last_used: dict[tuple[str, ...], "PairEncoder"] = {}  # one at most, so that memory holds no two
+
+
+def loaded(model: Artifact, config: Config, change: bool = False) -> Any:
+    """The encoder of a model's artifact, on the device and with the layers that a stage's settings name.
+
+    It is kept for the next stage, which often scores other pairs with it, unless this one is to `change` it.
+    """
+    key = (str(model.path), config["accelerator"], str(config["cpu_layers"]))
+    encoder = _last_used.get(key)
+    if encoder is None or change:
+        release()
+        encoder = encoder_class(model.facts["kind"]).load(model.path)
+        encoder.use_cpu_layers(config["cpu_layers"])
+        encoder = encoder.to(config["accelerator"])
+        if not change:
+            _last_used[key] = encoder
+    return encoder
+
+
+def release() -> None:
+    """Free the memory of the encoder that `loaded` keeps."""
+    _last_used.clear()
 
 
 def find_model(key: str, name: str) -> Source:
@@ -106,7 +124,7 @@ def centre(out: Path, config: Config, progress: Progress, model: Artifact, token
     """A bi-encoder whose embeddings are mean-centred over the sentences of the pool."""
     from transenc.encoders.bi import CENTRING_SENTENCES
 
-    encoder, pairs = loaded(model, config), TokenisedPairs.load(tokens.path)
+    encoder, pairs = loaded(model, config, change=True), TokenisedPairs.load(tokens.path)
     with progress.bar("centre", min(CENTRING_SENTENCES, len(pairs.lengths)), "sentence") as bar:
         share = encoder.centre(pairs, config["batch_tokens"], bar.update)
     encoder.save(out)

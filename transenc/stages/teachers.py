@@ -17,6 +17,7 @@ from transenc.errors import InputError, reason
 from transenc.model_description import describe
 from transenc.model_folder import Source
 from transenc.progress import Progress
+from transenc.stages.models import release
 from transenc.stages.pairs import Config, Facts, label_statistics, sentences_of
 from transenc.terminal import quiet
 
@@ -90,6 +91,7 @@ def _scores_of_bi(
 def _loaded(kind: str, source: Source, config: Config) -> Any:
     import sentence_transformers
 
+    release()
     quiet()
     try:
         return getattr(sentence_transformers, kind)(

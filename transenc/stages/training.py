@@ -193,7 +193,7 @@ def train(
     from transenc.training import train as train_student
 
     settings, seed = config["training"], config["seed"]
-    encoder = loaded(student, config)
+    encoder = loaded(student, config, change=True)
     encoder.optimizer_config = OptimizerConfig(
         settings["loss"], settings["learning_rate"], settings["warmup"], settings["weight_decay"]
     )
