@@ -34,6 +34,8 @@ DATA = {
     "stsb": ["data=stsb"],
     "stsb+sick": ["data=stsb", "data.pool=[stsb-train,sickr-train]"],
     "sickr": ["data=sickr"],
+    "sts14": ["data=sts", "data.pool=[sts14]", "data.test=[sts14]", "data.transductive=true"],
+    "sts16": ["data=sts", "data.pool=[sts16]", "data.test=[sts16]", "data.transductive=true"],
     "seven": ["data=sts_sickr", "data.limit=6000"],  # all of SICK is a test set: none of it is in the pool
     "seven+sick": [
         "data=sts_sickr",

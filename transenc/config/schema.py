@@ -147,7 +147,7 @@ Precision = Enum(
     "Precision",
     {
         "auto": "bf16-mixed if the hardware computes in bf16, else 32-true",
-        "bf16-mixed": "forward and backward in bf16; weights, cosines, logits and losses in fp32",
+        "bf16-mixed": "matrix products in bf16, all else in fp32",
         "32-true": "all in fp32",
     },
 )
@@ -266,7 +266,7 @@ class Distill:
     adapters: Adapters
     folds: int  # of cross-fitting; 1: none
     interpolate: float  # a bi-encoder's share of trained weights; selected by agreement, 1 if that agrees better
-    holdout: float  # share of the pool that is held out for selection by agreement
+    holdout: float  # share of the pool held out for selection by agreement
     retries: int  # repeats, with another seed, of a failed training without a known cause
     failure: Failure
     cross: CrossTrainingConfig
@@ -279,7 +279,7 @@ class Trainer:
 
     accelerator: Accelerator
     precision: Precision
-    score_tokens: int | None  # tokens in a scored batch, padding included; null: 2048 on a CPU, 65536 on a GPU
+    score_tokens: int | None  # tokens in a scored batch; null: 2048 (CPU), 65536 (GPU)
     cpu_layers: bool  # faster layers on a CPU for BERT's family
 
 
