@@ -97,13 +97,14 @@ def family_row(name: str, folder: Path) -> str:
     cross = "no: it is an encoder-decoder"
     if name != "t5":
         cross = verdict(cross_difference(CrossEncoder.load(source, new_head=0), folder / "cross"))
-    cells = [verdict(bi_difference(bi, folder / "bi")), cross, tick(bi.shift() is not None), tick(name in FAMILY)]
+    centred = tick(bi.embedding_bias() is not None)
+    cells = [verdict(bi_difference(bi, folder / "bi")), cross, centred, tick(name in FAMILY)]
     return f"| `{name}` | {EXAMPLES[name]} | {' | '.join(cells)} |"
 
 
 def folder_row(name: str, folder: Path) -> str:
     bi = BiEncoder.load(FOLDERS[name](folder / "source"))
-    return f"| {name} | {verdict(bi_difference(bi, folder / 'bi'))} | {tick(bi.shift() is not None)} |"
+    return f"| {name} | {verdict(bi_difference(bi, folder / 'bi'))} | {tick(bi.embedding_bias() is not None)} |"
 
 
 def tables() -> dict[str, str]:

@@ -140,6 +140,11 @@ def test_what_is_wrong_with_the_command_is_reported(arguments, says):
         score.main(["model=x", *arguments])
 
 
+def test_bf16_is_refused_as_scores_are_computed_in_fp32():
+    with pytest.raises(InputError, match=r"^trainer.precision=bf16-mixed: .* leave it out$"):
+        score.main(["model=x", "pairs.tsv", "trainer.precision=bf16-mixed"])
+
+
 def test_no_more_than_a_chunk_is_held(monkeypatch):
     monkeypatch.setattr(score, "CHUNK", 3)
     taken = iter(range(10))

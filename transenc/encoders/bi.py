@@ -229,19 +229,19 @@ class BiEncoder(PairEncoder):
             The length of the mean over the mean length: 0 where there was nothing to take out, 1 where all were one.
 
         Raises:
-            InputError: there is no `shift`.
+            InputError: there is no `embedding_bias`.
         """
-        if (shift := self.shift()) is None:
+        if (bias := self.embedding_bias()) is None:
             raise InputError(f"a {self.backbone.config.model_type} cannot be centred")
         sentences = np.unique(np.linspace(0, len(pairs.lengths) - 1, CENTRING_SENTENCES).astype(int))
         vectors = np.empty((len(sentences), self.width), dtype=np.float32)
         self.encode(pairs, sentences, vectors, batch_tokens, progress, unit=False)
         mean = vectors.mean(axis=0)
-        shift -= torch.from_numpy(mean).to(shift.device)
+        bias.sub_(torch.from_numpy(mean).to(bias.device))
         return float(np.linalg.norm(mean) / np.linalg.norm(vectors, axis=1).mean())
 
     @torch.no_grad()
-    def shift(self) -> torch.nn.Parameter | None:
+    def embedding_bias(self) -> torch.nn.Parameter | None:
         """[E], what is added to every embedding: the bias of the last layer's normalisation, or of a module behind it.
 
         Moving it leaves the encoder one of its family. None where the last layer does not end with such a bias.

@@ -115,7 +115,7 @@ def load(out: Path, config: Config, progress: Progress) -> Facts:
     facts = model_facts(out, encoder)
     summary = f"{source.name.partition('#')[0]}: {read_as(facts['encoder'])}"
     if config["kind"] == "bi":
-        facts["can_be_centred"] = encoder.shift() is not None
+        facts["can_be_centred"] = encoder.embedding_bias() is not None
     return {**facts, "summary": summary}
 
 

@@ -302,9 +302,9 @@ class Stages(Evaluation):
         reasons: list[str] = []
         for attempt in range(self.cfg.distill.retries + 1):
             tried = f"{place}/{attempt}" if attempt else place
-            config["seed"] = int(hashlib.sha256(f"{self.cfg.seed}/{tried}".encode()).hexdigest()[:8], 16)
+            seed = int(hashlib.sha256(f"{self.cfg.seed}/{tried}".encode()).hexdigest()[:8], 16)
             progress = self.progress.at(tried)
-            artifact = self.store(train, config, *inputs, progress=progress, title=f"{place} train")
+            artifact = self.store(train, config | {"seed": seed}, *inputs, progress=progress, title=f"{place} train")
             if artifact.reused:  # its curve belongs to this run as well
                 progress.rows(map(json.loads, (artifact / "curve.jsonl").read_text(encoding="utf-8").splitlines()))
             if "failed" not in artifact.facts:

@@ -211,17 +211,14 @@ def train(
         assert dev_pairs.gold is not None
         selection = Selection(dev_pairs, dev_pairs.gold, more[0].facts["binary"], config)
     # The same pairs are held out in every iteration, since iterations are compared by them.
-    rows = np.random.default_rng(config["split_seed"]).permutation(len(pairs))
-    held_out = rows[:0]
-    if config["select"] == "agreement":
-        held_out = rows[: max(2, int(config["holdout"] * len(pairs)))]
+    by_agreement = config["select"] == "agreement"
+    count = max(2, int(config["holdout"] * len(pairs))) if by_agreement else 0
     if "fold" in config:
-        fold = folds_of(len(pairs), config["folds"], config["split_seed"])[config["fold"]]
-        held_out, kept = fold[: len(held_out)], np.setdiff1d(rows, fold)
+        left_out = folds_of(len(pairs), config["folds"], config["split_seed"])[config["fold"]]
     else:
-        kept = np.sort(rows[len(held_out) :])
-    if config["select"] == "agreement":
-        held_out = np.sort(held_out)
+        left_out = folds_of(len(pairs), 1, config["split_seed"])[0][:count]
+    held_out, kept = np.sort(left_out[:count]), np.setdiff1d(np.arange(len(pairs)), left_out)
+    if by_agreement:
         selection = Selection(pairs.select(held_out), targets[held_out], False, config)
     if not len(kept):
         raise InputError("data.path: too few pairs to hold some out; add pairs, or set distill.folds=1")
@@ -258,7 +255,7 @@ def train(
     initial, before = {}, None  # its weights, and its similarities
     if config["trained_already"]:
         initial = {name: weight.clone() for name, weight in encoder.trained_state().items()}
-    if selection is not None and config["select"] == "agreement" and config["trained_already"]:
+    if selection is not None and by_agreement and config["trained_already"]:
         before = similarities(encoder, selection.pairs, config)
         record({"step": 0, "selection": main_metric(before, selection.truth, False)})
 
