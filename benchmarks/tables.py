@@ -69,6 +69,8 @@ TABLES = {
     "bi-losses-more": Table("bi_losses", "more losses", ("initial", "arm"), "encoder"),
     "cross-losses": Table("cross_losses", "cross-encoder", ("arm", "seed"), "encoder"),
     "speed": Table("speed", "loop", ("arm",), "seed"),
+    "small-job": Table("speed", "small job", ("arm",), "seed"),
+    "evaluation-speed": Table("speed", "evaluation speed", ("arm",), "seed"),
     "stages": Table("speed", "stages", ("task",), "encoder"),
     "profile": Table("speed", "profile", ("task",), "encoder"),
     "scaling": Table("scaling", "scaling", ("pairs",), "encoder"),

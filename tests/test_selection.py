@@ -15,6 +15,7 @@ from transenc.artifacts import Artifact
 from transenc.config.schema import Select
 from transenc.encoders import BiEncoder, CrossEncoder
 from transenc.errors import InputError
+from transenc.metrics import spearman
 from transenc.model_card import card
 from transenc.report.page import write_report
 from transenc.results import Row
@@ -180,12 +181,12 @@ def test_a_bi_encoder_that_does_not_improve_is_not_handed_out(setting, kept, cap
     """At a rate that ruins it, the initial weights are kept; log, run.json and card say so."""
     caplog.set_level("INFO", "transenc")
     if not kept:
-        monkeypatch.setattr("transenc.stages.training.improves", lambda *_: True)
+        monkeypatch.setattr("transenc.stages.training.interpolate_by_agreement", lambda *_: 1.0)
     settings = ["distill.select=agreement", "distill.failure=ignore", "distill.teachers=both"]
     folder = setting.run(*settings, "distill.bi.learning_rate=5e-2")
     results = pandas.read_csv(folder / "results.csv").query("encoder == 'bi' and task == 'test'").spearman
     assert kept == (results.nunique() == 1)
-    text = "1/bi: no gain in agreement above a standard error; the initial weights are kept."
+    text = "1/bi: its agreement with held-out labels did not improve enough; the initial weights are kept."
     assert json.loads((folder / "run.json").read_text())["notes"] == ({"bi": text} if kept else {})
     assert (text in caplog.text) == (text in (folder / "models/bi-encoder/README.md").read_text()) == kept
 
@@ -251,25 +252,49 @@ def test_by_agreement_weights_go_on_to_the_trained_ones_while_agreement_rises(be
         torch.testing.assert_close(weight, torch.lerp(initial[name], trained[name], share))
 
 
-def test_a_student_that_agrees_with_its_own_labels_only_is_not_handed_out(bert, monkeypatch):
-    rng = np.random.default_rng(0)
-    labels, others = rng.random((2, 60))
-    monkeypatch.setattr("transenc.stages.training.similarities", lambda *_: labels)
-    before, encoder, selection = (labels + others) / 2, BiEncoder.load(bert), Selection(None, labels, False, {})
-    initial = encoder.trained_state()
-    assert interpolate_by_agreement(encoder, initial, before, [0.5, 1.0], selection, others) == 0
-    assert interpolate_by_agreement(encoder, initial, before, [0.5, 1.0], selection, labels) == 0.5
+@pytest.mark.parametrize(
+    ("steps", "share"),  # of each step's scores: the part of its own labels, and of the initial bi-encoder's
+    [
+        (((1.0, 0.0), (1.0, 0.0)), 0),  # agrees less with the initial labels than the initial weights do
+        (((0.8, 0.5), (1.0, 0.5)), 1),
+        (((0.8, 0.5), (1.0, 0.1)), 0.5),  # the trained weights do
+    ],
+)
+def test_no_step_may_agree_less_with_the_initial_labels_than_the_initial_weights_do(bert, monkeypatch, steps, share):
+    labels, others, noise = np.random.default_rng(0).random((3, 60))
+    asked = iter([own * labels + initially * others for own, initially in steps])
+    monkeypatch.setattr("transenc.stages.training.similarities", lambda *_: next(asked))
+    before, encoder, selection = (
+        0.3 * labels + 0.3 * others + noise,
+        BiEncoder.load(bert),
+        Selection(None, labels, False, {}),
+    )
+    assert interpolate_by_agreement(encoder, encoder.trained_state(), before, [0.5, 1.0], selection, others) == share
+
+
+def test_of_agreement_with_the_initial_labels_no_standard_error_is_asked(bert, monkeypatch):
+    labels, others, noise = np.random.default_rng(0).random((3, 60))
+    before, after = labels + noise, labels + 0.8 * noise + 0.01 * others
+    monkeypatch.setattr("transenc.stages.training.similarities", lambda *_: after)
+    encoder, selection = BiEncoder.load(bert), Selection(None, labels, False, {})
+    assert spearman(after, others) > spearman(before, others)
+    assert not improves(before, after, others)
+    assert interpolate_by_agreement(encoder, encoder.trained_state(), before, [0.5], selection, others) == 0.5
 
 
 def test_a_bi_encoder_is_judged_by_the_initial_labels_too(setting, monkeypatch):
     """Where these hold late interaction, and so more than the cosines that are judged by them."""
-    monkeypatch.setattr("transenc.stages.training.improves", lambda before, after, labels: asked.append(labels) or True)
+
+    def judge(encoder, initial, before, shares, selection, initial_labels):
+        asked.append((selection.truth != initial_labels).any())
+        return 0.0
+
+    monkeypatch.setattr("transenc.stages.training.interpolate_by_agreement", judge)
+    asked = []
     for late in (True, False):
-        asked = []
         method = ["distill.teachers=both", f"distill.late_interaction={late}", "distill.failure=ignore"]
         setting.run("distill.select=agreement", *method, name=f"late-{late}")
-        assert len(asked) == 2
-        assert (asked[0] != asked[1]).any() == late
+    assert asked == [True, False]
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def note(selected: Selected, by: Select) -> str | None:
         return f"No iteration improved on the initial {member.name}: {member.place} is handed back."
     if by is Select.agreement and member.artifact.facts.get("step") == 0:
         before = "initial weights" if member.iteration == 1 else "weights before it"
-        return f"{member.place}: no gain in agreement above a standard error; the {before} are kept."
+        return f"{member.place}: its agreement with held-out labels did not improve enough; the {before} are kept."
     return None
 
 

@@ -20,7 +20,7 @@ from transenc import distributed
 from transenc.artifacts import Artifact, stage
 from transenc.data.tokens import TokenisedPairs
 from transenc.errors import InputError
-from transenc.metrics import bootstrap, main_metric
+from transenc.metrics import bootstrap, main_metric, spearman
 from transenc.progress import Progress
 from transenc.stages.models import loaded, model_facts, similarities
 from transenc.stages.pairs import Config, Facts, label_statistics
@@ -119,7 +119,7 @@ def improves(before: np.ndarray, after: np.ndarray, labels: np.ndarray) -> bool:
         labels: [N], by Spearman.
     """
     values = bootstrap([before, after], labels, False, RESAMPLES)
-    gain = main_metric(after, labels, False) - main_metric(before, labels, False)
+    gain = spearman(after, labels) - spearman(before, labels)
     return bool(gain > np.nanstd(values[:, 1] - values[:, 0]))
 
 
@@ -133,9 +133,9 @@ def interpolate_by_agreement(
 ) -> float:
     """Move an encoder from its initial weights towards its trained ones.
 
-    The first step must agree better by more than a standard error (`improves`), with its own labels and with the
-    initial bi-encoder's, which do not repeat the cross-encoder's mistakes. Each further one must agree better with its
-    own labels than the step before.
+    The first step must agree better with its own labels by more than a standard error (`improves`), each further one
+    better than the step before. None may agree less with the initial bi-encoder's labels than the initial weights do:
+    these labels do not repeat the cross-encoder's mistakes.
 
     Args:
         encoder: with its trained weights; it ends with those of the last step that improved.
@@ -150,23 +150,21 @@ def interpolate_by_agreement(
     """
     trained = {name: weight.clone() for name, weight in encoder.trained_state().items()}
     reached, weights, agreement = 0.0, initial, -1.0
+    lowest = spearman(before, initial_labels)
     for share in shares:
         step = interpolated(initial, trained, share)
         encoder.load_state_dict(step, strict=False)
         scores = similarities(encoder, selection.pairs, selection.config)
-        value = main_metric(scores, selection.truth, False)
-        if reached:
-            better = value > agreement
-        else:
-            better = all(improves(before, scores, labels) for labels in (selection.truth, initial_labels))
-        if not better:
+        value = spearman(scores, selection.truth)
+        better = value > agreement if reached else improves(before, scores, selection.truth)
+        if not better or spearman(scores, initial_labels) < lowest:
             break
         reached, weights, agreement = share, step, value
     encoder.load_state_dict(weights, strict=False)
     return reached
 
 
-@stage(version=10, ignore=("batch_tokens",))
+@stage(version=11, ignore=("batch_tokens",))
 @distributed.collective
 def train(
     out: Path,
