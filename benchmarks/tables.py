@@ -61,6 +61,7 @@ TABLES = {
     "teachers": Table("iterations", "teachers", ("initial",), "encoder"),
     "adapting": Table("adapting", "adapting", ("initial", "task", "seed"), "encoder"),
     "adapting-late": Table("adapting", "adapting late", ("initial", "task"), "encoder"),
+    "adapting-before": Table("adapting", "adapting late with the rule before", ("initial", "task"), "encoder"),
     "adapting-new": Table("adapting", "adapting new texts", ("initial", "task"), "encoder"),
     "adapting-base": Table("adapting", "adapting base", ("initial", "task"), "encoder"),
     "fixed-teachers": Table("fixed_teachers", "fixed teachers", ("arm",), "encoder"),
