@@ -4,7 +4,7 @@
 
 Each round runs every side in a process of its own, one after the other: `ours` in bf16 where the hardware has it,
 `ours-fp32`, and `st` (fp32). Each side reads the sets and computes Spearman; `st` gets each different sentence of a set
-once. Seconds are of whole commands; for `st`, those inside `encode` too.
+once. Of SICK it is the test half. Seconds are of whole commands; for `st`, those inside `encode` too.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def ours(dataset: Path, model: str, precision: str) -> dict[str, float]:
 
     with tempfile.TemporaryDirectory() as folder:
         command = [
-            sys.executable, "-m", "transenc.evaluate", f"model={model}", "data=sts_sickr", f"paths.dataset={dataset}",
+            sys.executable, "-m", "transenc.evaluate", f"model={model}", "data=sts", f"paths.dataset={dataset}",
             f"data.test=[{','.join(TASKS)}]", f"paths.artifacts={folder}/artifacts", f"hydra.run.dir={folder}/run",
             f"trainer.precision={precision}", "verbosity=quiet",
         ]  # fmt: skip

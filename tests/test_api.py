@@ -20,6 +20,7 @@ def settings(bert, files, tmp_path):
 def test_pairs_in_memory_are_distilled_and_results_and_models_come_back(settings, tmp_path, caplog):
     sentences = [pair[:2] for pair in pairs(60, seed=1)]
     run = transenc.distill(*settings, pairs=sentences, folder=tmp_path / "run")
+    assert not transenc.stages.models._last_used  # a notebook goes on without the run's last encoder in memory
     assert list(run.results.encoder) == ["bi", "bi", "cross", "cross", "bi", "bi"]
     assert {name: (path / "config.json").exists() for name, path in run.models.items()} == {"bi": True, "cross": True}
     assert "<td>0  bi</td>" in run._repr_html_()

@@ -73,10 +73,7 @@ def main(name: str, task: Task, usage: str, shorthand: Callable[[str], str] = st
         if not {"-sc", "--shell-completion"} & set(sys.argv):  # whose words look like settings
             check_overrides(name, sys.argv[1:])
         flags = {argument for argument in sys.argv[1:] if argument.startswith("-")}
-        if flags and flags <= {
-            "-h",
-            "--help",
-        }:  # Hydra's own help knows what other flags mean
+        if flags and flags <= {"-h", "--help"}:  # Hydra's own help knows what other flags mean
             print(f"{usage}\n\n{settings_help(name, [a for a in sys.argv[1:] if a not in flags])}")
             return
         try:

@@ -121,7 +121,7 @@ def main(arguments: Sequence[str]) -> None:
     cfg = compose("evaluate", ["data=pairs", *(at_home(shorthand(argument)) for argument in settings)])
     check_evaluation(cfg)
     if cfg.trainer.precision.name == "bf16-mixed":
-        raise InputError("trainer.precision=bf16-mixed: scores for a person are computed in fp32; leave it out")
+        raise InputError("trainer.precision=bf16-mixed: transenc.score computes in fp32; leave it out")
     files += [cfg.data.path] if cfg.data.path is not None else []
     column, kind = options.get("column", "score"), options.get("format")
     if len(files) != 1:
