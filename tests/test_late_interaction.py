@@ -1,12 +1,16 @@
 """Late interaction: a bi-encoder's labels by its tokens."""
 
+import math
+
 import numpy as np
 import pandas
 import pytest
 import torch
 
+import transenc.data.tokens
+from transenc.data.tokens import TokenisedPairs
 from transenc.encoders import BiEncoder
-from transenc.encoders.late_interaction import late_interaction
+from transenc.encoders.late_interaction import inverse_document_frequencies, late_interaction
 from transenc.errors import InputError
 from transenc.stages.training import average
 
@@ -16,13 +20,42 @@ PAIRS = [("a cat sat", "the dog ran far away"), ("a cat sat", "a cat sat"), ("tw
 def test_it_is_the_mean_of_the_best_cosines_of_both_sides_over_the_tokens_that_count():
     first = torch.tensor([[[2.0, 0.0], [0.0, 1.0], [9.0, 9.0]]])
     second = torch.tensor([[[1.0, 0.0], [5.0, 5.0], [3.0, 4.0]]])
-    found = late_interaction(first, second, torch.tensor([[True, True, False]]), torch.tensor([[True, False, True]]))
-    assert found.tolist() == pytest.approx([((1 + 0.8) / 2 + (1 + 0.8) / 2) / 2])
+    found = late_interaction(first, second, torch.tensor([[[1, 1, 0]]]), torch.tensor([[[1, 0, 1]]]))
+    assert found.tolist() == [pytest.approx([((1 + 0.8) / 2 + (1 + 0.8) / 2) / 2])]
+
+
+def test_each_weighting_averages_the_same_cosines_by_its_own_weights():
+    first = torch.tensor([[[2.0, 0.0], [0.0, 1.0]]])
+    second = torch.tensor([[[1.0, 0.0], [3.0, 4.0]]])
+    found = late_interaction(first, second, torch.tensor([[[1, 1]], [[1, 3]]]), torch.tensor([[[1, 1]], [[4, 1]]]))
+    assert found.squeeze(1).tolist() == pytest.approx([0.9, ((1 + 3 * 0.8) / 4 + (4 + 0.8) / 5) / 2])
 
 
 def test_a_sentence_without_a_token_has_nothing_in_common():
     hidden = torch.ones(1, 2, 3)
-    assert late_interaction(hidden, hidden, torch.tensor([[True, True]]), torch.tensor([[False, False]])).item() == 0
+    assert late_interaction(hidden, hidden, torch.tensor([[[1, 1]]]), torch.tensor([[[0, 0]]])).item() == 0
+
+
+def test_a_token_weighs_less_the_more_sentences_have_it():
+    pairs = TokenisedPairs(np.array([5, 5, 2, 5, 7, 7, 2]), np.array([0, 3, 4, 7, 7]), np.zeros((1, 2), dtype=np.int32))
+    counts = pairs.sentence_counts(9)
+    assert counts.tolist() == [0, 0, 2, 0, 0, 2, 0, 1, 0]
+    weights = inverse_document_frequencies(counts, 4)
+    assert weights[[2, 7, 0]] == pytest.approx([math.log(5 / 3), math.log(5 / 2), math.log(5)])
+    assert inverse_document_frequencies(np.array([4]), 4)[0] > 0  # what all sentences have still counts for a little
+
+
+def test_sentences_are_counted_in_parts_as_in_one(monkeypatch):
+    lengths = np.arange(20) % 5
+    ids = np.random.default_rng(0).integers(0, 9, lengths.sum()).astype(np.int32)
+    pairs = TokenisedPairs(ids, np.concatenate([[0], np.cumsum(lengths)]), np.zeros((1, 2), dtype=np.int32))
+    whole = pairs.sentence_counts(9)
+    monkeypatch.setattr(transenc.data.tokens, "COUNTED", 3)
+    assert (
+        whole.tolist()
+        == pairs.sentence_counts(9).tolist()
+        == [sum(token in pairs.tokens(sentence) for sentence in range(20)) for token in range(9)]
+    )
 
 
 def numbered(encoder, pairs):
@@ -37,7 +70,8 @@ def test_scores_depend_neither_on_the_pooling_nor_on_the_batch_and_leave_the_enc
     scores = cls.late_interaction(pairs, 4096)
     np.testing.assert_allclose(scores, mean.late_interaction(pairs, 4096), atol=1e-6)
     np.testing.assert_allclose(scores, mean.late_interaction(pairs, 1), atol=1e-5)
-    assert scores[1] == pytest.approx(1, abs=1e-6)
+    assert scores[:, 1] == pytest.approx(1, abs=1e-6)
+    assert abs(scores[0, 0] - scores[1, 0]) > 1e-3
     assert (cls.score(pairs) == before).all()
 
 
@@ -51,7 +85,7 @@ def test_special_tokens_and_prompts_do_not_count(bert):
     skipped = 1 + len(encoder.tokenizer("the small", add_special_tokens=False)["input_ids"])
     cosines = first[skipped : skipped + counts[0]] @ second[1 : 1 + counts[1]].T
     expected = (cosines.amax(0).mean() + cosines.amax(1).mean()) / 2
-    assert encoder.late_interaction(pairs, 4096)[0] == pytest.approx(expected.item(), abs=1e-5)
+    assert encoder.late_interaction(pairs, 4096)[0, 0] == pytest.approx(expected.item(), abs=1e-5)
 
 
 @pytest.fixture
@@ -68,8 +102,9 @@ def test_a_bi_encoder_labels_by_its_embeddings_and_by_its_tokens(made):
     scores = [np.load(made[title] / "scores.npy") for title in titles]
     for name, teachers in (("1-bi", scores[:2]), ("1-cross", scores)):
         labels = pandas.read_csv(made["run"] / "labels" / f"{name}.csv").label
-        np.testing.assert_allclose(labels, np.clip(average(np.stack(teachers), "z"), 0, 1), atol=1e-5)
-    assert np.abs(scores[0] - scores[1]).max() > 1e-3
+        np.testing.assert_allclose(labels, np.clip(average(np.vstack(teachers), "z"), 0, 1), atol=1e-5)
+    assert scores[1].shape == (2, len(scores[0]))
+    assert np.abs(scores[1] - scores[0]).max(axis=1).min() > 1e-3
 
 
 @pytest.mark.parametrize("direction", ["cross_to_bi", "gold_to_bi"])

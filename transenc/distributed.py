@@ -77,12 +77,12 @@ def shard(count: int) -> np.ndarray:
 
 
 def gather_shards(values: np.ndarray, count: int) -> np.ndarray:
-    """The results of all ranks for their shards, as one array of length `count`, in every rank."""
+    """The results of all ranks for their shards, [..., their share], as one array [..., count], in every rank."""
     if size() == 1:
         return values
-    gathered = np.empty(count, values.dtype)
+    gathered = np.empty((*values.shape[:-1], count), values.dtype)
     for source, part in enumerate(gather(values)):
-        gathered[source :: size()] = part
+        gathered[..., source :: size()] = part
     return gathered
 
 

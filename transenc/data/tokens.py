@@ -1,6 +1,6 @@
 """Pairs as tokens: each sentence tokenised once, without special tokens, however many pairs it is in.
 
-Axes: S sentences, N pairs, T tokens in all.
+Axes: S sentences, N pairs, T tokens in all, V tokens of the vocabulary.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 CHUNK = 1024  # sentences handed to the tokenizer at once: enough for its own threads, little to hold
+COUNTED = 1 << 16  # sentences whose tokens are counted at once
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,16 @@ class TokenisedPairs:
     def lengths(self) -> np.ndarray:
         """[S] int64, tokens in each sentence."""
         return np.diff(self.offsets)
+
+    def sentence_counts(self, vocabulary: int) -> np.ndarray:
+        """[V] int64, in how many of the S sentences each of `vocabulary` tokens is."""
+        counts = np.zeros(vocabulary, dtype=np.int64)
+        for start in range(0, len(self.offsets) - 1, COUNTED):
+            offsets = self.offsets[start : start + COUNTED + 1]
+            sentences = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+            once = np.unique(sentences * vocabulary + self.ids[offsets[0] : offsets[-1]])
+            counts += np.bincount(once % vocabulary, minlength=vocabulary)
+        return counts
 
     def select(self, rows: np.ndarray) -> "TokenisedPairs":
         """The same sentences with some of the pairs; `rows` are pair numbers."""

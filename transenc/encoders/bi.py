@@ -16,7 +16,7 @@ import transenc.encoders.modules as st
 from transenc.data.tokens import TokenisedPairs
 from transenc.encoders.base import PairEncoder, Progress, in_batches
 from transenc.encoders.cpu_layers import speed_up
-from transenc.encoders.late_interaction import late_interaction
+from transenc.encoders.late_interaction import inverse_document_frequencies, late_interaction
 from transenc.encoders.loading import UNLIMITED, load_backbone, load_parts, refuse
 from transenc.errors import InputError
 from transenc.model_description import PAIR_PROMPTS, Description
@@ -179,7 +179,8 @@ class BiEncoder(PairEncoder):
         progress: Progress = lambda count: None,
         precision: str = "32-true",
     ) -> np.ndarray:
-        """Similarities of all pairs by their tokens, without special tokens and prompts.
+        """Similarities of all pairs by their tokens, without special tokens and prompts: all tokens alike, and by the
+        inverse document frequency that they have among the sentences of `pairs`.
 
         Args:
             pairs: N tokenised pairs.
@@ -187,22 +188,26 @@ class BiEncoder(PairEncoder):
             progress: called with the number of pairs just done.
 
         Returns:
-            [N] float32 in [-1, 1], see `transenc.encoders.late_interaction`.
+            [2, N] float32 in [-1, 1], see `transenc.encoders.late_interaction`.
         """
-        scores = np.empty(len(pairs), dtype=np.float32)
+        scores = np.empty((2, len(pairs)), dtype=np.float32)
+        vocabulary = self.backbone.get_input_embeddings().num_embeddings  # type: ignore[operator]
+        idf = inverse_document_frequencies(pairs.sentence_counts(vocabulary), len(pairs.lengths))
+        weightings = torch.from_numpy(np.stack([np.ones_like(idf), idf]))  # [2, V]
         before, behind = len(self.inputs.alone_before), len(self.inputs.alone_behind)
         skipped = torch.tensor([max(before, self._tokens_of_prompt(prompt)) for prompt in self.prompts])
         lengths = self.inputs.single_lengths(pairs.lengths[pairs.sides(slice(None))])  # [N, 2]
 
         def run(group: np.ndarray) -> None:
-            inputs = self.to_device(self.collate(pairs, group, group < 0))
-            hidden = self.backbone(**inputs).last_hidden_state
+            inputs = self.collate(pairs, group, group < 0)
+            hidden = self.backbone(**self.to_device(inputs)).last_hidden_state
             places = torch.arange(hidden.shape[1])
             ends = torch.from_numpy(lengths[group]) - behind  # [B, 2]
-            counts = (places >= skipped[:, None]) & (places < ends[:, :, None])  # [B, 2, L]
+            counts = (places >= skipped[:, None, None]) & (places < ends.T[:, :, None])  # [2, B, L]
+            weights = weightings[:, inputs["input_ids"].view(counts.shape)] * counts  # [2, 2, B, L]
             with torch.autocast(self.device.type, enabled=False):
-                found = late_interaction(*hidden.float().chunk(2), *counts.to(self.device).unbind(1))
-            scores[group] = found.cpu().numpy()
+                found = late_interaction(*hidden.float().chunk(2), *weights.to(self.device).unbind(1))
+            scores[:, group] = found.cpu().numpy()
             progress(len(group))
 
         if self._first_only:

@@ -4,7 +4,7 @@ load    -> a model folder
 centre  -> a bi-encoder's folder, its embeddings mean-centred
 embed   -> vectors.npy: a bi-encoder's embeddings of a corpus
 score   -> raw.npy, scores.npy: one encoder's cosines or logits for one set of pairs, and the scores they make
-score_late -> scores.npy: a bi-encoder's similarities by late interaction
+score_late -> scores.npy: a bi-encoder's similarities by late interaction, in two rows
 """
 
 from collections.abc import Callable, Mapping
@@ -169,10 +169,10 @@ def score(out: Path, config: Config, progress: Progress, model: Artifact, tokens
     return {"kind": encoder.kind, "pairs": len(raw), **metrics, "summary": summary}
 
 
-@stage(version=1, ignore=("batch_tokens", "accelerator"))
+@stage(version=2, ignore=("batch_tokens", "accelerator"))
 @distributed.collective
 def score_late(out: Path, config: Config, progress: Progress, model: Artifact, tokens: Artifact) -> Facts:
-    """A bi-encoder's similarities by late interaction, in [-1, 1]."""
+    """A bi-encoder's similarities by late interaction: [2, N] in [-1, 1], all tokens alike, and weighted."""
     encoder = loaded(model, config)
     pairs = TokenisedPairs.load(tokens.path)
     rows = distributed.shard(len(pairs))
@@ -182,7 +182,7 @@ def score_late(out: Path, config: Config, progress: Progress, model: Artifact, t
     if distributed.rank():
         return {}
     np.save(out / "scores.npy", scores)
-    return {"pairs": len(scores), "summary": f"{len(scores):,} pairs, by their tokens"}
+    return {"pairs": len(pairs), "summary": f"{len(pairs):,} pairs, by their tokens"}
 
 
 def similarities(

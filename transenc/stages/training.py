@@ -37,7 +37,7 @@ ADAPTER = "adapter"  # folder in a student's
 @stage(version=2)
 def label(out: Path, config: Config, progress: Progress, *scored: Artifact) -> Facts:
     """The teachers' scores, averaged, and clamped to [0, 1], where both losses are defined."""
-    scores = average(np.stack([np.load(artifact / "scores.npy") for artifact in scored]), config["average"])
+    scores = average(np.vstack([np.load(artifact / "scores.npy") for artifact in scored]), config["average"])
     clamped = float(np.mean((scores < 0) | (scores > 1)))
     labels = np.clip(scores, 0, 1).astype(np.float32)
     np.save(out / "labels.npy", labels)
