@@ -57,15 +57,15 @@ SMALL = [
     "distill.select=last",
 ]
 BOTH = ["distill.teachers=both", "distill.average=z"]
-BASE = "distill=base"
+BASE = ["distill=paper", "distill.cross.min_steps=300"]  # small pools are passed over several times
 VARIANTS = {
-    "paper": [BASE],
-    "symmetric": [BASE, "distill.symmetric=true"],
-    "starts centred": [BASE, "distill.centre=starts"],
-    "students centred": [BASE, "distill.centre=students"],
-    "cosent": [BASE, "distill.bi.loss=cosent"],
-    "both teachers": [BASE, *BOTH],
-    "cosent + both teachers": [BASE, "distill.bi.loss=cosent", *BOTH],
+    "paper": BASE,
+    "symmetric": [*BASE, "distill.symmetric=true"],
+    "starts centred": [*BASE, "distill.centre=starts"],
+    "students centred": [*BASE, "distill.centre=students"],
+    "cosent": [*BASE, "distill.bi.loss=cosent"],
+    "both teachers": [*BASE, *BOTH],
+    "cosent + both teachers": [*BASE, "distill.bi.loss=cosent", *BOTH],
     "adapt": ["distill=adapt"],
     "adapt, embeddings only": ["distill=adapt", "distill.late_interaction=false"],
     "adapt, one fold": ["distill=adapt", "distill.folds=1"],

@@ -258,7 +258,7 @@ class Distill:
     iterations: int  # an iteration trains the cross-encoder, then the bi-encoder
     teachers: Teachers
     average: Average
-    late_interaction: bool  # bi-encoders label by tokens too (MaxSim)
+    late_interaction: bool  # bi-encoders label by tokens too (BERTScore)
     start: Start
     centre: Centre
     symmetric: bool  # the cross-encoder's logit is the mean over both orders of a pair, unless data.ordered

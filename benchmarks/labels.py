@@ -1,0 +1,59 @@
+"""How good a bi-encoder's labels are before any training: its embeddings, its tokens (late interaction), and both.
+
+    python benchmarks/labels.py                          # STS-B, SICK, STS12-16
+    python benchmarks/labels.py texts=FOLDER data=twitter,wikiqa,stsb starts=weak,strong
+
+Arguments are those of benchmarks/ablations.py. Scores of the test pairs, Spearman x100, AUC of binary scores. Inverse
+document frequencies are those of the test sentences, which have no labels.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas
+from ablations import DATA, ROOT, STARTS, add_texts
+
+sys.path.insert(0, str(ROOT))
+from transenc.artifacts import Store
+from transenc.composition import compose
+from transenc.config.schema import Scores
+from transenc.data.tokens import TokenisedPairs
+from transenc.metrics import main_metric
+from transenc.progress import Progress
+from transenc.stages.models import loaded
+from transenc.stages.run import Stages
+from transenc.stages.training import average
+
+LABELS = {"embeddings": [0], "tokens": [1], "tokens, IDF": [2], "embeddings, tokens": [0, 1], "all three": [0, 1, 2]}
+SETS = {f"sts{year}": ["data=sts", f"data.test=[sts{year}]"] for year in range(12, 17)}
+
+
+def scores(data: str, start: str) -> dict[str, float]:
+    """The metric x100 of each choice of `LABELS` on a text's test pairs."""
+    cfg = compose("train", [*{**DATA, **SETS}[data], *STARTS[start], "data.dev=null"])
+    stages = Stages(cfg, Store(ROOT / "artifacts"), Progress())
+    (member,) = stages.initial_encoders("bi")
+    ((name, test),) = stages.tests.items()
+    pairs = TokenisedPairs.load(stages.tokens(test, member.artifact, name).path)
+    encoder, tokens = loaded(member.artifact, stages.scoring), stages.scoring["batch_tokens"]
+    found = np.vstack([encoder.score(pairs, tokens), encoder.late_interaction(pairs, tokens)])
+    binary = cfg.data.scores is Scores.binary
+    return {
+        label: 100 * main_metric(average(found[rows], "z"), pairs.gold, binary) for label, rows in LABELS.items()
+    }
+
+
+def main(arguments: list[str]) -> None:
+    said = dict(argument.split("=", 1) for argument in arguments)
+    if texts := said.get("texts"):
+        add_texts(Path(texts))
+    texts = said.get("data", "stsb,sickr,sts12,sts13,sts14,sts15,sts16").split(",")
+    starts = said.get("starts", "strong,weak,three layers").split(",")
+    table = pandas.DataFrame({(start, text): scores(text, start) for start in starts for text in texts}).T
+    print(table.round(2).to_string())
+    print("\nmean over texts\n" + table.groupby(level=0, sort=False).mean().round(2).to_string())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
