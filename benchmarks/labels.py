@@ -39,9 +39,7 @@ def scores(data: str, start: str) -> dict[str, float]:
     encoder, tokens = loaded(member.artifact, stages.scoring), stages.scoring["batch_tokens"]
     found = np.vstack([encoder.score(pairs, tokens), encoder.late_interaction(pairs, tokens)])
     binary = cfg.data.scores is Scores.binary
-    return {
-        label: 100 * main_metric(average(found[rows], "z"), pairs.gold, binary) for label, rows in LABELS.items()
-    }
+    return {label: 100 * main_metric(average(found[rows], "z"), pairs.gold, binary) for label, rows in LABELS.items()}
 
 
 def main(arguments: list[str]) -> None:

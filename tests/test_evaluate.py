@@ -64,3 +64,8 @@ def test_the_mean_over_a_years_subsets_is_reported_beside_all(evaluate, bert, tm
     _, rows = evaluate(f"model.path={bert}", "data.test=[sts13]", f"paths.dataset={tmp_path}")
     assert rows.subset_mean.item() == pytest.approx(rows.spearman.item())  # the same subset three times
     assert rows.n.item() == 9
+
+
+def test_both_orders_of_a_bi_encoder_are_refused(evaluate, bert):
+    with pytest.raises(InputError, match="is a bi-encoder, whose cosines have no order; leave it out"):
+        evaluate(f"model.path={bert}", "model.symmetric=true")

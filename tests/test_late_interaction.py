@@ -98,7 +98,7 @@ def made(setting, artifacts_by_title):
 
 
 def test_a_bi_encoder_labels_by_its_embeddings_and_by_its_tokens(made):
-    titles = ["0/bi pool", "0/bi pool late interaction", "1/cross pool"]
+    titles = ["0/bi pool", "0/bi late pool", "1/cross pool"]
     scores = [np.load(made[title] / "scores.npy") for title in titles]
     for name, teachers in (("1-bi", scores[:2]), ("1-cross", scores)):
         labels = pandas.read_csv(made["run"] / "labels" / f"{name}.csv").label

@@ -152,6 +152,16 @@ def test_parts_hold_the_activations_of_one_at_a_time(bert):
     assert sorted(held[4:]) == [1, 2, 2, 2]  # once more, for the gradient
 
 
+def test_checkpointed_layers_are_computed_again_for_the_gradient(bert):
+    encoder, ran = CrossEncoder.load(bert, new_head=0).train(), []
+    encoder.checkpoint_layers()
+    layer = encoder.backbone.bert.encoder.layer[0]
+    layer.attention.register_forward_hook(lambda *_: ran.append(1))
+    tokens = encoder.tokenise(*number_sentences(PAIRS))
+    encoder(encoder.collate(tokens, np.arange(7), np.zeros(7, dtype=bool))).sum().backward()
+    assert len(ran) == 2
+
+
 @pytest.mark.slow
 def test_a_run_in_parts_and_with_gradient_checkpointing_ends_near_the_plain_one(setting):
     plain = ("distill.select=last", "distill.failure=ignore")

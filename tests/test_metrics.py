@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from transenc.metrics import auc, average_precision, bootstrap, compute_metrics, p_value, pearson, spearman
+from transenc.metrics import auc, average_precision, bootstrap, compute_metrics, p_value, pearson, ranked, spearman
 
 
 def test_auc_is_how_often_a_one_lies_above_a_zero_ties_counting_half():
@@ -49,3 +49,7 @@ def test_the_interval_holds_the_measure_and_p_tells_better_from_equal():
     assert p_value(drawn[:, 0], drawn[:, 1]) == 2 / 401
     assert p_value(drawn[:, 0], drawn[:, 2]) > 0.05
     assert p_value(drawn[:, 0], drawn[:, 0]) == 1
+
+
+def test_undefined_correlations_rank_below_missing_ones_and_both_below_all_others():
+    assert sorted([0.0, None, 1.0, -1.0, float("nan"), -0.5], key=ranked)[1:] == [None, -1.0, -0.5, 0.0, 1.0]

@@ -75,3 +75,14 @@ def test_empty_sentences_and_repeated_pairs_are_dropped_and_counted(setting, tmp
     data = json.loads((setting.root / "run" / "run.json").read_text())["data"]
     dropped = {"with an empty side": 2, "of equal sides": 1, "of dev or test": 0, "repeated": 2}
     assert (data["pairs"], data["dropped"]) == (1 + len(PAIRS), dropped)
+
+
+@pytest.mark.slow
+def test_of_a_flattened_pool_the_pairs_of_the_present_test_sets_are_counted(setting, files):
+    settings = ["data.flatten=true", "data.limit=20", "data.transductive=true", "data.dev=null"]
+    shared = []
+    for test in ("[]", f"[{files}/pool.tsv]"):
+        folder = setting.run(*settings, f"data.test={test}", "distill.failure=ignore")
+        shared.append(json.loads((folder / "run.json").read_text())["data"]["shared"])
+    assert shared == [0, 20]
+    assert setting.trained() == []

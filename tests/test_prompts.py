@@ -133,3 +133,15 @@ def test_a_cross_encoders_prompt_stands_before_the_first_sentence_and_is_kept(mo
     again = TheirCrossEncoder(str(tmp_path / "saved"), device="cpu").predict(PAIRS)
     for scores in (encoder.predict(PAIRS), again, CrossEncoder.load(tmp_path / "saved").predict(PAIRS)):
         np.testing.assert_allclose(scores, expected, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_with_two_prompts_neighbours_are_found_among_first_sentences(setting, folder, files, tmp_path):
+    sentences = pandas.read_csv(files / "pool.tsv", sep="\t").sentence1.drop_duplicates()
+    (tmp_path / "corpus.txt").write_text("\n".join(sentences))
+    run = setting.run(
+        f"model.bi={folder}", "model.bi_prompt=['q: ','d: ']", "data.ordered=true", "data.path=null",
+        f"data.sentences={tmp_path}/corpus.txt", "data.mining.pairs=40", "data.mining.nearest=1", "distill.select=last",
+        "distill.failure=ignore",
+    )  # fmt: skip
+    assert len(pandas.read_csv(run / "labels" / "1-bi.csv")) > 20

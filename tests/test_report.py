@@ -9,9 +9,11 @@ import numpy as np
 import pandas
 import pytest
 from conftest import PAIRS
+from matplotlib.figure import Figure
 
 from transenc.composition import compose
 from transenc.loop import distill
+from transenc.report import plots
 from transenc.report.__main__ import main
 from transenc.report.page import write_report
 from transenc.report.run import Run
@@ -165,3 +167,29 @@ def test_published_figures_stand_beside_the_scores_on_the_page_and_the_terminal(
     shown = table(rows, ["a", "b"], {}, {"cross": {"a": 84.0, "b": 86.0}, "bi": {"a": 80.0}}).splitlines()
     assert shown[-2].split() == ["paper", "cross", "84.00", "86.00", "85.00"]
     assert shown[-1].split() == ["paper", "bi", "80.00"]
+
+
+def test_curves_of_ten_iterations_and_more_are_drawn_in_their_order(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots, "_figure", lambda draw, caption: drawn.append(draw))
+    rows = pandas.DataFrame([(f"{i}/bi", step, 0.1) for i in range(1, 13) for step in (1, 2)])
+    plots._curve(rows.set_axis(["place", "step", "loss"], axis=1), "loss", "")
+    axes = Figure().subplots()
+    drawn[0](axes)
+    assert [line.get_label() for line in axes.lines] == [f"{i}/bi" for i in range(1, 13)]
+    darkness = [line.get_alpha() for line in axes.lines]
+    assert sorted(darkness) == darkness
+    assert darkness[-1] <= 1
+
+
+def test_seconds_of_labelling_are_not_those_of_evaluation(monkeypatch):
+    drawn, titles = [], ["0/bi pool", "0/bi late pool", "0/bi stsb-test", "1/cross/fold-0 train", "read pairs"]
+    monkeypatch.setattr(plots, "_figure", lambda draw, caption, long_names: drawn.append(draw))
+    run = type("", (), {"facts": {"stages": [{"title": title, "seconds": 2.0} for title in titles]}})
+    plots._seconds(run)
+    axes = Figure().subplots()
+    drawn[0](axes)
+    named = dict(zip([label.get_text() for label in axes.get_yticklabels()], axes.patches, strict=True))
+    assert {name: bar.get_width() for name, bar in named.items()} == {
+        "0/bi label": 4, "evaluate": 2, "1/cross/fold-0 train": 2, "read": 2
+    }  # fmt: skip

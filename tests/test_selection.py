@@ -19,7 +19,7 @@ from transenc.metrics import spearman
 from transenc.model_card import card
 from transenc.report.page import write_report
 from transenc.results import Row
-from transenc.selection import select
+from transenc.selection import Selected, select
 from transenc.stages.evaluation import Member
 from transenc.stages.training import Selection, improves, interpolate_by_agreement
 
@@ -307,3 +307,20 @@ def test_a_bi_encoder_is_judged_by_the_initial_labels_too(setting, monkeypatch):
 def test_an_impossible_interpolation_is_refused(setting, settings, says):
     with pytest.raises(InputError, match=says):
         setting.run(*settings)
+
+
+def test_a_retained_initial_encoder_has_no_selection_score(tmp_path):
+    member = Member("bi", 1, 0, False, Artifact(tmp_path, "", {}))
+    assert select([member], [], Select.agreement, None) == [Selected(member, None)]
+
+
+@pytest.mark.parametrize("count", [9, 10])
+def test_fewer_than_ten_held_out_pairs_show_no_improvement(count):
+    labels = np.arange(count)
+    assert improves(-labels, labels, labels) == (count == 10)
+
+
+def test_a_share_that_holds_all_pairs_out_is_refused(setting, tmp_path):
+    (tmp_path / "two.tsv").write_text("sentence1\tsentence2\nthe dog runs\ta dog\na cat\tthe man eats\n")
+    with pytest.raises(InputError, match=r"^data.path: too few pairs .* or lower distill.holdout$"):
+        setting.run(f"data.path={tmp_path}/two.tsv", "data.dev=null", "distill.failure=ignore")

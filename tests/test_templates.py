@@ -4,11 +4,13 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from conftest import PAIRS
 from families import build
 from sentence_transformers import CrossEncoder as TheirCrossEncoder
 from transformers import AutoTokenizer
 
+from transenc.data.tokens import number_sentences
 from transenc.encoders import CrossEncoder
 from transenc.errors import InputError
 
@@ -100,3 +102,16 @@ def test_swapped_pairs_have_each_sentence_in_the_others_place(folder):
         encoder.score(encoder.tokenise(*number_sentences(pairs))) for pairs in (PAIRS, [pair[::-1] for pair in PAIRS])
     )
     np.testing.assert_allclose(both.score(both.tokenise(*number_sentences(PAIRS))), (there + back) / 2, atol=1e-6)
+
+
+def test_the_tokens_round_a_pair_are_among_the_embeddings_that_are_trained(folder):
+    set_template(folder, RERANKER)
+    encoder = CrossEncoder.load(folder, new_head=1)
+    tokens = encoder.tokenise(*number_sentences(PAIRS))
+    behind = {token for token, _ in encoder.inputs.behind}
+    assert behind - set(tokens.ids.tolist()) - {encoder.inputs.pad}
+    inputs = encoder.collate(tokens, np.arange(len(PAIRS)), np.zeros(len(PAIRS), dtype=bool))
+    expected = encoder(inputs).detach()
+    with encoder.used_rows(tokens):
+        encoder.train()
+        torch.testing.assert_close(encoder(inputs).detach(), expected)  # it has no dropout

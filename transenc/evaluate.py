@@ -61,6 +61,10 @@ def recognise(source: Source, model: Scored) -> tuple[str, dict[str, Any]]:
     except InputError as error:
         raise InputError(f"model={error}") from None
     if not cross:
+        if model.symmetric is not None:
+            raise InputError(
+                f"model.symmetric: {source.name} is a bi-encoder, whose cosines have no order; leave it out"
+            )
         return "bi", {"pooling": model.pooling.name, "prompt": model.prompt, "prompt_name": model.prompt_name}
     if (model.prompt, model.prompt_name) != (None, None):
         raise InputError(f"model.prompt: {source.name} is a cross-encoder, which has prompts of its own only")

@@ -6,6 +6,7 @@ are equal. It is NaN here, and an empty cell in results.csv.
 Axes: N pairs, M models, R resamples.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -42,6 +43,13 @@ def average_precision(raw: np.ndarray, gold: np.ndarray) -> float:
     from sklearn.metrics import average_precision_score
 
     return float(average_precision_score(gold, raw)) if varies(gold) and np.isfinite(raw).all() else float("nan")
+
+
+def ranked(score: float | None) -> float:
+    """What to sort correlations by: an undefined one (NaN) is below a missing one (None), and both below all others."""
+    if score is None:
+        return -1.5
+    return -2.0 if math.isnan(score) else score
 
 
 def main_metric_name(binary: bool) -> str:

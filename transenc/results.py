@@ -104,7 +104,7 @@ def grid(metrics: Mapping[str, str], lines: Sequence[Line], more: Sequence[str] 
     """Values x100 with two decimals, tasks across; at most 80 columns for nine of them, if all are defined.
 
     Args:
-        metrics: what each task is metricd by, a key of `METRIC_NAMES`, by the task's name.
+        metrics: what each task is measured by, a key of `METRIC_NAMES`, by the task's name.
         lines: values by task, then of `more`.
         more: heads of further columns.
     """

@@ -211,7 +211,8 @@ class RunWriter:
         if member.kind == "cross" and self.cfg.distill.symmetric and not self.cfg.data.ordered:
             text += " Its results below are of the mean logit over both orders of a pair; `predict` takes one order."
         if member.folds:
-            text += f" It is the best of {len(member.folds)}, each trained on the pool but one fold."
+            which = "one" if stages.select is Select.last else "the best"
+            text += f" It is {which} of {len(member.folds)}, each trained on the pool but one fold."
         if kept:
             text += f" {kept}"
         if member.artifact.facts.get("centred"):

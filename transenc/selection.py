@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from transenc.config.schema import Select
+from transenc.metrics import ranked
 from transenc.results import Row
 from transenc.stages.evaluation import Member
 
@@ -45,9 +46,9 @@ def select(candidates: Sequence[Member], rows: Sequence[Row], by: Select, dev: s
             if by is Select.dev:
                 score = next(row.value for row in rows if row.key == member.key and row.task == dev)
             else:  # a retained initial encoder has no agreement
-                score = member.artifact.facts.get("selection", -1.0)
-            score = None if math.isnan(score) else score
-            order = -2.0 if score is None else score  # an undefined score ranks below all correlations
+                score = member.artifact.facts.get("selection")
+            order = ranked(score)
+            score = None if score is None or math.isnan(score) else score
         if member.number not in best or order > best[member.number][0]:
             best[member.number] = order, Selected(member, score)
     return [selected for _, selected in best.values()]

@@ -38,7 +38,7 @@ class Record(NamedTuple):
     Attributes:
         where: file and line, as errors begin with it.
         sentence1, sentence2: each on one line, surrounding whitespace kept.
-        score: as it is written; None where it is not read or missing.
+        score: as it is written; without a meaning where `Format.score` is None.
         text: the whole record as it is written, without its line end. A row that is shorter than the header is filled
             up with empty columns; a row of parquet is written as csv.
     """
@@ -76,10 +76,10 @@ class Format:
         """
         if not self.binary:
             return parse_score(written, self.score_min, self.score_max, where)
-        score = parse_score(written, float("-inf"), float("inf"), where)
-        if score not in (0, 1):
+        label = _number(written, where)
+        if label not in (0, 1):
             raise InputError(f"{where}: the label {written!s:.{SHOWN}} is neither 0 nor 1")
-        return score
+        return label
 
 
 def one_line(sentence: str) -> str:
@@ -104,16 +104,20 @@ def read_sentences(path: Path) -> list[str]:
     return [sentence for line in _lines(path) if (sentence := one_line(line).strip())]
 
 
+def _number(text: Any, where: str) -> float:
+    try:
+        return float(text)
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(f"{where}: the score {text!r:.{SHOWN}} is not a number") from None
+
+
 def parse_score(text: Any, low: float, high: float, where: str) -> float:
     """A gold score in [low, high].
 
     Raises:
         InputError: not a number, or outside; the message begins with `where`.
     """
-    try:
-        score = float(text)
-    except (TypeError, ValueError, OverflowError):
-        raise InputError(f"{where}: the score {text!r:.{SHOWN}} is not a number") from None
+    score = _number(text, where)
     if not low <= score <= high:
         belongs = f"[{low:g}, {high:g}]; see data.score_min, data.score_max"
         raise InputError(f"{where}: the score {text!s:.{SHOWN}} is not in {belongs}")

@@ -58,7 +58,7 @@ class PairDataModule(pl.LightningDataModule):
         min_batches: that an epoch has; where one pass over the pairs has fewer, it passes over them several times.
         seed: of the order.
         part: (rank, ranks): take every `ranks`-th pair of a batch, from `rank` on. The mean of the ranks' losses, each
-            times its batch's `weight`, is the whole batch's.
+            times its batch's `weight`, is the whole batch's, but for CoSENT, which compares the pairs of a rank only.
 
     Attributes:
         done: batches that an interrupted run has done; the first epoch begins behind them.

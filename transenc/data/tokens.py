@@ -5,6 +5,7 @@ Axes: S sentences, N pairs, T tokens in all, V tokens of the vocabulary.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, product
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ class TokenisedPairs:
         """[L] int32, the tokens of one sentence."""
         return self.ids[self.offsets[sentence] : self.offsets[sentence + 1]]
 
-    @property
+    @cached_property
     def lengths(self) -> np.ndarray:
         """[S] int64, tokens in each sentence."""
         return np.diff(self.offsets)

@@ -10,7 +10,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import wraps
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Self
@@ -24,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from transenc.data.tokens import TokenisedPairs, number_sentences, tokenise
 from transenc.encoders.cpu_layers import speed_up
 from transenc.encoders.inputs import ModelInputs
-from transenc.encoders.loading import OFFSET_POSITIONS
+from transenc.encoders.loading import FP32_ONLY, OFFSET_POSITIONS, compute_in_fp32
 from transenc.encoders.lora import add_lora, save_adapter
 from transenc.encoders.losses import pair_loss
 from transenc.encoders.used_rows import UsedRows
@@ -35,7 +34,6 @@ from transenc.model_folder import Source, find
 log = logging.getLogger("transenc")
 
 Progress = Callable[[int], Any]
-FP32_ONLY = ("deberta",)  # model types that transformers cannot run in bf16: its mask's value overflows there
 
 
 @dataclass(frozen=True)
@@ -149,6 +147,7 @@ class PairEncoder(pl.LightningModule, ABC):
                 f"distill.{self.kind}.gradient_checkpointing: a {name} does not support it; set it to false"
             )
         self.backbone.activation_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+        self.use_cpu_layers(False)  # they would pass it over
 
     def in_parts(self, run: Callable[[dict[str, Tensor]], Tensor], inputs: dict[str, Tensor]) -> Tensor:
         """`run(inputs)`, in training by `part_size` sequences at a time.
@@ -213,8 +212,7 @@ class PairEncoder(pl.LightningModule, ABC):
         if type(table) is not torch.nn.Embedding or not table.weight.requires_grad:  # Gemma's scales what it looks up
             yield
             return
-        special = [self.inputs.pad, *self.tokenizer("a", "a")["input_ids"]]
-        rows = UsedRows(table, np.unique(np.concatenate([pairs.ids, special])).astype(np.int64))
+        rows = UsedRows(table, np.unique(np.concatenate([pairs.ids, self.inputs.added])).astype(np.int64))
         self.backbone.set_input_embeddings(rows)  # type: ignore[operator]
         try:
             yield
@@ -225,7 +223,17 @@ class PairEncoder(pl.LightningModule, ABC):
 
     # Scoring.
 
-    @torch.inference_mode()
+    @contextmanager
+    def scoring(self, precision: str) -> Iterator[None]:
+        """In eval mode, without gradients, in a precision as `score` takes it."""
+        training, bf16 = self.training, precision == "bf16-mixed"
+        self.eval()
+        try:
+            with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+                yield
+        finally:
+            self.train(training)
+
     def score(
         self,
         pairs: TokenisedPairs,
@@ -247,13 +255,8 @@ class PairEncoder(pl.LightningModule, ABC):
         Returns:
             [N] float32: cosines or logits; `to_score` makes scores of them.
         """
-        training = self.training
-        self.eval()
-        try:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
-                return self._similarities(pairs, batch_tokens, progress)
-        finally:
-            self.train(training)
+        with self.scoring(precision):
+            return self._similarities(pairs, batch_tokens, progress)
 
     def predict(self, pairs: list[tuple[str, str]], batch_tokens: int = 4096) -> np.ndarray:
         """Scores of pairs of plain sentences, [N] float32 in [0, 1]."""
@@ -356,18 +359,6 @@ class PairEncoder(pl.LightningModule, ABC):
         for key in ("is_local", "local_files_only", "name_or_path", "auto_map"):
             config.pop(key, None)
         path.write_text(json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False), encoding="utf-8")
-
-
-def compute_in_fp32(backbone: torch.nn.Module) -> None:
-    """Have a model compute in fp32, whatever the precision around it."""
-    forward = backbone.forward
-
-    @wraps(forward)  # its signature says what the model takes
-    def in_fp32(*arguments: Any, **inputs: Any) -> Any:
-        with torch.autocast(next(backbone.parameters()).device.type, enabled=False):
-            return forward(*arguments, **inputs)
-
-    backbone.forward = in_fp32  # type: ignore[method-assign]
 
 
 def in_batches(lengths: np.ndarray, batch_tokens: int, run: Callable[[np.ndarray], Any]) -> None:

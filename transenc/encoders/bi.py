@@ -171,7 +171,6 @@ class BiEncoder(PairEncoder):
 
         in_batches(lengths, batch_tokens, run)
 
-    @torch.inference_mode()
     def late_interaction(
         self,
         pairs: TokenisedPairs,
@@ -210,14 +209,12 @@ class BiEncoder(PairEncoder):
             scores[:, group] = found.cpu().numpy()
             progress(len(group))
 
-        if self._first_only:
-            speed_up(self.backbone, False, self._cpu_layers)
+        speed_up(self.backbone, False, self._cpu_layers)  # all tokens, whatever the pooling reads
         try:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
+            with self.scoring(precision):
                 in_batches(2 * lengths.max(axis=1), batch_tokens, run)
         finally:
-            if self._first_only:
-                self.use_cpu_layers(self._cpu_layers)
+            self.use_cpu_layers(self._cpu_layers)
         return scores
 
     @torch.no_grad()

@@ -52,6 +52,12 @@ class ModelInputs:
         self.alone_before = [(token, 0) for token in alone["input_ids"][: inside[0]]]
         self.alone_behind = [(token, 0) for token in alone["input_ids"][inside[-1] + 1 :]]
 
+    @property
+    def added(self) -> list[int]:
+        """Every token that is put round a sentence's or a pair's own."""
+        parts = (self.before, self.between, self.behind, self.alone_before, self.alone_behind)
+        return [self.pad, *(token for part in parts for token, _ in part)]
+
     def single_lengths(self, lengths: np.ndarray) -> np.ndarray:
         """Length, special tokens included, of a sentence of each of the given numbers of tokens, cut."""
         return np.minimum(lengths + len(self.alone_before) + len(self.alone_behind), self.max_tokens)

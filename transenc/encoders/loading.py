@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ LAYERS = 1000  # at most; what config.json asks for is built before its weights 
 OFFSET_POSITIONS = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer", "luke", "xmod")
 ENCODER_HALF = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel"}  # of encoder-decoders
 UNLIMITED = 2**20  # tokens; what a tokenizer without a limit says is above
+FP32_ONLY = ("deberta",)  # model types that transformers cannot run in bf16: its mask's value overflows there
 
 
 def refuse(source: Source, description: Description) -> None:
@@ -219,6 +221,18 @@ def load_backbone(auto: Any, source: Source, config: Any, new_head: int | None =
         if not weight.isfinite().all():
             raise InputError(f"{source.name}: {name} holds NaN or infinite values; copy it again")
     return backbone
+
+
+def compute_in_fp32(backbone: torch.nn.Module) -> None:
+    """Have a model compute in fp32, whatever the precision around it."""
+    forward = backbone.forward
+
+    @wraps(forward)  # its signature says what the model takes
+    def in_fp32(*arguments: Any, **inputs: Any) -> Any:
+        with torch.autocast(next(backbone.parameters()).device.type, enabled=False):
+            return forward(*arguments, **inputs)
+
+    backbone.forward = in_fp32  # type: ignore[method-assign]
 
 
 def _with_adapter(backbone: torch.nn.Module, source: Source) -> torch.nn.Module:

@@ -130,7 +130,7 @@ def _curves(run: Run) -> Iterable[str]:
 
 def _curve(rows: Any, column: str, caption: str) -> str:
     def draw(axes: Any) -> None:
-        places = sorted(rows.place.unique())
+        places = sorted(rows.place.unique(), key=lambda place: (int(place.partition("/")[0]), place))
         last = int(places[-1].partition("/")[0])
         for place in places:
             curve = rows[rows.place == place]

@@ -71,8 +71,9 @@ class Run:
     @cached_property
     def labels(self) -> dict[tuple[int, str], Any]:
         """By iteration and kind of teacher."""
-        files = {tuple(path.stem.split("-", 1)): path for path in (self.folder / "labels").glob("*-*.csv")}
-        return {(int(iteration), kind): read_table(path) for (iteration, kind), path in sorted(files.items())}
+        files = [(*path.stem.split("-", 1), path) for path in (self.folder / "labels").glob("*-*.csv")]
+        found = {(int(iteration), kind): path for iteration, kind, path in files}
+        return {key: read_table(path) for key, path in sorted(found.items())}
 
     @cached_property
     def curves(self) -> Any:

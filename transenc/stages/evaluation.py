@@ -79,7 +79,7 @@ class Member:
         several: whether there are several members.
         artifact: its model folder.
         centred: whether it is an initial bi-encoder that has been mean-centred.
-        folds: the cross-fitted encoders of which it is the best, in the order of the folds that they have not seen.
+        folds: the cross-fitted encoders of which it is one, in the order of the folds that they have not seen.
     """
 
     kind: str

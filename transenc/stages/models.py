@@ -140,7 +140,7 @@ def embed(out: Path, config: Config, progress: Progress, model: Artifact, tokens
     """A bi-encoder's embedding of each sentence: [S, D] float16 of length 1, precise enough to find neighbours."""
     encoder = loaded(model, config)
     corpus = TokenisedPairs.load(tokens.path)
-    shape = (len(corpus.lengths), encoder.width)
+    shape = (corpus.second or len(corpus.lengths), encoder.width)  # with two prompts, each as a first sentence
     vectors = np.lib.format.open_memmap(out / "vectors.npy", mode="w+", dtype=np.float16, shape=shape)
     with progress.bar("embed", len(vectors), "sentence") as bar:
         encoder.encode(corpus, np.arange(len(vectors)), vectors, config["batch_tokens"], bar.update)

@@ -16,7 +16,7 @@ from transenc import distributed
 from transenc.artifacts import Artifact, Store
 from transenc.config.schema import Centre, Failure, Select, Start, Teachers, Train, listed
 from transenc.errors import InputError
-from transenc.metrics import varies
+from transenc.metrics import ranked, varies
 from transenc.model_folder import Source
 from transenc.progress import Progress
 from transenc.results import Row
@@ -167,7 +167,9 @@ class Stages(Evaluation):
 
     def flatten(self, pool: Artifact, labels: Artifact) -> Artifact:
         """`data.limit` pairs of the pool, whose initial labels are spread evenly."""
-        config = {"count": self.data.limit, "seed": self.data.seed}
+        # A pool counts by its pairs; what is reported of it depends on the test sets and on the sources too.
+        reported = {"shared": digest_of(pool / "shared.npy"), "dropped": pool.facts["dropped"]}
+        config = {"count": self.data.limit, "seed": self.data.seed, **reported}
         return self.store(flatten, config, pool, labels, progress=self.progress, title="flatten")
 
     def centre(self, initial: Sequence[Member], pool: Artifact) -> dict[int, Member]:
@@ -221,7 +223,7 @@ class Stages(Evaluation):
             return [self.store(score_held_out, config, tokens, *member.folds, progress=progress, title=title)]
         scored = [self.score(member.artifact, pool, member.place, "pool")]
         if member.kind == "bi" and self.cfg.distill.late_interaction:
-            title += " late interaction"
+            title = f"{member.place} late pool"
             scored.append(self.store(score_late, config, member.artifact, tokens, progress=progress, title=title))
         return scored
 
@@ -292,7 +294,7 @@ class Stages(Evaluation):
             if trained is None:
                 return replace(result, artifact=previous.artifact, folds=previous.folds)
             folds.append(trained)
-        best = max(folds, key=lambda artifact: artifact.facts["selection"] or -1.0)
+        best = max(folds, key=lambda artifact: ranked(artifact.facts["selection"]))
         return replace(result, artifact=best, folds=tuple(folds))
 
     def _train(

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("transenc")
 
 RESAMPLES = 200  # enough for a standard error (Efron and Tibshirani 1993, section 6.4)
+MIN_HELD_OUT = 10  # pairs, for a standard error
 ADAPTER = "adapter"  # folder in a student's
 
 
@@ -115,9 +116,12 @@ def improves(before: np.ndarray, after: np.ndarray, labels: np.ndarray) -> bool:
     than the standard error of the difference, from a paired bootstrap.
 
     Args:
-        before, after: [N] scores of the same pairs.
+        before, after: [N] scores of the same pairs. Fewer than `MIN_HELD_OUT` tell nothing: their resamples are often
+            alike.
         labels: [N], by Spearman.
     """
+    if len(labels) < MIN_HELD_OUT:
+        return False
     values = bootstrap([before, after], labels, False, RESAMPLES)
     gain = spearman(after, labels) - spearman(before, labels)
     return bool(gain > np.nanstd(values[:, 1] - values[:, 0]))
@@ -164,7 +168,7 @@ def interpolate_by_agreement(
     return reached
 
 
-@stage(version=11, ignore=("batch_tokens",))
+@stage(version=12, ignore=("batch_tokens",))
 @distributed.collective
 def train(
     out: Path,
@@ -219,7 +223,8 @@ def train(
     if by_agreement:
         selection = Selection(pairs.select(held_out), targets[held_out], False, config)
     if not len(kept):
-        raise InputError("data.path: too few pairs to hold some out; add pairs, or set distill.folds=1")
+        remedy = "set distill.folds=1" if "fold" in config else "lower distill.holdout"
+        raise InputError(f"data.path: too few pairs to hold some out ({len(pairs)}); add pairs, or {remedy}")
     if len(kept) < len(pairs):
         pairs, targets = pairs.select(kept), targets[kept]
 
