@@ -21,9 +21,9 @@ from transenc.config.schema import Scores
 from transenc.data.tokens import TokenisedPairs
 from transenc.metrics import main_metric
 from transenc.progress import Progress
+from transenc.stages.labels import average
 from transenc.stages.models import loaded
 from transenc.stages.run import Stages
-from transenc.stages.training import average
 
 LABELS = {"embeddings": [0], "tokens": [1], "tokens, IDF": [2], "embeddings, tokens": [0, 1], "all three": [0, 1, 2]}
 SETS = {f"sts{year}": ["data=sts", f"data.test=[sts{year}]"] for year in range(12, 17)}

@@ -13,7 +13,7 @@ import transenc.stages.run
 from transenc.artifacts import file_digest
 from transenc.encoders import CrossEncoder
 from transenc.errors import InputError
-from transenc.stages.training import folds_of
+from transenc.stages.labels import folds_of
 
 FOLDS = ["distill.folds=3", "distill.select=last", "distill.failure=ignore"]
 

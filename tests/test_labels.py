@@ -10,7 +10,7 @@ from conftest import weights
 
 import transenc.data.module
 import transenc.stages.evaluation
-import transenc.stages.training
+import transenc.stages.labels
 from transenc.artifacts import Artifact
 from transenc.encoders import CrossEncoder
 from transenc.encoders.base import PairEncoder
@@ -98,7 +98,7 @@ def test_labels_are_the_mean_of_the_teachers_clamped_to_the_unit_interval(tmp_pa
         folder.mkdir()
         np.save(folder / "scores.npy", np.array(scores, dtype=np.float32))
         artifacts.append(Artifact(folder, "", {}))
-    facts = transenc.stages.training.label.build(tmp_path, {"average": "mean"}, None, *artifacts)
+    facts = transenc.stages.labels.label.build(tmp_path, {"average": "mean"}, None, *artifacts)
     np.testing.assert_allclose(np.load(tmp_path / "labels.npy"), [0, 0.3, 1.0], atol=1e-6)
     assert facts["clamped"] == pytest.approx(1 / 3)
 

@@ -12,7 +12,7 @@ from transenc.data.tokens import TokenisedPairs
 from transenc.encoders import BiEncoder
 from transenc.encoders.late_interaction import inverse_document_frequencies, late_interaction
 from transenc.errors import InputError
-from transenc.stages.training import average
+from transenc.stages.labels import average
 
 PAIRS = [("a cat sat", "the dog ran far away"), ("a cat sat", "a cat sat"), ("two", "three small dogs")]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas
 import pytest
 
-import transenc.stages.training
+import transenc.stages.labels
 from transenc.artifacts import file_digest
 from transenc.encoders import BiEncoder
 
@@ -68,13 +68,13 @@ WIDE, NARROW = np.array([0.0, 1.0, 0.4, 0.6]), np.array([0.52, 0.50, 0.51, 0.53]
 )
 def test_averages_of_two_teachers_are_those_made_by_hand(how, expected):
     for teachers in ([WIDE, NARROW], [NARROW, WIDE]):
-        np.testing.assert_allclose(transenc.stages.training.average(np.stack(teachers), how), expected, atol=1e-5)
+        np.testing.assert_allclose(transenc.stages.labels.average(np.stack(teachers), how), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("how", ["mean", "z", "rank"])
 def test_one_teacher_is_left_as_it_is_and_a_constant_one_ranks_nothing(how):
     scores = np.random.default_rng(0).random(7)
-    np.testing.assert_array_equal(transenc.stages.training.average(scores[None], how), scores)
-    both = transenc.stages.training.average(np.stack([scores, np.full(7, 0.1)]), how)
+    np.testing.assert_array_equal(transenc.stages.labels.average(scores[None], how), scores)
+    both = transenc.stages.labels.average(np.stack([scores, np.full(7, 0.1)]), how)
     assert list(np.argsort(both)) == list(np.argsort(scores))
     assert both.mean() == pytest.approx((scores.mean() + 0.1) / 2)

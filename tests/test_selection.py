@@ -21,7 +21,7 @@ from transenc.report.page import write_report
 from transenc.results import Row
 from transenc.selection import Selected, select
 from transenc.stages.evaluation import Member
-from transenc.stages.training import Selection, improves, interpolate_by_agreement
+from transenc.stages.interpolation import SelectionMetric, improves, interpolate_by_agreement
 
 
 def test_the_models_are_the_selected_ones_and_load_in_sentence_transformers(setting, files):
@@ -241,12 +241,12 @@ def test_by_agreement_weights_go_on_to_the_trained_ones_while_agreement_rises(be
     labels, errors = rng.random(60), rng.normal(size=(2, 60))
     before, *scores = (labels + size * error for size, error in zip(noise, errors[[0, 1, 1]], strict=True))
     asked = iter(scores)
-    monkeypatch.setattr("transenc.stages.training.similarities", lambda *_: next(asked))
+    monkeypatch.setattr("transenc.stages.interpolation.similarities", lambda *_: next(asked))
     encoder = BiEncoder.load(bert)
     initial = {name: weight.clone() for name, weight in encoder.trained_state().items()}
     trained = {name: weight + 1 if weight.is_floating_point() else weight for name, weight in initial.items()}
     encoder.load_state_dict(trained, strict=False)
-    selection = Selection(None, labels, False, {})
+    selection = SelectionMetric(None, labels, False, {})
     assert interpolate_by_agreement(encoder, initial, before, [0.25, 1.0], selection, labels) == share
     for name, weight in encoder.trained_state().items():
         torch.testing.assert_close(weight, torch.lerp(initial[name], trained[name], share))
@@ -263,11 +263,11 @@ def test_by_agreement_weights_go_on_to_the_trained_ones_while_agreement_rises(be
 def test_no_step_may_agree_less_with_the_initial_labels_than_the_initial_weights_do(bert, monkeypatch, steps, share):
     labels, others, noise = np.random.default_rng(0).random((3, 60))
     asked = iter([own * labels + initially * others for own, initially in steps])
-    monkeypatch.setattr("transenc.stages.training.similarities", lambda *_: next(asked))
+    monkeypatch.setattr("transenc.stages.interpolation.similarities", lambda *_: next(asked))
     before, encoder, selection = (
         0.3 * labels + 0.3 * others + noise,
         BiEncoder.load(bert),
-        Selection(None, labels, False, {}),
+        SelectionMetric(None, labels, False, {}),
     )
     assert interpolate_by_agreement(encoder, encoder.trained_state(), before, [0.5, 1.0], selection, others) == share
 
@@ -275,8 +275,8 @@ def test_no_step_may_agree_less_with_the_initial_labels_than_the_initial_weights
 def test_of_agreement_with_the_initial_labels_no_standard_error_is_asked(bert, monkeypatch):
     labels, others, noise = np.random.default_rng(0).random((3, 60))
     before, after = labels + noise, labels + 0.8 * noise + 0.01 * others
-    monkeypatch.setattr("transenc.stages.training.similarities", lambda *_: after)
-    encoder, selection = BiEncoder.load(bert), Selection(None, labels, False, {})
+    monkeypatch.setattr("transenc.stages.interpolation.similarities", lambda *_: after)
+    encoder, selection = BiEncoder.load(bert), SelectionMetric(None, labels, False, {})
     assert spearman(after, others) > spearman(before, others)
     assert not improves(before, after, others)
     assert interpolate_by_agreement(encoder, encoder.trained_state(), before, [0.5], selection, others) == 0.5

@@ -2,7 +2,8 @@
 
     pairs       reading, cleaning, mining and tokenising pairs
     models      loading, mean-centring and scoring with an encoder
-    training    labels of the teachers, and training a student on them
+    labels      labels of the teachers
+    training    a student trained on them, and how far it goes (`interpolation`)
     evaluation  scored sets of pairs, and the metrics of encoders on them
     run         the whole configuration of a run, as the verbs that the loop calls
 

@@ -19,9 +19,9 @@ from transenc.metrics import compute_metrics
 from transenc.model_folder import Source
 from transenc.progress import Progress
 from transenc.results import METRIC_NAMES, Row
+from transenc.stages.labels import average
 from transenc.stages.models import load, read_as, score
 from transenc.stages.pairs import read, tokenise
-from transenc.stages.training import average
 
 log = logging.getLogger("transenc")
 

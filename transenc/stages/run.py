@@ -21,10 +21,11 @@ from transenc.model_folder import Source
 from transenc.progress import Progress
 from transenc.results import Row
 from transenc.stages.evaluation import Evaluation, Member, digest_of, task_name
+from transenc.stages.labels import label, score_held_out
 from transenc.stages.models import centre, embed, find_model, score_late
 from transenc.stages.pairs import corpus, flatten, gather, gold, mine
 from transenc.stages.teachers import predict, read_scores
-from transenc.stages.training import label, score_held_out, train
+from transenc.stages.training import train
 
 log = logging.getLogger("transenc")
 
