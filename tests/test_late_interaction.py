@@ -12,6 +12,7 @@ from transenc.data.tokens import TokenisedPairs
 from transenc.encoders import BiEncoder
 from transenc.encoders.late_interaction import inverse_document_frequencies, late_interaction
 from transenc.errors import InputError
+from transenc.metrics import spearman
 from transenc.stages.labels import average
 
 PAIRS = [("a cat sat", "the dog ran far away"), ("a cat sat", "a cat sat"), ("two", "three small dogs")]
@@ -88,23 +89,22 @@ def test_special_tokens_and_prompts_do_not_count(bert):
     assert encoder.late_interaction(pairs, 4096)[0, 0] == pytest.approx(expected.item(), abs=1e-5)
 
 
-@pytest.fixture
-def made(setting, artifacts_by_title):
-    """The artifacts of a run, by title."""
-    artifacts_by_title["run"] = setting.run(
+@pytest.mark.parametrize("well_pooled", [False, True])
+def test_a_bi_encoder_labels_by_embeddings_and_tokens_and_by_weighted_tokens_unless_the_two_agree(
+    setting, artifacts_by_title, monkeypatch, well_pooled
+):
+    made = artifacts_by_title
+    monkeypatch.setattr("transenc.stages.models.WELL_POOLED", -1 if well_pooled else 1)
+    run = setting.run(
         "distill.late_interaction=true", "distill.teachers=both", "distill.average=z", "distill.failure=ignore"
     )
-    return artifacts_by_title
-
-
-def test_a_bi_encoder_labels_by_its_embeddings_and_by_its_tokens(made):
-    titles = ["0/bi pool", "0/bi late pool", "1/cross pool"]
-    scores = [np.load(made[title] / "scores.npy") for title in titles]
-    for name, teachers in (("1-bi", scores[:2]), ("1-cross", scores)):
-        labels = pandas.read_csv(made["run"] / "labels" / f"{name}.csv").label
-        np.testing.assert_allclose(labels, np.clip(average(np.vstack(teachers), "z"), 0, 1), atol=1e-5)
-    assert scores[1].shape == (2, len(scores[0]))
+    scores = [np.load(made[title] / "scores.npy") for title in ("0/bi pool", "0/bi late pool", "1/cross pool")]
+    assert scores[1].shape == (1 if well_pooled else 2, len(scores[0]))
     assert np.abs(scores[1] - scores[0]).max(axis=1).min() > 1e-3
+    assert made["0/bi late pool"].facts["agreement"] == pytest.approx(spearman(scores[0], scores[1][0]))
+    for name, teachers in (("1-bi", scores[:2]), ("1-cross", scores)):
+        labels = pandas.read_csv(run / "labels" / f"{name}.csv").label
+        np.testing.assert_allclose(labels, np.clip(average(np.vstack(teachers), "z"), 0, 1), atol=1e-5)
 
 
 @pytest.mark.parametrize("direction", ["cross_to_bi", "gold_to_bi"])

@@ -4,7 +4,7 @@ load    -> a model folder
 centre  -> a bi-encoder's folder, its embeddings mean-centred
 embed   -> vectors.npy: a bi-encoder's embeddings of a corpus
 score   -> raw.npy, scores.npy: one encoder's cosines or logits for one set of pairs, and the scores they make
-score_late -> scores.npy: a bi-encoder's similarities by late interaction, in two rows
+score_late -> scores.npy: a bi-encoder's similarities by late interaction, in one row or two
 """
 
 from collections.abc import Callable, Mapping
@@ -18,7 +18,7 @@ from transenc import distributed
 from transenc.artifacts import Artifact, file_digest, stage
 from transenc.data.tokens import TokenisedPairs
 from transenc.errors import InputError
-from transenc.metrics import compute_metrics, main_metric_name
+from transenc.metrics import compute_metrics, main_metric_name, spearman
 from transenc.model_folder import Source, find
 from transenc.progress import Progress
 from transenc.results import METRIC_NAMES, percent
@@ -27,6 +27,8 @@ from transenc.terminal import quiet
 
 if TYPE_CHECKING:
     from transenc.encoders import PairEncoder
+
+WELL_POOLED = 0.96  # Spearman of embeddings and tokens, from which on weights of tokens did not help (docs/adapting.md)
 
 
 def encoder_class(kind: str) -> "type[PairEncoder]":
@@ -169,10 +171,14 @@ def score(out: Path, config: Config, progress: Progress, model: Artifact, tokens
     return {"kind": encoder.kind, "pairs": len(raw), **metrics, "summary": summary}
 
 
-@stage(version=2, ignore=("batch_tokens", "accelerator"))
+@stage(version=3, ignore=("batch_tokens", "accelerator"))
 @distributed.collective
-def score_late(out: Path, config: Config, progress: Progress, model: Artifact, tokens: Artifact) -> Facts:
-    """A bi-encoder's similarities by late interaction: [2, N] in [-1, 1], all tokens alike, and weighted."""
+def score_late(
+    out: Path, config: Config, progress: Progress, model: Artifact, tokens: Artifact, cosines: Artifact
+) -> Facts:
+    """A bi-encoder's similarities by late interaction, in [-1, 1]: [2, N], all tokens alike and weighted by inverse
+    document frequency; [1, N], alike only, where these and its `cosines` hardly differ in order (`WELL_POOLED`).
+    """
     encoder = loaded(model, config)
     pairs = TokenisedPairs.load(tokens.path)
     rows = distributed.shard(len(pairs))
@@ -181,8 +187,12 @@ def score_late(out: Path, config: Config, progress: Progress, model: Artifact, t
     scores = distributed.gather_shards(scores, len(pairs))
     if distributed.rank():
         return {}
-    np.save(out / "scores.npy", scores)
-    return {"pairs": len(pairs), "summary": f"{len(pairs):,} pairs, by their tokens"}
+    agreement = spearman(np.load(cosines / "scores.npy"), scores[0])
+    kept = scores[:1] if agreement >= WELL_POOLED else scores
+    np.save(out / "scores.npy", kept)
+    weighted = "" if len(kept) == 1 else ", also weighted by IDF"
+    summary = f"{len(pairs):,} pairs, by their tokens{weighted}; Spearman with embeddings {percent(agreement)}"
+    return {"pairs": len(pairs), "agreement": agreement, "summary": summary}
 
 
 def similarities(

@@ -225,7 +225,8 @@ class Stages(Evaluation):
         scored = [self.score(member.artifact, pool, member.place, "pool")]
         if member.kind == "bi" and self.cfg.distill.late_interaction:
             title = f"{member.place} late pool"
-            scored.append(self.store(score_late, config, member.artifact, tokens, progress=progress, title=title))
+            inputs = (member.artifact, tokens, scored[0])
+            scored.append(self.store(score_late, config, *inputs, progress=progress, title=title))
         return scored
 
     def _fixed_scores(self, name: str, pool: Artifact) -> Artifact:
