@@ -41,6 +41,7 @@ class Table:
     where: dict[str, Sequence[str]] = field(default_factory=dict)
 
 
+STRONG, OTHERS = ("strong (mean)",), ("weak ([CLS])", "three layers")
 SEVEN = ("initial", "arm", "encoder", "seed")
 TABLES = {
     "quickstart": Table("quickstart", "quickstart", ("seed",), "encoder"),
@@ -60,7 +61,10 @@ TABLES = {
     "iterations": Table("iterations", "iterations", ("initial", "seed", "arm"), "encoder"),
     "teachers": Table("iterations", "teachers", ("initial",), "encoder"),
     "adapting": Table("adapting", "adapting", ("initial", "task", "seed"), "encoder"),
-    "adapting-late": Table("adapting", "adapting late", ("initial", "task"), "encoder"),
+    "labels": Table("labels", "labels", ("initial", "arm"), "task"),
+    "adapting-strong": Table("adapting", "adapting late", ("initial", "task"), "encoder", {"initial": STRONG}),
+    "adapting-weighted": Table("adapting", "adapting weighted", ("initial", "task"), "encoder"),
+    "adapting-unweighted": Table("adapting", "adapting late", ("initial", "task"), "encoder", {"initial": OTHERS}),
     "adapting-before": Table("adapting", "adapting late with the rule before", ("initial", "task"), "encoder"),
     "adapting-new": Table("adapting", "adapting new texts", ("initial", "task"), "encoder"),
     "adapting-base": Table("adapting", "adapting base", ("initial", "task"), "encoder"),
