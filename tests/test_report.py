@@ -57,7 +57,7 @@ def test_a_run_ends_with_a_page_that_shows_its_results(runs):
     assert page.count("<svg") == 10
     assert text(page).count("<tr class=chosen>") == 2
     run = json.loads((runs[0] / "run.json").read_text())
-    for word in (run["versions"]["torch"], "Where the two differ", "Largest errors", "distill"):
+    for word in (run["versions"]["torch"], "Where the labels differ", "Largest errors", "distill"):
         assert word in page
 
 

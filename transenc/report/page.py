@@ -65,7 +65,7 @@ def _run_page(run: Run) -> str:
             f'<p class="faint">{html.escape(models)}; {data["pairs"]:,} pairs to learn from; seed {config["seed"]};'
             f" {facts['seconds']:.0f} s.</p><pre>{html.escape(facts['command'])}</pre>",
             f"<h2>Scores</h2>{score_table(run)}<h2>Plots</h2><div class='plots'>{''.join(plots(run))}</div>",
-            f"<h2>Where the two differ</h2>{differences}" if differences else "",
+            f"<h2>Where the labels differ</h2>{differences}" if differences else "",
             f"<h2>Largest errors</h2>{largest_errors}" if largest_errors else "",
             "<h2>How it was made</h2>",
             f"<ul>{''.join(read)}</ul>" if read else "",

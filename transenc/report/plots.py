@@ -24,8 +24,10 @@ def plots(run: Run) -> Iterable[str]:
     for iteration in sorted({iteration for iteration, _ in run.labels if iteration}):
         bi, cross = run.labels.get((iteration, "bi")), run.labels.get((iteration, "cross"))
         if bi is not None and cross is not None:
-            caption = f"Iteration {iteration}: the labels of both encoders for the pairs of the pool"
-            yield _scatter(bi.label, cross.label, "bi-encoder's label", "cross-encoder's label", CROSS, caption)
+            caption = f"Iteration {iteration}: what the two encoders learn of each pair of the pool"
+            yield _scatter(
+                bi.label, cross.label, "label for the cross-encoder", "label for the bi-encoder", CROSS, caption
+            )
     for name in run.selected:
         for task, table in list(run.predictions(name).items())[:1]:
             value = run.value(run.key(name), task)
@@ -138,7 +140,9 @@ def _curve(rows: Any, column: str, caption: str) -> str:
             iteration, _, name = place.partition("/")
             marker = {} if column == "loss" else {"marker": "o", "markersize": 3}
             alpha = (1 + int(iteration)) / (2 + last)  # later ones darker
-            axes.plot(curve.step, values, color=_colour(name), alpha=alpha, label=place, linewidth=1.3, **marker)
+            fold = re.search(r"fold-(\d+)", name)
+            style = ("-", "--", ":", "-.")[int(fold[1]) % 4] if fold else "-"
+            axes.plot(curve.step, values, style, color=_colour(name), alpha=alpha, label=place, linewidth=1.3, **marker)
         axes.set_xlabel("step")
         axes.legend()
 

@@ -53,7 +53,7 @@ def score_table(run: Run) -> str:
 
 
 def disagreements(run: Run) -> str:
-    """The pairs that the two encoders of the last iteration order most differently."""
+    """The pairs that the labels of the last iteration's two students order most differently."""
     iterations = {iteration for iteration, _ in run.labels if iteration}
     both = [i for i in iterations if (i, "bi") in run.labels and (i, "cross") in run.labels]
     if not both:
@@ -62,8 +62,8 @@ def disagreements(run: Run) -> str:
     distance = (_ranks(cross.label) - _ranks(bi.label)).abs()
     furthest = distance.sort_values(ascending=False, kind="stable").index[:MAX_PAIRS]
     rows = [(bi.sentence1[i], bi.sentence2[i], float(bi.label[i]), float(cross.label[i])) for i in furthest]
-    caption = f"Pairs on which the two encoders of iteration {max(both)} disagree most, by rank among all labels"
-    return html_table(("sentence 1", "sentence 2", "bi", "cross"), rows, caption)
+    caption = f"Pairs whose two labels in iteration {max(both)} differ most, by rank among all labels"
+    return html_table(("sentence 1", "sentence 2", "for cross", "for bi"), rows, caption)
 
 
 def errors(run: Run) -> str:
