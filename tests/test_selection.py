@@ -154,13 +154,13 @@ def test_without_gold_scores_a_cross_encoder_that_hardly_agrees_with_its_teacher
 
 
 def test_the_card_of_an_initial_encoder_that_is_handed_back_says_so():
-    text = [card_of(Row(i, "bi", 0, "dev", 3, 0.5, 0.5), ["sickr-all"]) for i in (0, 1)]
+    text = [card_of(Row(i, "bi", 0, "dev", 3, 0.5, 0.5), ["sickr-all"], trained=i > 0) for i in (0, 1)]
     assert ("unchanged" in text[0], "unchanged" in text[1]) == (True, False)
     assert ("not for commercial use" in text[0], "not for commercial use" in text[1]) == (False, True)
 
 
-def card_of(row, sources, shared=0):
-    return card("bi", "model", "It was trained.", sources, shared, [row], "python train.py")
+def card_of(row, sources, shared=0, trained=True):
+    return card("bi", "model", "It was trained.", sources, shared, [row], "python train.py", trained)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,8 @@ def test_a_bi_encoder_that_does_not_improve_is_not_handed_out(setting, kept, cap
     assert kept == (results.nunique() == 1)
     text = "1/bi: its agreement with held-out labels did not improve enough; the initial weights are kept."
     assert json.loads((folder / "run.json").read_text())["notes"] == ({"bi": text} if kept else {})
-    assert (text in caplog.text) == (text in (folder / "models/bi-encoder/README.md").read_text()) == kept
+    card = (folder / "models/bi-encoder/README.md").read_text()
+    assert (text in caplog.text) == (text in card) == ("Fine-tuned from" not in card) == kept
 
 
 def test_an_untrained_cross_encoder_is_no_candidate(setting):

@@ -55,6 +55,7 @@ def card(
     shared: int,
     rows: Sequence[Row],
     command: str,
+    trained: bool = True,
     centred: bool = False,
     two_prompts: bool = False,
 ) -> str:
@@ -68,7 +69,8 @@ def card(
         shared: how many of the pairs it learnt from are also in its development or test sets.
         rows: its own results.
         command: that made it.
-        centred: whether it is the initial bi-encoder, mean-centred and otherwise unchanged.
+        trained: whether its weights are others than those of `initial`.
+        centred: whether its embeddings were mean-centred; of a trained one, `made` says so.
         two_prompts: whether it has one for first and one for second sentences.
     """
     tag = {"bi": "sentence-similarity", "cross": "text-ranking"}[kind]
@@ -76,10 +78,9 @@ def card(
     scores = "\n".join(
         f"| {_cell(row.task)} | {row.n:,} | {METRIC_NAMES[row.metric]} | {percent(row.value)} |" for row in rows
     )
-    kept = bool(rows) and all(row.iteration == 0 for row in rows)
-    unchanged = kept and not centred
+    unchanged = not trained and not centred
     first = f"Fine-tuned from {as_code(initial)}"
-    if kept:
+    if not trained:
         change = "mean-centred on the pool" if centred else "unchanged"
         first = f"{as_code(initial)}, {change}, since no iteration improved on it"
     licence = "The pairs and the weights it started from have licences of their own, which may bind this model too."

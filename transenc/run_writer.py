@@ -215,9 +215,10 @@ class RunWriter:
             text += f" It is {which} of {len(member.folds)}, each trained on the pool but one fold."
         if kept:
             text += f" {kept}"
-        if member.artifact.facts.get("centred"):
+        facts = member.artifact.facts
+        if facts.get("centred"):
             text += " Then its embeddings were mean-centred over the sentences of the pool."
-        text += f" It is read with {read_as(member.artifact.facts['encoder'])}."
+        text += f" It is read with {read_as(facts['encoder'])}."
         if warning:
             text += f" **Do not use it**: {warning}."
         return card(
@@ -228,8 +229,9 @@ class RunWriter:
             pool.facts["shared"],
             [row for row in self.rows if row.key == member.key],
             self._command(),
-            member.centred,
-            member.kind == "bi" and len(set(member.artifact.facts["encoder"]["prompts"])) > 1,
+            member.iteration != 0 and "step" in facts and (kept is None or member.iteration != 1),
+            member.centred or facts.get("centred", False),
+            member.kind == "bi" and len(set(facts["encoder"]["prompts"])) > 1,
         )
 
     def _chosen_settings(self) -> dict[str, Any]:
