@@ -60,10 +60,10 @@ def improves(before: np.ndarray, after: np.ndarray, labels: np.ndarray) -> bool:
             alike.
         labels: [N], by Spearman.
     """
-    if len(labels) < MIN_HELD_OUT:
+    gain = spearman(after, labels) - spearman(before, labels)
+    if len(labels) < MIN_HELD_OUT or not gain > 0:  # an undefined one is not
         return False
     values = bootstrap([before, after], labels, False, RESAMPLES)
-    gain = spearman(after, labels) - spearman(before, labels)
     return bool(gain > np.nanstd(values[:, 1] - values[:, 0]))
 
 
