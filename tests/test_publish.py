@@ -143,6 +143,7 @@ NAMES = [
 @pytest.mark.parametrize("name", NAMES)
 def test_no_name_breaks_a_card(name):
     rows = [Row(1, "bi", 0, name, 7, 0.5, 0.5, None, None)]
+    assert "| task |" not in card("bi", "x", "made.", ["x"], 0, [], "x")
     plain = card("bi", "x", "made.", ["x"], 0, [dataclasses.replace(rows[0], task="x")], "x")
     text = card("bi", name, "made.", [name], 0, rows, name)
     (_, body), (_, plain_body) = (content.split("\n---\n", 1) for content in (text, plain))

@@ -75,9 +75,8 @@ def card(
     """
     tag = {"bi": "sentence-similarity", "cross": "text-ranking"}[kind]
     snippet = SNIPPETS["ordered" if two_prompts else kind].format(HERE)
-    scores = "\n".join(
-        f"| {_cell(row.task)} | {row.n:,} | {METRIC_NAMES[row.metric]} | {percent(row.value)} |" for row in rows
-    )
+    lines = [f"| {_cell(row.task)} | {row.n:,} | {METRIC_NAMES[row.metric]} | {percent(row.value)} |" for row in rows]
+    scores = "\n".join(["| task | pairs | measure | x100 |", "|---|---|---|---|", *lines])
     unchanged = not trained and not centred
     first = f"Fine-tuned from {as_code(initial)}"
     if not trained:
@@ -125,9 +124,7 @@ def card(
 {snippet}
 ```
 
-| task | pairs | measure | x100 |
-|---|---|---|---|
-{scores}
+{scores if rows else "It was not evaluated on scored pairs."}
 
 - Learnt from: {", ".join(map(as_code, sources))}.
 - Development or test pairs among them (transductive): {transductive}.
