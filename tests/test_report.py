@@ -151,6 +151,7 @@ def test_a_run_without_gold_scores_has_a_page_too(runs, bert, tmp_path):
     distill(compose("train", settings), folder := tmp_path / "run")
     page = (folder / "report.html").read_text()
     assert "<b>cross</b>: iteration 1" in page
+    assert "whether the encoders beat the initial bi-encoder is not known" in page
     write_report([folder, folder], tmp_path / "two.html")
 
 

@@ -42,12 +42,14 @@ def html_table(
 
 def score_table(run: Run) -> str:
     """All results, the selected encoders marked."""
+    if not run.rows:
+        return "<p>There are no scored pairs: whether the encoders beat the initial bi-encoder is not known.</p>"
     tests = run.facts["tests"]
     results = tabulate(run.rows, tests, run.facts.get("published", {}))
     rows = [[name, *(None if v is None else 100 * v for v in values)] for _, name, values in results.lines]
     selected = [run.key(name) for name in run.selected]
     marked = [i for i, (key, _, _) in enumerate(results.lines) if key in selected]
-    metrics = " and ".join(METRIC_NAMES[metric] for metric in dict.fromkeys(results.metrics.values())) or "Spearman"
+    metrics = " and ".join(METRIC_NAMES[metric] for metric in dict.fromkeys(results.metrics.values()))
     caption = f"{metrics} x100; marked: selected, by {run.facts['selected']['by']}"
     return html_table(["", *results.metrics, *["average"] * results.averaged], rows, caption, marked)
 
