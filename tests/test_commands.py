@@ -1,6 +1,7 @@
 """The commands and choices that the documents name are there."""
 
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -35,6 +36,14 @@ def commands():
 @pytest.mark.parametrize("settings", commands().values(), ids=commands())
 def test_a_command_of_the_documents_composes(settings):
     compose("train", settings)
+
+
+@pytest.mark.slow
+def test_the_arms_of_the_ablations_compose():
+    arms = runpy.run_path(str(ROOT / "benchmarks" / "ablations.py"))
+    start = [*arms["DATA"]["stsb"], *arms["STARTS"]["weak"]]
+    for variant in arms["VARIANTS"].values():
+        compose("train", [*start, *variant, *arms["SMALL"]])
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
