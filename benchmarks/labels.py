@@ -3,8 +3,8 @@
     python benchmarks/labels.py                          # STS-B, SICK, STS12-16
     python benchmarks/labels.py texts=FOLDER data=twitter,wikiqa,stsb starts=weak,strong
 
-Arguments are those of benchmarks/ablations.py. Scores of the test pairs, Spearman x100, AUC of binary scores. Inverse
-document frequencies are those of the test sentences, which have no labels.
+`texts`, `data`, `starts` are those of benchmarks/ablations.py. Scores of the test pairs, Spearman x100, AUC of binary
+scores. Inverse document frequencies are those of the test sentences, which have no labels.
 """
 
 import sys
@@ -44,10 +44,12 @@ def scores(data: str, start: str) -> dict[str, float]:
 
 def main(arguments: list[str]) -> None:
     said = dict(argument.split("=", 1) for argument in arguments)
-    if texts := said.get("texts"):
-        add_texts(Path(texts))
-    texts = said.get("data", "stsb,sickr,sts12,sts13,sts14,sts15,sts16").split(",")
-    starts = said.get("starts", "strong,weak,three layers").split(",")
+    if folder := said.pop("texts", None):
+        add_texts(Path(folder))
+    texts = said.pop("data", "stsb,sickr,sts12,sts13,sts14,sts15,sts16").split(",")
+    starts = said.pop("starts", "strong,weak,three layers").split(",")
+    if unknown := {*said, *texts, *starts} - {*DATA, *SETS, *STARTS}:
+        sys.exit(f"{', '.join(sorted(unknown))}: none of {', '.join([*DATA, *SETS, *STARTS])}")
     table = pandas.DataFrame({(start, text): scores(text, start) for start in starts for text in texts}).T
     print(table.round(2).to_string())
     print("\nmean over texts\n" + table.groupby(level=0, sort=False).mean().round(2).to_string())

@@ -67,6 +67,7 @@ TABLES = {
     "adapting-unweighted": Table("adapting", "adapting late", ("initial", "task"), "encoder", {"initial": OTHERS}),
     "adapting-before": Table("adapting", "adapting late with the rule before", ("initial", "task"), "encoder"),
     "adapting-new": Table("adapting", "adapting new texts", ("initial", "task"), "encoder"),
+    "adapting-condition": Table("adapting", "adapting condition", ("initial", "task", "arm"), "encoder"),
     "adapting-base": Table("adapting", "adapting base", ("initial", "task"), "encoder"),
     "fixed-teachers": Table("fixed_teachers", "fixed teachers", ("arm",), "encoder"),
     "centring": Table("centring", "initial", ("initial", "arm"), "task"),
