@@ -3,14 +3,15 @@
     python benchmarks/ablations.py                       # development scores, every start, variant and seed
     python benchmarks/ablations.py starts=weak seeds=0 variants=paper,best
     python benchmarks/ablations.py test=true variants=paper,best     # test scores, once all is chosen
-    python benchmarks/ablations.py test=true data=twitter,wikiqa texts=FOLDER variants=paper,adapt
+    python benchmarks/ablations.py test=true data=twitter,wikiqa texts=FOLDER variants=paper,adapt pairs=300,1000
 
-`texts` is a folder of texts that are not STS: twitter/ and wikiqa/, each with train.tsv and test.tsv, whose columns are
-sentence1, sentence2, score (0 or 1). Of their test pairs, 1,500 are drawn.
+`pairs` is how many of the pool are drawn, by default all. `texts` is a folder of texts that are not STS: twitter/ and
+wikiqa/, each with train.tsv and test.tsv, whose columns are sentence1, sentence2, score (0 or 1). Of their test pairs,
+1,500 are drawn.
 
-Each run is a `train.py` command in a folder of its own under outputs/ablations/; one whose run.json is there is not run
-again, and runs share artifacts, so the whole can be stopped and started at will. Further KEY=VALUE are train.py's
-and do not count for that: move the folder away before giving others.
+Each run is a `train.py` command, through benchmarks/shares.py, in a folder of its own under outputs/ablations/; one
+whose run.json is there is not run again, and runs share artifacts, so the whole can be stopped and started at will.
+Further KEY=VALUE are train.py's and do not count for that: move the folder away before giving others.
 """
 
 import itertools
@@ -28,14 +29,18 @@ STARTS = {
     "weak": ["model=minilm", "model.pooling=cls"],
     "strong": ["model=minilm", "model.pooling=mean"],
     "three layers": ["model=minilm", "model.pooling=mean", "model.bi_layers=3"],
+    "five layers": ["model=minilm", "model.pooling=mean", "model.bi_layers=5"],
+    "four layers [CLS]": ["model=minilm", "model.pooling=cls", "model.bi_layers=4"],
     "three and four layers": ["model=minilm_mutual", "model.bi_layers=[3,4]"],
 }
 DATA = {
     "stsb": ["data=stsb"],
     "stsb+sick": ["data=stsb", "data.pool=[stsb-train,sickr-train]"],
     "sickr": ["data=sickr"],
-    "sts14": ["data=sts", "data.pool=[sts14]", "data.test=[sts14]", "data.transductive=true"],
-    "sts16": ["data=sts", "data.pool=[sts16]", "data.test=[sts16]", "data.transductive=true"],
+    **{
+        f"sts{year}": ["data=sts", f"data.pool=[sts{year}]", f"data.test=[sts{year}]", "data.transductive=true"]
+        for year in range(12, 17)
+    },
     "seven": ["data=sts_sickr", "data.limit=6000"],  # all of SICK is a test set: none of it is in the pool
     "seven+sick": [
         "data=sts_sickr",
@@ -58,6 +63,7 @@ SMALL = [
 ]
 BOTH = ["distill.teachers=both", "distill.average=z"]
 BASE = ["distill=paper", "distill.cross.min_steps=300"]  # small pools are passed over several times
+ADAPT = ["distill=adapt", "distill.select=agreement"]
 VARIANTS = {
     "paper": BASE,
     "symmetric": [*BASE, "distill.symmetric=true"],
@@ -66,10 +72,10 @@ VARIANTS = {
     "cosent": [*BASE, "distill.bi.loss=cosent"],
     "both teachers": [*BASE, *BOTH],
     "cosent + both teachers": [*BASE, "distill.bi.loss=cosent", *BOTH],
-    "adapt": ["distill=adapt"],
-    "adapt, embeddings only": ["distill=adapt", "distill.late_interaction=false"],
-    "adapt, one fold": ["distill=adapt", "distill.folds=1"],
-    "adapt, cross-encoder labels": ["distill=adapt", "distill.teachers=other"],
+    "adapt": ADAPT,
+    "adapt, embeddings only": [*ADAPT, "distill.late_interaction=false"],
+    "adapt, one fold": [*ADAPT, "distill.folds=1"],
+    "adapt, cross-encoder labels": [*ADAPT, "distill.teachers=other"],
     "best": ["distill=best"],
     "best not centred": ["distill=best", "distill.centre=none"],
     "best starts centred": ["distill=best", "distill.centre=starts"],
@@ -77,13 +83,14 @@ VARIANTS = {
 }
 
 
-def run(data: str, start: str, variant: str, seed: int, more: list[str]) -> Path:
+def run(data: str, pairs: str, start: str, variant: str, seed: int, more: list[str]) -> Path:
     """One run's folder, run now if it is not there whole."""
-    names = (re.sub(r"\W+", "-", name) for name in (data, start, variant, str(seed)))
+    names = (re.sub(r"\W+", "-", name) for name in (data, pairs, start, variant, str(seed)))
     folder = ROOT.joinpath("outputs", "ablations", *names)
     if not (folder / "run.json").exists():
-        settings = [*DATA[data], *STARTS[start], *VARIANTS[variant], *SMALL, f"seed={seed}", *more]
-        command = [sys.executable, "train.py", *settings, f"hydra.run.dir={folder}", "verbosity=quiet"]
+        limit = [] if pairs == "all" else [f"data.limit={pairs}"]
+        settings = [*DATA[data], *limit, *STARTS[start], *SMALL, *VARIANTS[variant], f"seed={seed}", *more]
+        command = [sys.executable, "benchmarks/shares.py", *settings, f"hydra.run.dir={folder}", "verbosity=quiet"]
         subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     return folder
 
@@ -103,6 +110,10 @@ def scores(folder: Path, test: bool) -> pandas.Series:
         average = values.groupby("place", sort=False).mean()
         average.index = pandas.MultiIndex.from_product([average.index, ["avg"]], names=["place", "task"])
         values = pandas.concat([values, average])
+    if test and (shares := folder / "shares.csv").exists():  # what the rule chose among
+        rows = pandas.read_csv(shares)
+        rows = rows[rows.share > 0].assign(place=rows.share.map({0.5: "half way", 1.0: "trained"}))
+        values = pandas.concat([values, 100 * rows.set_index(["place", "task"]).score])
     return values
 
 
@@ -127,17 +138,18 @@ def main(arguments: list[str]) -> None:
     variants = said.pop("variants", ",".join(VARIANTS)).split(",")
     if texts := said.pop("texts", None):
         add_texts(Path(texts))
+    pairs = said.pop("pairs", "all").split(",")
     seeds = [int(seed) for seed in said.pop("seeds", "0,1,2").split(",")]
     more = [f"{key}={value}" for key, value in said.items()]
     for asked, known in ((data, DATA), (starts, STARTS), (variants, VARIANTS)):
         if unknown := set(asked) - set(known):
             sys.exit(f"{', '.join(sorted(unknown))}: none of {', '.join(known)}")
     found = {}
-    for seed, one, start, variant in itertools.product(seeds, data, starts, variants):
-        found[one, start, variant, seed] = scores(run(one, start, variant, seed, more), test)
+    for seed, *arm in itertools.product(seeds, data, pairs, starts, variants):
+        found[*arm, seed] = scores(run(*arm, seed, more), test)
         table = pandas.DataFrame(found).T
-        table.index.names = ["data", "start", "variant", "seed"]
-        groups = table.groupby(["data", "start", "variant"], sort=False)
+        table.index.names = ["data", "pairs", "start", "variant", "seed"]
+        groups = table.groupby(["data", "pairs", "start", "variant"], sort=False)
         print(f"\nmean over seeds so far ({'test' if test else 'development'} pairs)")
         print(groups.mean().round(2).to_string(), "\nstandard deviation")
         print(groups.std().round(2).to_string(), flush=True)

@@ -4,7 +4,7 @@ load    -> a model folder
 centre  -> a bi-encoder's folder, its embeddings mean-centred
 embed   -> vectors.npy: a bi-encoder's embeddings of a corpus
 score   -> raw.npy, scores.npy: one encoder's cosines or logits for one set of pairs, and the scores they make
-score_late -> scores.npy: a bi-encoder's similarities by late interaction, in one row or two
+score_late -> scores.npy: what a bi-encoder labels by with late interaction, in one row or two
 """
 
 from collections.abc import Callable, Mapping
@@ -28,7 +28,7 @@ from transenc.terminal import quiet
 if TYPE_CHECKING:
     from transenc.encoders import PairEncoder
 
-WELL_POOLED = 0.96  # Spearman of embeddings and tokens, from which on weights of tokens did not help (docs/adapting.md)
+WELL_POOLED = 0.96  # Spearman of embeddings and tokens, below which tokens by IDF label better (docs/adapting.md)
 
 
 def encoder_class(kind: str) -> "type[PairEncoder]":
@@ -171,13 +171,14 @@ def score(out: Path, config: Config, progress: Progress, model: Artifact, tokens
     return {"kind": encoder.kind, "pairs": len(raw), **metrics, "summary": summary}
 
 
-@stage(version=3, ignore=("batch_tokens", "accelerator"))
+@stage(version=5, ignore=("batch_tokens", "accelerator"))
 @distributed.collective
 def score_late(
     out: Path, config: Config, progress: Progress, model: Artifact, tokens: Artifact, cosines: Artifact
 ) -> Facts:
-    """A bi-encoder's similarities by late interaction, in [-1, 1]: [2, N], all tokens alike and weighted by inverse
-    document frequency; [1, N], alike only, where these and its `cosines` hardly differ in order (`WELL_POOLED`).
+    """What a bi-encoder labels by, [2, N] in [-1, 1]: its `cosines` and its tokens, where these hardly differ in order
+    (`WELL_POOLED`). Else pooling loses much of what the tokens hold, and it labels by these alone, all alike and
+    weighted by inverse document frequency.
     """
     encoder = loaded(model, config)
     pairs = TokenisedPairs.load(tokens.path)
@@ -187,11 +188,12 @@ def score_late(
     scores = distributed.gather_shards(scores, len(pairs))
     if distributed.rank():
         return {}
-    agreement = spearman(np.load(cosines / "scores.npy"), scores[0])
-    kept = scores[:1] if agreement >= WELL_POOLED else scores
-    np.save(out / "scores.npy", kept)
-    weighted = "" if len(kept) == 1 else ", also weighted by IDF"
-    summary = f"{len(pairs):,} pairs, by their tokens{weighted}; Spearman with embeddings {percent(agreement)}"
+    embedded = np.load(cosines / "scores.npy")
+    agreement = spearman(embedded, scores[0])
+    well_pooled = agreement >= WELL_POOLED
+    np.save(out / "scores.npy", np.stack([embedded, scores[0]]) if well_pooled else scores)
+    by = "embeddings and tokens" if well_pooled else "tokens, alike and by IDF"
+    summary = f"{len(pairs):,} pairs, by {by}; Spearman of embeddings and tokens {percent(agreement)}"
     return {"pairs": len(pairs), "agreement": agreement, "summary": summary}
 
 

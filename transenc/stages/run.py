@@ -197,7 +197,7 @@ class Stages(Evaluation):
             return pool
         kinds = [teacher] if self.cfg.distill.teachers is Teachers.other else self.trained(encoders)
         members = [member for kind in kinds for member in encoders[kind]]
-        scored = [scores for member in members for scores in self._pool_scores(member, pool)]
+        scored = [self._pool_scores(member, pool) for member in members]
         if iteration:
             scored += [self._fixed_scores(name, pool) for name in self.teachers]
         config = {"average": self.cfg.distill.average.name}
@@ -213,21 +213,20 @@ class Stages(Evaluation):
             )
         return labels
 
-    def _pool_scores(self, member: Member, pool: Artifact) -> list[Artifact]:
-        """A teacher's scores of the pool: a bi-encoder's by late interaction too, if that is asked for; of a
-        cross-fitted one, those of pairs that it did not learn from.
+    def _pool_scores(self, member: Member, pool: Artifact) -> Artifact:
+        """A teacher's scores of the pool: a bi-encoder's by its tokens too, if that is asked for; a cross-fitted one's of
+        pairs that it did not learn from.
         """
         tokens, progress = self.tokens(pool, member.artifact, "pool"), self.progress.at(member.place)
         config, title = dict(self.scoring), f"{member.place} pool"
         if member.folds:
             config["split_seed"] = self.cfg.seed
-            return [self.store(score_held_out, config, tokens, *member.folds, progress=progress, title=title)]
-        scored = [self.score(member.artifact, pool, member.place, "pool")]
-        if member.kind == "bi" and self.cfg.distill.late_interaction:
-            title = f"{member.place} late pool"
-            inputs = (member.artifact, tokens, scored[0])
-            scored.append(self.store(score_late, config, *inputs, progress=progress, title=title))
-        return scored
+            return self.store(score_held_out, config, tokens, *member.folds, progress=progress, title=title)
+        scores = self.score(member.artifact, pool, member.place, "pool")
+        if member.kind == "cross" or not self.cfg.distill.late_interaction:
+            return scores
+        title, inputs = f"{member.place} late pool", (member.artifact, tokens, scores)
+        return self.store(score_late, config, *inputs, progress=progress, title=title)
 
     def _fixed_scores(self, name: str, pool: Artifact) -> Artifact:
         """A fixed teacher's scores of the pool: a model's, or those in a file."""
