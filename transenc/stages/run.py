@@ -214,8 +214,8 @@ class Stages(Evaluation):
         return labels
 
     def _pool_scores(self, member: Member, pool: Artifact) -> Artifact:
-        """A teacher's scores of the pool: a bi-encoder's by its tokens too, if that is asked for; a cross-fitted one's of
-        pairs that it did not learn from.
+        """A teacher's scores of the pool. A bi-encoder's are by its tokens too, if that is asked for; those of a
+        cross-fitted encoder are of pairs that it did not learn from.
         """
         tokens, progress = self.tokens(pool, member.artifact, "pool"), self.progress.at(member.place)
         config, title = dict(self.scoring), f"{member.place} pool"
