@@ -25,7 +25,14 @@ from transenc.stages.labels import average
 from transenc.stages.models import loaded
 from transenc.stages.run import Stages
 
-LABELS = {"embeddings": [0], "tokens": [1], "tokens, IDF": [2], "embeddings, tokens": [0, 1], "all three": [0, 1, 2]}
+LABELS = {
+    "embeddings": [0],
+    "tokens": [1],
+    "tokens by IDF": [2],
+    "embeddings, tokens": [0, 1],
+    "tokens, tokens by IDF": [1, 2],
+    "all three": [0, 1, 2],
+}
 SETS = {f"sts{year}": ["data=sts", f"data.test=[sts{year}]"] for year in range(12, 17)}
 
 

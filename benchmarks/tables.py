@@ -12,6 +12,7 @@ standard deviation, or the p-value of a difference, follows in parentheses.
 import argparse
 import csv
 import re
+import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ class Table:
         rows: the columns of the file whose values name a row of the table.
         columns: the column of the file whose values name a column of the table.
         where: further conditions, as column and allowed values.
+        mean: whether a cell has the mean of the seeds and, in parentheses, their standard deviation.
     """
 
     file: str
@@ -39,6 +41,7 @@ class Table:
     rows: Sequence[str]
     columns: str
     where: dict[str, Sequence[str]] = field(default_factory=dict)
+    mean: bool = False
 
 
 STRONG, OTHERS = ("strong (mean)",), ("weak ([CLS])", "three layers")
@@ -105,6 +108,14 @@ def cell(found: Sequence[dict[str, str]]) -> str:
     return ", ".join(" / ".join(tasks.values()) for tasks in seeds.values())
 
 
+def mean_cell(found: Sequence[dict[str, str]]) -> str:
+    """The text of one cell: `mean (standard deviation)` of the seeds; of a single one its value."""
+    values = [float(row["value"]) for row in found]
+    if len(values) < 2:
+        return cell(found)
+    return f"{statistics.mean(values):.2f} ({statistics.stdev(values):.2f})"
+
+
 def render(table: Table) -> str:
     """A table as Markdown; rows and columns are in the order in which the file names them first."""
     cells: dict[tuple[str, ...], dict[str, list[dict[str, str]]]] = {}
@@ -115,7 +126,8 @@ def render(table: Table) -> str:
         cells.setdefault(tuple(row[key] for key in table.rows), {}).setdefault(name, []).append(row)
     head = [*(HEADERS.get(key, key) for key in table.rows), *columns]
     lines = [head, ["---"] * len(head)]
-    lines += [[*key, *(cell(found.get(name, [])) for name in columns)] for key, found in cells.items()]
+    text = mean_cell if table.mean else cell
+    lines += [[*key, *(text(found.get(name, [])) for name in columns)] for key, found in cells.items()]
     return "".join("|" + "|".join(line) + "|\n" for line in lines)
 
 

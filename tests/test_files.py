@@ -170,6 +170,8 @@ def test_only_a_line_feed_ends_a_line(tmp_path):
         ("pairs.jsonl", '{"sentence1": 3, "sentence2": "b"}\n', r"pairs.jsonl:1: no text in 'sentence1'"),
         ("pairs.tsv", "a\tb\tc\n1\t2\t3\n", r"pairs.tsv:1: no column 'sentence1' among 'a', 'b', 'c'; name yours"),
         ("pairs.csv.gz", "", "pairs.csv.gz: is compressed; unpack it first"),
+        ("pairs.xlsx", "", "pairs.xlsx: is a spreadsheet; save it as .csv"),
+        ("pairs.csv", "sentence1;sentence2\na;b\n", "pairs.csv:1: its columns are separated by semicolons"),
         ("pairs.tsv", as_tsv([("a", "b", "high")]), r"pairs.tsv:2: the score 'high' is not a number"),
         ("pairs.tsv", as_tsv([("a", "b", 5.5)]), r"pairs.tsv:2: the score 5.5 is not in \[0, 5\]"),
         ("pairs.tsv", as_tsv([("a", "b", "nan")]), r"pairs.tsv:2: the score nan is not in"),

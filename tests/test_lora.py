@@ -12,6 +12,7 @@ from families import FOLDERS, build
 from sentence_transformers import CrossEncoder as TheirCrossEncoder
 from sentence_transformers import SentenceTransformer
 from standin import change
+from transformers import AutoConfig, BertModel
 
 from transenc.data.tokens import number_sentences
 from transenc.encoders import BiEncoder, CrossEncoder, OptimizerConfig
@@ -56,6 +57,22 @@ def test_a_student_of_lora_scores_in_sentence_transformers_as_the_run_did_merged
             settings = json.loads((folder / "adapter_config.json").read_text())
             assert settings["base_model_name_or_path"] == str(model.resolve())
             assert (folder / "adapter_model.safetensors").stat().st_size < (model / "model.safetensors").stat().st_size
+
+
+def test_an_adapter_fits_a_base_model_with_a_pooler_however_many_layers_it_has(bert, tmp_path):
+    shutil.copytree(bert, tmp_path / "base")
+    config = AutoConfig.from_pretrained(bert, num_hidden_layers=4)  # 24 matrices, which peft names by their last names
+    BertModel(config).save_pretrained(tmp_path / "base")
+    encoder = BiEncoder.load(tmp_path / "base", pooling="mean")
+    encoder.add_lora(2)
+    torch.manual_seed(0)
+    for name, weight in encoder.named_parameters():
+        weight.data += 0.1 * torch.randn_like(weight) * ("lora_" in name)
+    expected = encoder.predict(PAIRS)
+    (tmp_path / "adapter").mkdir()
+    encoder.save_adapter(tmp_path / "adapter")
+    change(tmp_path / "adapter" / "adapter_config.json", base_model_name_or_path=str(tmp_path / "base"))
+    np.testing.assert_allclose(BiEncoder.load(tmp_path / "adapter", pooling="mean").predict(PAIRS), expected, atol=1e-5)
 
 
 def test_with_lora_the_backbones_own_weights_stay_and_adapters_and_head_are_trained(bert):

@@ -6,12 +6,13 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from transenc.cli import at_home
-from transenc.composition import check_overrides
+from transenc.composition import check_overrides, check_own_data, compose
 from transenc.config.checks import check
 from transenc.encoders import BiEncoder
 from transenc.errors import InputError
@@ -61,6 +62,31 @@ def test_a_value_that_hydra_cannot_read_is_shown_in_the_quotes_it_takes(argument
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     assert OverridesParser.create().parse_override(word).value() == argument.partition("=")[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "refused"),
+    [
+        (["data.path=a.csv"], True), (["seed=1", "data.sentences=a.txt"], True), (["seed=1"], False),
+        (["data=pairs", "data.path=a.csv"], False),
+        (["experiment=quickstart", "data.path=a.csv"], False), (["--config-name", "config", "data.path=a.csv"], False),
+    ],
+)  # fmt: skip
+def test_own_pairs_need_a_choice_of_data_since_the_default_selects_on_stsb(arguments, refused):
+    with pytest.raises(InputError, match="give data=pairs") if refused else nullcontext():
+        check_own_data(arguments)
+
+
+@pytest.mark.slow
+def test_a_reader_of_the_help_that_has_had_enough_is_no_error():
+    _, lines = python("train.py", "--help", shell="| head -n 1")
+    assert len(lines) == 1
+    assert lines[0].startswith("python train.py")
+
+
+def test_a_list_given_as_a_text_is_one_line_that_shows_the_brackets():
+    with pytest.raises(InputError, match=r"^data.test: takes a list; put it into brackets, 'data.test=\[A\]'"):
+        compose("train", ["data.test=a.tsv"])
 
 
 def test_a_tilde_stands_for_the_home_folder_and_another_users_is_left(monkeypatch):

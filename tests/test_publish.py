@@ -60,6 +60,17 @@ def test_without_push_it_says_what_would_be_sent_and_sends_nothing(run, hub, cap
     assert hub == {}
 
 
+def test_an_adapter_is_published_too(run, hub, capsys):
+    (run / "models" / "bi-encoder" / "model.safetensors").rename(
+        run / "models" / "bi-encoder" / "adapter_model.safetensors"
+    )
+    main([str(run), "me/better"])
+    assert [line.split(" -> ")[0] for line in capsys.readouterr().out.splitlines() if " -> " in line] == [
+        str(run / "models" / "bi-encoder"),
+        str(run / "models" / "cross-encoder"),
+    ]
+
+
 def test_push_sends_both_models_with_cards_that_name_them(run, hub):
     main([str(run), "me/better", "--push", "--private"])
     assert set(hub) == {"me/better-bi-encoder", "me/better-cross-encoder"}

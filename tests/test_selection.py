@@ -150,7 +150,10 @@ def test_without_gold_scores_a_cross_encoder_that_hardly_agrees_with_its_teacher
         f"Do not use cross: Spearman with its teacher's labels is {scores['cross']:.2f} on held-out pairs"
         in caplog.text
     )
-    assert "Whether they beat the initial bi-encoder is not known: score some 300 pairs (data.test)." in caplog.text
+    assert (
+        "Without scored pairs (data.test), whether bi and cross beat the initial bi-encoder is not known."
+        in caplog.text
+    )
 
 
 def test_the_card_of_an_initial_encoder_that_is_handed_back_says_so():

@@ -24,7 +24,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from transenc.composition import CONF, check_overrides, explain, of_configuration, settings_help
+from transenc.composition import CONF, check_overrides, check_own_data, explain, of_configuration, settings_help
 from transenc.errors import InputError
 from transenc.terminal import show
 
@@ -72,6 +72,8 @@ def main(name: str, task: Task, usage: str, shorthand: Callable[[str], str] = st
         sys.argv[1:] = [at_home(shorthand(argument)) for argument in sys.argv[1:]]
         if not {"-sc", "--shell-completion"} & set(sys.argv):  # whose words look like settings
             check_overrides(name, sys.argv[1:])
+            if name == "train":
+                check_own_data(sys.argv[1:])
         flags = {argument for argument in sys.argv[1:] if argument.startswith("-")}
         if flags and flags <= {"-h", "--help"}:  # Hydra's own help knows what other flags mean
             print(f"{usage}\n\n{settings_help(name, [a for a in sys.argv[1:] if a not in flags])}")
@@ -135,7 +137,8 @@ class Sweep(Callback):
         from transenc.report.comparison import sweep_table
         from transenc.report.page import write_report
 
-        print(f"\n{sweep_table(cls.folder)}\n(x100: the selected encoders, averaged over the test sets)")
+        print(f"\n{sweep_table(cls.folder)}")
+        print("(x100: the selected encoders, averaged over the test sets; their selection scores if there are none)")
         if len(jobs) > 1:
             failed = [job.name for job in jobs if job not in finished]
             write_report(finished, cls.folder / "comparison.html", failed)
@@ -204,6 +207,9 @@ def one_line_errors(name: str, report: Callable[[str], Any]) -> Iterator[None]:
     """Report a person's error, or the machine's, in one line and exit with status 1."""
     try:
         yield
+    except BrokenPipeError:  # the reader of the output, `head` say, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at the end
+        sys.exit(1)
     except Exception as error:
         line = explain(error, name) if of_configuration(error) else refusal(error) or lost(error)
         if TRACEBACKS or line is None:

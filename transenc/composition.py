@@ -75,6 +75,21 @@ def check_overrides(name: str, arguments: Sequence[str]) -> None:
             raise InputError(f"{key}: holds several settings; set one of them, {key}.NAME=...")
 
 
+def check_own_data(arguments: Sequence[str]) -> None:
+    """Refuse own pairs beside the default data choice, which selects and tests on STS-B.
+
+    Raises:
+        InputError: there are own pairs, and no choice of data.
+    """
+    given = {argument.partition("=")[0] for argument in arguments}
+    own, chosen = {"data.path", "data.sentences"} & given, {"data", "experiment"} & given
+    if own and not chosen and not any(argument.startswith(("-c", "--config")) for argument in arguments):
+        raise InputError(
+            f"{min(own)}: by default encoders are selected and tested on STS-B; give data=pairs or data=sentences for"
+            " your own data alone, or data=stsb to keep that"
+        )
+
+
 def parsed(arguments: Sequence[str]) -> Iterator[Any]:
     """Hydra's view of each `key=value`.
 
@@ -174,4 +189,6 @@ def explain(error: Exception, name: str) -> str:
         value, _, expected = message.removesuffix("]").partition(", expected one of [")
         word = value.partition("'")[2].rstrip("'")
         return f"{key}={word}: no such choice{nearest(word, expected.split(', '), listed=True)}"
+    if "is not a ListConfig" in message:
+        return f"{key}: takes a list; put it into brackets, '{key}=[A]', or '{key}=[A,B]'"
     return f"{key}: {message}" if key else message

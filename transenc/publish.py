@@ -16,6 +16,8 @@ from transenc.cli import complain, one_line_errors
 from transenc.errors import InputError
 from transenc.model_card import HERE
 
+WEIGHTS = ("model.safetensors", "adapter_model.safetensors")  # the latter of a LoRA adapter (distill.adapters=separate)
+
 
 def models(run: Path) -> list[Path]:
     """The model folders of a run.
@@ -23,9 +25,9 @@ def models(run: Path) -> list[Path]:
     Raises:
         InputError: it has none.
     """
-    found = sorted(path.parent for path in (run / "models").glob("*/model.safetensors"))
+    found = sorted(path.parent for name in WEIGHTS for path in (run / "models").glob(f"*/{name}"))
     if not found:
-        raise InputError(f"{run}: no finished run (it holds no models/*/model.safetensors)")
+        raise InputError(f"{run}: no finished run (it holds no models/*/{WEIGHTS[0]})")
     return found
 
 

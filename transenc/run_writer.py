@@ -256,13 +256,15 @@ class RunWriter:
         lines = [table([*self.rows, *reference], stages.tests, marked, self.published)] if self.rows else []
         by = next(iter(stages.dev)) if stages.select is Select.dev else stages.select.name
         lines.append(f"* by {by}: " + ", ".join(f"{m.name} of iteration {m.iteration}" for m in selected))
+        unknown = [m.name for m in selected if m.name not in notes]
         for failure in stages.failures:
             kept = "trained with another seed" if failure["kept"] is None else f"{failure['kept']} stays in its place"
             lines.append(f"{failure['place']} failed ({'; '.join(failure['reasons'])}): {kept}.")
         lines += notes.values()
         lines += [f"Do not use {name}: {text}." for name, text in warnings.items()]
-        if not self.rows:
-            lines.append("Whether they beat the initial bi-encoder is not known: score some 300 pairs (data.test).")
+        if not self.rows and unknown:
+            who = " and ".join(unknown)
+            lines.append(f"Without scored pairs (data.test), whether {who} beat the initial bi-encoder is not known.")
         log.log(RESULT, "\n%s\n", "\n".join(lines))
         for name in ("report.html", "models", "labels", "predictions", "results.csv", "tensorboard"):
             if (self.folder / name).exists():

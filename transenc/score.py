@@ -23,9 +23,9 @@ from transenc.evaluate import recognise, shorthand
 USAGE = """python -m transenc.score model=MODEL FILE [column=NAME] [format=FORMAT] [data.columns.sentence1=NAME ...]
 
 FILE holds pairs: .tsv, .csv, .jsonl, .parquet, or sentence1||sentence2 a line; - is standard input. Standard output
-gets the same with one column more at the end: each pair's score in [0, 1], empty where a sentence is. All else stays as
-it is written in FILE, with its line ends and byte-order mark; parquet becomes csv. A file of any size is scored as it
-is read.
+gets the same with one column more at the end: each pair's score in [0, 1] (a negative cosine is 0), and none where a
+sentence is empty. All else stays as it is, line ends and byte-order mark too; parquet becomes csv. A file of any size
+is scored as it is read.
 
 column=NAME     what the new column is called; score by default
 format=FORMAT   csv, tsv, jsonl or txt (sentence1||sentence2); by default what FILE's suffix says, tsv for -"""

@@ -258,14 +258,16 @@ class Distill:
     iterations: int  # an iteration trains the cross-encoder, then the bi-encoder
     teachers: Teachers
     average: Average
-    late_interaction: bool  # bi-encoders label by tokens too (BERTScore)
+    late_interaction: (
+        bool  # bi-encoders label by embeddings and tokens (BERTScore); by tokens alone if the two disagree
+    )
     start: Start
     centre: Centre
     symmetric: bool  # the cross-encoder's logit is the mean over both orders of a pair, unless data.ordered
     select: Select
     adapters: Adapters
-    folds: int  # of cross-fitting; 1: none
-    interpolate: float  # a bi-encoder's share of trained weights; selected by agreement, 1 if that agrees better
+    folds: int  # parts of the pool for cross-fitting; 1: no cross-fitting
+    interpolate: float  # how far bi-encoders go from initial (0) to trained weights (1); by agreement: 0, this, or 1
     holdout: float  # share of the pool held out for selection by agreement
     retries: int  # repeats, with another seed, of a failed training without a known cause
     failure: Failure

@@ -19,6 +19,7 @@ from transenc.errors import InputError
 log = logging.getLogger("transenc")
 
 KINDS = ("csv", "tsv", "jsonl", "txt", "parquet")  # txt: sentence1||sentence2 lines
+SPREADSHEETS = ("xlsx", "xls", "ods")
 COMPRESSED = ("gz", "xz", "bz2", "zst", "zip")
 STDIN = Path("-")
 SHOWN = 40  # characters of what is wrong that an error repeats
@@ -197,6 +198,8 @@ class Reader:
         suffix = path.suffix.lower().removeprefix(".")
         if suffix in COMPRESSED:
             raise InputError(f"{path}: is compressed; unpack it first")
+        if suffix in SPREADSHEETS:
+            raise InputError(f"{path}: is a spreadsheet; save it as .csv (UTF-8, with commas)")
         self.path, self.form = path, form
         self.kind = kind or ("tsv" if path == STDIN else suffix if suffix in KINDS else "txt")
         self.header: str | None = None
@@ -282,6 +285,8 @@ class Reader:
             yield Record(where, row[places[0]], row[places[1]], row[places[-1]], text + delimiter * missing)
 
     def _find(self, column: str, header: list[str]) -> int:
+        if len(header) == 1 and ";" in header[0]:
+            raise InputError(f"{self.path}:1: its columns are separated by semicolons; save it with commas")
         if column not in header:
             raise InputError(
                 f"{self.path}:1: no column {column!r} among {_some(header)}; name yours with"

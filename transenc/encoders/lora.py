@@ -2,6 +2,7 @@
 narrow ones is trained beside each; a head is trained whole.
 """
 
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -41,11 +42,14 @@ def add_lora(backbone: Any, rank: int) -> Any:
         r=rank,
         lora_alpha=ALPHA_PER_RANK * rank,
         target_modules=layers,
+        # By their last names alone, as peft writes many, they would be in the pooler too where a reader has one.
+        exclude_modules=rf"{re.escape(inside)}pooler\..*",
         modules_to_save=whole or None,
         task_type=TaskType.SEQ_CLS if inside else TaskType.FEATURE_EXTRACTION,
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of transformers, on what peft asks it
+        warnings.filterwarnings("ignore", ".* no modules were excluded")
         return get_peft_model(backbone, config)
 
 

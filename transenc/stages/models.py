@@ -4,7 +4,7 @@ load    -> a model folder
 centre  -> a bi-encoder's folder, its embeddings mean-centred
 embed   -> vectors.npy: a bi-encoder's embeddings of a corpus
 score   -> raw.npy, scores.npy: one encoder's cosines or logits for one set of pairs, and the scores they make
-score_late -> scores.npy: what a bi-encoder labels by with late interaction, in one row or two
+score_late -> scores.npy: what a bi-encoder labels by with late interaction, two scores a pair
 """
 
 from collections.abc import Callable, Mapping
@@ -177,7 +177,7 @@ def score_late(
     out: Path, config: Config, progress: Progress, model: Artifact, tokens: Artifact, cosines: Artifact
 ) -> Facts:
     """What a bi-encoder labels by, [2, N] in [-1, 1]: its `cosines` and its tokens, where these hardly differ in order
-    (`WELL_POOLED`). Else pooling loses much of what the tokens hold, and it labels by these alone, all alike and
+    (`WELL_POOLED`). Else pooling loses much of what the tokens hold, and it labels by these alone, unweighted and
     weighted by inverse document frequency.
     """
     encoder = loaded(model, config)
@@ -192,7 +192,7 @@ def score_late(
     agreement = spearman(embedded, scores[0])
     well_pooled = agreement >= WELL_POOLED
     np.save(out / "scores.npy", np.stack([embedded, scores[0]]) if well_pooled else scores)
-    by = "embeddings and tokens" if well_pooled else "tokens, alike and by IDF"
+    by = "embeddings and tokens" if well_pooled else "tokens, unweighted and weighted by IDF"
     summary = f"{len(pairs):,} pairs, by {by}; Spearman of embeddings and tokens {percent(agreement)}"
     return {"pairs": len(pairs), "agreement": agreement, "summary": summary}
 
