@@ -1,6 +1,8 @@
-"""train.py, and what its rule chose among: test scores of the bi-encoder's weights at each share of the way from the
-initial to the trained ones, in shares.csv of the run folder. shares.npz has what the rule looks at: the held-out pairs'
-labels, the initial bi-encoder's labels of them, and their similarities at each share.
+"""train.py, and what its rule chose among: test scores of a bi-encoder's initial and trained weights, and of those half
+way between, in shares.csv of the run folder.
+
+shares.npz there has what the rule looks at: the held-out pairs' labels, the initial bi-encoder's labels of them, and
+their similarities with each of the three weights.
 
     python benchmarks/shares.py model=minilm data=stsb data.dev=null
 
@@ -39,20 +41,20 @@ def run(cfg: Train, folder: Path, overrides: Sequence[str]) -> float | None:
                 tests[name] = pairs, task.facts["binary"]
             return super().train(initial, *more)
 
-    def choose(encoder: Any, initial: Any, before: Any, shares: Any, metric: Any, initial_labels: Any) -> float:
+    def choose(encoder: Any, initial: Any, before: Any, share: float, metric: Any, initial_labels: Any) -> bool:
         trained = {name: weight.clone() for name, weight in encoder.trained_state().items()}
         held_out.update(labels=metric.truth, initial_labels=initial_labels)
-        for share in (0.0, *shares):
-            encoder.load_state_dict(interpolated(initial, trained, share), strict=False)
-            held_out[str(share)] = similarities(encoder, metric.pairs, metric.config)
+        for tried in (0.0, 0.5, 1.0):
+            encoder.load_state_dict(interpolated(initial, trained, tried), strict=False)
+            held_out[str(tried)] = similarities(encoder, metric.pairs, metric.config)
             for name, (pairs, binary) in tests.items():
                 score = main_metric(similarities(encoder, pairs, metric.config), pairs.gold, binary)
-                rows.append({"share": share, "task": name, "score": score})
+                rows.append({"share": tried, "task": name, "score": score})
         encoder.load_state_dict(trained, strict=False)
-        chosen = interpolate_by_agreement(encoder, initial, before, shares, metric, initial_labels)
+        moved = interpolate_by_agreement(encoder, initial, before, share, metric, initial_labels)
         for row in rows:
-            row.setdefault("chosen", row["share"] == chosen)
-        return chosen
+            row.setdefault("chosen", row["share"] == share * moved)
+        return moved
 
     loop.Stages, training.interpolate_by_agreement = Stages, choose
     result = loop.distill(cfg, folder, overrides)

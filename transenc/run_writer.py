@@ -126,7 +126,11 @@ class RunWriter:
         mean_score = sum(defined) / len(defined) if defined and len(defined) == len(scores) else None
         reference = stages.reference()
         tasks = list(stages.tests or stages.dev)
-        warnings = {m.name: text for m in members if (text := warning(m, self.rows, stages.select, tasks))}
+        warnings = {
+            m.name: text
+            for m in members
+            if (text := warning(m, self.rows, stages.select, tasks, stages.well_pooled.get(m.number, False)))
+        }
         notes = {choice.member.name: text for choice in selected if (text := note(choice, stages.select))}
         for member in members:
             folder = self.files.path(model_path(member.name))

@@ -65,17 +65,20 @@ def note(selected: Selected, by: Select) -> str | None:
     return None
 
 
-def warning(member: Member, rows: Sequence[Row], by: Select, tasks: Sequence[str]) -> str | None:
+def warning(
+    member: Member, rows: Sequence[Row], by: Select, tasks: Sequence[str], well_pooled: bool = False
+) -> str | None:
     """Why not to use a selected encoder; None if nothing speaks against it.
 
     An encoder that scores below the initial bi-encoder is not worth using. Without gold scores, neither is a
-    cross-encoder that hardly agrees with its teacher.
+    cross-encoder that hardly agrees with its teacher, or whose teacher was well pooled (docs/adapting.md).
 
     Args:
         member: the encoder.
         rows: all results of the run.
         by: what it was selected by.
         tasks: the test sets, or the development set if there are none.
+        well_pooled: whether the initial bi-encoder's embeddings agree with its tokens.
     """
     values = [row.value for row in rows if row.key == member.key and row.task in tasks]
     initial = [row.value for row in rows if row.key == (0, "bi", member.number) and row.task in tasks]
@@ -86,4 +89,6 @@ def warning(member: Member, rows: Sequence[Row], by: Select, tasks: Sequence[str
     agreement = member.artifact.facts.get("selection") if by is Select.agreement else None
     if member.kind == "cross" and agreement is not None and agreement < MIN_AGREEMENT:
         return f"Spearman with its teacher's labels is {agreement:.2f} on held-out pairs, below {MIN_AGREEMENT:g}"
+    if member.kind == "cross" and well_pooled:
+        return "the embeddings of the initial bi-encoder agree with its tokens, and then it mostly ends below that one"
     return None

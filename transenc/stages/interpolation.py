@@ -1,6 +1,6 @@
-"""How far a student goes from its initial weights towards its trained ones, and what it is judged by."""
+"""Whether a student goes from its initial weights towards its trained ones, and what it is judged by."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -71,38 +71,31 @@ def interpolate_by_agreement(
     encoder: "PairEncoder",
     initial: Mapping[str, torch.Tensor],
     before: np.ndarray,
-    shares: Sequence[float],
+    share: float,
     metric: SelectionMetric,
     initial_labels: np.ndarray,
-) -> float:
-    """Move an encoder from its initial weights towards its trained ones.
+) -> bool:
+    """Move an encoder from its initial weights towards its trained ones, if that improves it; else put the initial ones
+    back.
 
-    The first step must agree better with its own labels by more than a standard error (`improves`), each further one
-    better than the step before. None may agree less with the initial bi-encoder's labels than the initial weights do:
-    these labels do not repeat the cross-encoder's mistakes.
+    It must agree better with the labels it learnt by more than a standard error (`improves`), and no less with the
+    initial bi-encoder's labels: these do not repeat the cross-encoder's mistakes.
 
     Args:
-        encoder: with its trained weights; it ends with those of the last step that improved.
+        encoder: with its trained weights.
         initial: its weights before training.
         before: [N] its similarities with these.
-        shares: of trained weights in each step, ascending.
-        metric: the pairs, and the labels to agree with.
+        share: how far to go, above 0; 1: all the way.
+        metric: the held-out pairs, and the labels it learnt to give.
         initial_labels: [N], the initial bi-encoder's of the same pairs; the same as in `metric` where it has none.
 
     Returns:
-        The share reached; 0: the initial weights are kept.
+        Whether it improved.
     """
-    trained = {name: weight.clone() for name, weight in encoder.trained_state().items()}
-    reached, weights, agreement = 0.0, initial, -1.0
-    lowest = spearman(before, initial_labels)
-    for share in shares:
-        step = interpolated(initial, trained, share)
-        encoder.load_state_dict(step, strict=False)
-        scores = similarities(encoder, metric.pairs, metric.config)
-        value = spearman(scores, metric.truth)
-        better = value > agreement if reached else improves(before, scores, metric.truth)
-        if not better or spearman(scores, initial_labels) < lowest:
-            break
-        reached, weights, agreement = share, step, value
-    encoder.load_state_dict(weights, strict=False)
-    return reached
+    encoder.load_state_dict(interpolated(initial, encoder.trained_state(), share), strict=False)
+    after = similarities(encoder, metric.pairs, metric.config)
+    nearer = spearman(after, initial_labels) >= spearman(before, initial_labels)
+    if nearer and improves(before, after, metric.truth):
+        return True
+    encoder.load_state_dict(initial, strict=False)
+    return False

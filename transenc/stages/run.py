@@ -22,7 +22,7 @@ from transenc.progress import Progress
 from transenc.results import Row
 from transenc.stages.evaluation import Evaluation, Member, digest_of, task_name
 from transenc.stages.labels import label, score_held_out
-from transenc.stages.models import centre, embed, find_model, score_late
+from transenc.stages.models import WELL_POOLED, centre, embed, find_model, score_late
 from transenc.stages.pairs import corpus, flatten, gather, gold, mine
 from transenc.stages.teachers import predict, read_scores
 from transenc.stages.training import train
@@ -58,6 +58,7 @@ class Stages(Evaluation):
         self.initial_sources: dict[tuple[str, int], Source] = {}
         self.failures: list[dict[str, Any]] = []
         self.initial_labels: Artifact | None = None  # where they hold more than the cosines that are judged by them
+        self.well_pooled: dict[int, bool] = {}  # initial bi-encoders by number, where their tokens label too
         self.teachers = [] if cfg.model.teachers is None else listed(cfg.model.teachers)
         self.select = cfg.distill.select
         if self.select is Select.auto:
@@ -226,7 +227,10 @@ class Stages(Evaluation):
         if member.kind == "cross" or not self.cfg.distill.late_interaction:
             return scores
         title, inputs = f"{member.place} late pool", (member.artifact, tokens, scores)
-        return self.store(score_late, config, *inputs, progress=progress, title=title)
+        late = self.store(score_late, config, *inputs, progress=progress, title=title)
+        if member.iteration == 0:
+            self.well_pooled[member.number] = late.facts["agreement"] >= WELL_POOLED
+        return late
 
     def _fixed_scores(self, name: str, pool: Artifact) -> Artifact:
         """A fixed teacher's scores of the pool: a model's, or those in a file."""
@@ -270,7 +274,7 @@ class Stages(Evaluation):
             "select": self.select.name,
             "holdout": self.cfg.distill.holdout if self.select is Select.agreement else None,
             "split_seed": self.cfg.seed,
-            "interpolate": self.cfg.distill.interpolate if student.kind == "bi" else 1.0,
+            "interpolate": self._share(student),
             "trained_already": student.kind == "bi" or student.iteration != 0,
             **self.scoring,
             "examine": self.cfg.distill.failure is not Failure.ignore,
@@ -297,6 +301,12 @@ class Stages(Evaluation):
             folds.append(trained)
         best = max(folds, key=lambda artifact: ranked(artifact.facts["selection"]))
         return replace(result, artifact=best, folds=tuple(folds))
+
+    def _share(self, student: Member) -> float:
+        """How far a student goes to its trained weights: all the way where its embeddings lose what its tokens hold."""
+        if student.kind == "cross" or not self.well_pooled.get(student.number, True):
+            return 1.0
+        return self.cfg.distill.interpolate
 
     def _train(
         self, place: str, config: dict[str, Any], inputs: Sequence[Artifact], previous: Member

@@ -84,7 +84,7 @@ class Before:
         return cls(weights, None if metric is None else similarities(encoder, metric.pairs, metric.config))
 
 
-@stage(version=12, ignore=("batch_tokens",))
+@stage(version=13, ignore=("batch_tokens",))
 @distributed.collective
 def train(
     out: Path,
@@ -96,8 +96,8 @@ def train(
     *more: Artifact,
 ) -> Facts:
     """A student trained on the labels. It keeps its best checkpoint by the selection that `config` names, or its last.
-    What was trained already is interpolated with its weights from before (`interpolated`); by agreement, only as far as
-    that improves it (`interpolate_by_agreement`). With a `fold`, it learns from the other folds only.
+    What was trained already is interpolated with its weights from before (`interpolated`); by agreement, only if that
+    improves it (`interpolate_by_agreement`). With a `fold`, it learns from the other folds only.
 
     `more` are the development pairs, if they select, or the initial bi-encoder's labels, if these judge a student too.
 
@@ -172,10 +172,8 @@ def train(
             encoder.to(config["accelerator"])
             if before is not None and before.scores is not None and metric is not None:
                 initial_labels = np.load((more or [labels])[0] / "labels.npy")[held_out]
-                share = interpolate_by_agreement(
-                    encoder, before.weights, before.scores, sorted({share, 1.0}), metric, initial_labels
-                )
-                result.step = result.step if share else 0
+                moved = interpolate_by_agreement(encoder, before.weights, before.scores, share, metric, initial_labels)
+                share, result.step = (share, result.step) if moved else (0, 0)
             elif before is not None:
                 encoder.load_state_dict(interpolated(before.weights, encoder.trained_state(), share), strict=False)
             if "centre" in config:
