@@ -5,6 +5,9 @@ import pytest
 from conftest import pairs
 
 import transenc
+from transenc.api import _file
+from transenc.composition import compose
+from transenc.data.files import Format, read_pairs
 from transenc.errors import InputError
 
 
@@ -47,7 +50,23 @@ def test_a_mistake_is_an_error_that_python_code_can_catch(settings):
         transenc.distill(*settings, "distill.iteration=1")
 
 
-@pytest.mark.parametrize("item", ["ab", ("one",), ("one", None), ("one", float("nan"))])
+@pytest.mark.parametrize(
+    ("columns", "read"),
+    [((), ["sentence1", "sentence2"]), (("question", "answer"), ["question", "answer"]), ((0, 1), [0, 1])],
+)
+def test_pairs_in_memory_are_a_file_with_the_columns_that_the_settings_name(tmp_path, columns, read):
+    settings = [f"data.columns.sentence{i}={column}" for i, column in enumerate(columns, start=1)]
+    cfg = compose("train", ["data=pairs", "data.path=-", f"paths.artifacts={tmp_path}", *settings])
+    path = _file([("one", "two \ud83d"), ("three", "four")], cfg)  # half a surrogate pair, which is no character
+    found = list(read_pairs(path, Format(*read, None, 0, 1)))
+    assert [pair[:2] for pair in found] == [("one", "two ?"), ("three", "four")]
+    if columns and isinstance(columns[0], str):
+        assert (
+            _file([dict(zip(columns, row, strict=True)) for row in (("one", "two ?"), ("three", "four"))], cfg) == path
+        )
+
+
+@pytest.mark.parametrize("item", ["ab", ("one",), ("one", None), ("one", float("nan")), {"a": "one", "b": "two"}])
 def test_what_is_no_pair_of_sentences_is_refused_with_its_number(settings, item):
     with pytest.raises(InputError, match=r"pairs: item 1 is .*; give two sentences"):
         transenc.distill(*settings, pairs=[("one", "two"), item])

@@ -96,6 +96,14 @@ def test_a_student_is_mean_centred_on_the_pools_sentences_before_it_is_selected(
 
 
 @pytest.mark.slow
+def test_the_card_of_mean_centred_weights_that_no_training_improved_says_so(setting, monkeypatch):
+    monkeypatch.setattr("transenc.stages.interpolation.improves", lambda *_: False)
+    folder = setting.run("distill.centre=starts", "distill.select=agreement", "distill.failure=ignore")
+    card = " ".join((folder / "models" / "bi-encoder" / "README.md").read_text().split())
+    assert "mean-centred on the pool, since no iteration improved on it" in card
+    assert "unchanged" not in card
+
+
 def test_a_mean_centred_initial_encoder_that_is_selected_is_handed_back_and_reported_as_such(setting, monkeypatch):
     value = Row.value
     monkeypatch.setattr(

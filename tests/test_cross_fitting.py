@@ -125,7 +125,7 @@ def test_an_impossible_number_of_folds_is_refused(setting, folds):
         setting.run(f"distill.folds={folds}")
 
 
-@pytest.mark.parametrize("direction", ["cross_to_bi", "gold_to_cross"])
+@pytest.mark.parametrize("direction", ["bi_to_cross", "cross_to_bi", "gold_to_cross"])
 def test_folds_are_refused_where_no_cross_encoder_labels_what_it_learnt(setting, direction):
     with pytest.raises(InputError, match=r"^distill.folds=2: .* set distill.folds=1$"):
         setting.run("distill.folds=2", f"distill.direction={direction}")

@@ -123,6 +123,22 @@ def test_rows_without_sentences_are_pairs_but_blank_lines_and_trailing_tabs_are_
     assert [record.text for record in Reader(path, FORM)] == ["a\t\t1", "\t\t"]
 
 
+@pytest.mark.parametrize(("name", "end"), [("pairs.csv", ",,\n"), ("pairs.tsv", "\t\t\n")])
+def test_rows_of_delimiters_alone_that_a_spreadsheet_leaves_are_no_pairs(tmp_path, name, end):
+    text = {"pairs.csv": as_csv, "pairs.tsv": as_tsv}[name]([("a", "b", 1)])
+    assert read_file(write(tmp_path / name, text + end), FORM) == [("a", "b", 1)]
+
+
+def test_a_sentence_may_be_longer_than_pythons_csv_reader_takes_by_itself(tmp_path):
+    long = "word " * 40_000
+    assert read_file(write(tmp_path / "pairs.csv", as_csv([(long, "b", 1)])), FORM) == [(long, "b", 1)]
+
+
+def test_numbered_and_named_columns_are_not_mixed(tmp_path):
+    with pytest.raises(InputError, match=r"pairs.csv: some columns are numbered and some named"):
+        read_file(write(tmp_path / "pairs.csv", as_csv([("a", "b", 1)])), Format(0, 1, "score", 0, 5))
+
+
 def test_sentences_are_one_a_line(tmp_path):
     path = write(tmp_path / "any.suffix", "\ufeff one \r\n\n||two||\u2028\tthree\none\n \nlast")
     assert read_sentences(path) == ["one", "||two||\u2028\tthree", "one", "last"]

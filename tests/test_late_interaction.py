@@ -6,6 +6,9 @@ import numpy as np
 import pandas
 import pytest
 import torch
+from families import LENGTH, ROBERTA, SIZE
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import AutoModel, RobertaConfig, RobertaTokenizer
 
 import transenc.data.tokens
 from transenc.data.tokens import TokenisedPairs
@@ -87,6 +90,21 @@ def test_special_tokens_and_prompts_do_not_count(bert):
     cosines = first[skipped : skipped + counts[0]] @ second[1 : 1 + counts[1]].T
     expected = (cosines.amax(0).mean() + cosines.amax(1).mean()) / 2
     assert encoder.late_interaction(pairs, 4096)[0, 0] == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_a_prompt_that_ends_in_a_space_hides_no_word(tmp_path):
+    """With merges, as of RoBERTa, the space belongs to the word behind it."""
+    vocabulary, merges = {piece: i for i, piece in enumerate([*ROBERTA, *sorted(ByteLevel.alphabet())])}, []
+    for word in ("food", "dog"):
+        for end in range(len(word)):
+            merges.append(("Ġ" + word[:end], word[end]))
+            vocabulary["Ġ" + word[: end + 1]] = len(vocabulary)
+    sizes = SIZE | {"vocab_size": len(vocabulary), "max_position_embeddings": LENGTH + 2, "pad_token_id": 1}
+    AutoModel.from_config(RobertaConfig(**sizes, type_vocab_size=1)).save_pretrained(tmp_path)
+    RobertaTokenizer(vocab=vocabulary, merges=merges, model_max_length=LENGTH).save_pretrained(tmp_path)
+    for prompt in ("query: ", "query:"):
+        encoder = BiEncoder.load(tmp_path, pooling="mean", prompt=prompt)
+        assert encoder.late_interaction(numbered(encoder, [("food", "food")]), 4096)[0, 0] == pytest.approx(1)
 
 
 @pytest.mark.parametrize("well_pooled", [False, True])

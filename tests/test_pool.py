@@ -86,3 +86,10 @@ def test_of_a_flattened_pool_the_pairs_of_the_present_test_sets_are_counted(sett
         shared.append(json.loads((folder / "run.json").read_text())["data"]["shared"])
     assert shared == [0, 20]
     assert setting.trained() == []
+
+
+def test_sentences_of_which_no_pair_can_be_made_are_refused_before_a_model_scores(setting, tmp_path):
+    (tmp_path / "corpus.txt").write_text("cat\ndog\nhouse\nfood\n")  # no word in common
+    shares = ["data.mining.random=0", "data.mining.nearest=0", "data.mining.lexical=1"]
+    with pytest.raises(InputError, match=r"^data.mining: makes no pair .* raise data.mining.random"):
+        setting.run("data.path=null", f"data.sentences={tmp_path}/corpus.txt", *shares)

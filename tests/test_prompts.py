@@ -96,6 +96,12 @@ def test_two_prompts_are_for_ordered_pairs_only(setting, folder):
         setting.run(f"model.bi={folder}", "model.bi_prompt=['q: ','d: ']")
 
 
+def test_two_default_prompts_are_for_ordered_pairs_only(setting, folder, tmp_path):
+    BiEncoder.load(folder, prompt=["q: ", "d: "]).save(tmp_path / "two")
+    with pytest.raises(InputError, match=r"two: has one prompt for first and one for second .* set data.ordered=true"):
+        setting.run(f"model.bi={tmp_path}/two")
+
+
 def test_a_prompt_and_a_name_of_one_are_not_given_together(setting, folder):
     with pytest.raises(InputError, match=r"model.bi_prompt_name=query: must be null, as model.bi_prompt is given too"):
         setting.run(f"model.bi={folder}", "model.bi_prompt='q: '", "model.bi_prompt_name=query")

@@ -116,6 +116,13 @@ def test_a_damaged_run_has_a_page_or_is_one_line(runs, tmp_path, capsys, name, d
         assert (folder / "report.html").exists()
 
 
+def test_files_of_others_among_the_labels_are_left_alone(runs, tmp_path):
+    folder = Path(shutil.copytree(runs[0], tmp_path / "run"))
+    for name in ("my-notes.csv", "1-bi-annotated.csv"):
+        (folder / "labels" / name).write_text("a\n1\n")
+    assert main([str(folder)]) == 0
+
+
 def test_a_folder_without_a_finished_run_is_one_line(tmp_path, capsys):
     assert main([str(tmp_path)]) == 1
     assert capsys.readouterr().err == f"{tmp_path}: no finished run (its run.json is missing or damaged)\n"

@@ -168,6 +168,34 @@ def test_without_gold_scores_a_cross_encoder_is_warned_of_where_the_bi_encoder_w
     assert warning(member, scored, Select.agreement, ["test"], well_pooled) is None  # known better
 
 
+def test_an_undefined_result_on_one_set_hides_no_loss_on_another():
+    member = Member("cross", 1, 0, False, Artifact(Path(), "", {}))
+    values = {"good": (0.6, 0.2), "flat": (math.nan, math.nan), "one": (0.1, math.nan)}
+    rows = [
+        Row(i, kind, 0, task, 9, value, value)
+        for task, both in values.items()
+        for (i, kind), value in zip([(0, "bi"), (1, "cross")], both, strict=True)
+    ]
+    text = warning(member, rows, Select.agreement, list(values))
+    assert text == "20.00 on 1 sets on average, below the initial bi-encoder's 60.00"
+
+
+def test_an_iteration_that_improved_nothing_is_not_selected_before_one_that_did(tmp_path):
+    facts = [{"selection": 0.8, "step": 100}, {"selection": 0.9, "step": 0}]
+    members = [Member("bi", i, 0, False, Artifact(tmp_path, "", one)) for i, one in enumerate(facts, start=1)]
+    assert select(members, [], Select.agreement, None) == [Selected(members[0], 0.8)]
+
+
+def test_the_card_of_initial_weights_that_three_iterations_kept_says_unchanged(setting, monkeypatch):
+    monkeypatch.setattr("transenc.stages.interpolation.improves", lambda *_: False)
+    folder = setting.run("distill.select=agreement", "distill.failure=ignore", "distill.iterations=3")
+    initial, final = (BiEncoder.load(path).state_dict() for path in (setting.model, folder / "models" / "bi-encoder"))
+    assert all((final[name] == weight).all() for name, weight in initial.items())
+    card = (folder / "models" / "bi-encoder" / "README.md").read_text()
+    assert "unchanged, since no iteration improved on it" in " ".join(card.split())
+    assert "Fine-tuned" not in card
+
+
 def test_the_card_of_an_initial_encoder_that_is_handed_back_says_so():
     text = [card_of(Row(i, "bi", 0, "dev", 3, 0.5, 0.5), ["sickr-all"], trained=i > 0) for i in (0, 1)]
     assert ("unchanged" in text[0], "unchanged" in text[1]) == (True, False)
@@ -334,7 +362,8 @@ def test_fewer_than_ten_held_out_pairs_show_no_improvement(count):
     assert improves(-labels, labels, labels) == (count == 10)
 
 
-def test_a_share_that_holds_all_pairs_out_is_refused(setting, tmp_path):
+def test_a_pool_of_which_no_pair_can_be_held_out_is_refused_before_any_training(setting, tmp_path):
     (tmp_path / "two.tsv").write_text("sentence1\tsentence2\nthe dog runs\ta dog\na cat\tthe man eats\n")
-    with pytest.raises(InputError, match=r"^data.path: too few pairs .* or lower distill.holdout$"):
+    with pytest.raises(InputError, match=r"^data.path: 2 pairs are too few to hold some out; .* distill.select=last$"):
         setting.run(f"data.path={tmp_path}/two.tsv", "data.dev=null", "distill.failure=ignore")
+    assert setting.trained() == []

@@ -143,6 +143,14 @@ def test_fixed_teachers_and_human_labels_exclude_each_other(setting):
         setting.run("distill.direction=gold_to_bi", "model.teachers=x", f"data.gold=[{setting.files}/pool.tsv]")
 
 
-def test_a_teacher_that_is_not_there_is_one_line(setting):
-    with pytest.raises(InputError, match=r"model.teachers=/no/such: no such folder"):
-        setting.run("model.teachers=/no/such")
+@pytest.mark.parametrize("key", ["model.teachers", "model.reference"])
+def test_a_model_that_is_not_there_is_one_line_before_anything_is_scored(setting, key):
+    with pytest.raises(InputError, match=rf"{key}=/no/such: no such folder"):
+        setting.run(f"{key}=/no/such")
+    assert "score" not in dict(setting.built)
+
+
+def test_the_labels_of_a_run_are_the_scores_of_another(setting):
+    first = setting.run(*ONE_TURN)
+    again = setting.run(f"model.teachers={first}/labels/1-bi.csv", *ONE_TURN, name="again")
+    pandas.testing.assert_frame_equal(*(pandas.read_csv(run / "labels" / "1-bi.csv") for run in (first, again)))

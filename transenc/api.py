@@ -1,7 +1,7 @@
 """The loop from Python, in a notebook or a script: the same code, settings and run folder as `python train.py`."""
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,8 @@ def distill(*overrides: str, pairs: Any = None, folder: str | Path | None = None
     Args:
         overrides: settings, as on the command line: "model=minilm", "distill.iterations=1", ...
         pairs: unlabelled pairs to learn from: a file, a data frame whose first two columns hold the sentences, or an
-            iterable of (sentence1, sentence2). None: what the overrides say, by default STS-B.
+            iterable of (sentence1, sentence2) or of mappings with these names. None: what the overrides say, by default
+            STS-B.
         folder: the run folder; by default outputs/DATE/TIME.
 
     Raises:
@@ -80,19 +81,24 @@ def _file(pairs: Any, cfg: Train) -> Path:
     """The pairs as a file; those that are in memory go into the store, which is safe to delete."""
     if isinstance(pairs, str | Path):
         return Path(pairs)
-    rows = _rows(pairs)
+    names = cfg.data.columns.sentence1, cfg.data.columns.sentence2
+    rows = [tuple(text.encode("utf-8", "replace").decode() for text in row) for row in _rows(pairs, names)]
+    if not all(isinstance(name, int) for name in names):  # numbers are of a file without a header
+        rows.insert(0, tuple(map(str, names)))
     path = Path(cfg.paths.artifacts) / f"pairs-{digest(rows)[:16]}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
-        csv.writer(file).writerows([("sentence1", "sentence2"), *rows])
+        csv.writer(file).writerows(rows)
     return path
 
 
-def _rows(pairs: Iterable[Sequence[str]]) -> list[tuple[str, str]]:
+def _rows(pairs: Iterable[Any], names: Sequence[Any]) -> list[tuple[str, str]]:
     if hasattr(pairs, "itertuples"):  # a data frame, of pandas or like it
         pairs = pairs.itertuples(index=False)
     rows = []
     for number, pair in enumerate(pairs):
+        if isinstance(pair, Mapping):
+            pair = [pair.get(name) for name in names]
         sentences = () if isinstance(pair, str) else tuple(pair)[:2]
         if len(sentences) < 2 or not all(isinstance(sentence, str) for sentence in sentences):
             raise InputError(f"pairs: item {number} is {pair!r:.80}; give two sentences, (sentence1, sentence2)")

@@ -221,7 +221,7 @@ class RunWriter:
             text += f" {kept}"
         facts = member.artifact.facts
         if facts.get("centred"):
-            text += " Then its embeddings were mean-centred over the sentences of the pool."
+            text += f" Its embeddings were mean-centred over the sentences of the pool, {facts['centred']}."
         text += f" It is read with {read_as(facts['encoder'])}."
         if warning:
             text += f" **Do not use it**: {warning}."
@@ -233,8 +233,8 @@ class RunWriter:
             pool.facts["shared"],
             [row for row in self.rows if row.key == member.key],
             self._command(),
-            member.iteration != 0 and "step" in facts and (kept is None or member.iteration != 1),
-            member.centred or facts.get("centred", False),
+            facts.get("trained", False),
+            facts.get("centred") is not None,
             member.kind == "bi" and len(set(facts["encoder"]["prompts"])) > 1,
         )
 

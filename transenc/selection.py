@@ -47,7 +47,8 @@ def select(candidates: Sequence[Member], rows: Sequence[Row], by: Select, dev: s
                 score = next(row.value for row in rows if row.key == member.key and row.task == dev)
             else:  # a retained initial encoder has no agreement
                 score = member.artifact.facts.get("selection")
-            order = ranked(score)
+            kept = by is Select.agreement and member.artifact.facts.get("step") == 0
+            order = ranked(None if kept else score)  # its agreement is with labels that it has not learnt
             score = None if score is None or math.isnan(score) else score
         if member.number not in best or order > best[member.number][0]:
             best[member.number] = order, Selected(member, score)
@@ -60,7 +61,7 @@ def note(selected: Selected, by: Select) -> str | None:
     if member.iteration == 0:
         return f"No iteration improved on the initial {member.name}: {member.place} is handed back."
     if by is Select.agreement and member.artifact.facts.get("step") == 0:
-        before = "initial weights" if member.iteration == 1 else "weights before it"
+        before = "weights before it" if member.artifact.facts["trained"] else "initial weights"
         return f"{member.place}: its agreement with held-out labels did not improve enough; the {before} are kept."
     return None
 
@@ -80,11 +81,11 @@ def warning(
         tasks: the test sets, or the development set if there are none.
         well_pooled: whether the initial bi-encoder's embeddings agree with its tokens.
     """
-    values = [row.value for row in rows if row.key == member.key and row.task in tasks]
-    initial = [row.value for row in rows if row.key == (0, "bi", member.number) and row.task in tasks]
-    if values and initial:
-        score, before = 100 * sum(values) / len(values), 100 * sum(initial) / len(initial)
-        where = tasks[0] if len(tasks) == 1 else f"{len(tasks)} sets on average"
+    initial = {row.task: row.value for row in rows if row.key == (0, "bi", member.number) and row.task in tasks}
+    both = [(row.value, initial[row.task]) for row in rows if row.key == member.key and row.task in initial]
+    if defined := [values for values in both if not any(map(math.isnan, values))]:
+        score, before = (100 * sum(values) / len(values) for values in zip(*defined, strict=True))
+        where = tasks[0] if len(tasks) == 1 else f"{len(defined)} sets on average"
         return f"{score:.2f} on {where}, below the initial bi-encoder's {before:.2f}" if score < before else None
     agreement = member.artifact.facts.get("selection") if by is Select.agreement else None
     if member.kind == "cross" and agreement is not None and agreement < MIN_AGREEMENT:

@@ -98,7 +98,7 @@ def check(cfg: Train) -> None:
             f"distill.interpolate={distill.interpolate:g}: adapters are not interpolated; set distill.interpolate=1, or"
             " distill.bi.lora_rank=0"
         )
-    if distill.folds > 1 and direction not in (Direction.both, Direction.bi_to_cross):
+    if distill.folds > 1 and direction is not Direction.both:
         raise InputError(
             f"distill.folds={distill.folds}: with distill.direction={direction.name} no cross-encoder labels pairs that"
             " it learnt from; set distill.folds=1"

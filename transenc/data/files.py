@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import os
+import string
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import nullcontext
@@ -19,9 +20,10 @@ from transenc.errors import InputError
 log = logging.getLogger("transenc")
 
 KINDS = ("csv", "tsv", "jsonl", "txt", "parquet")  # txt: sentence1||sentence2 lines
-SPREADSHEETS = ("xlsx", "xls", "ods")
-COMPRESSED = ("gz", "xz", "bz2", "zst", "zip")
+UNREADABLE = dict.fromkeys(("gz", "xz", "bz2", "zst", "zip"), "compressed; unpack it first")
+UNREADABLE |= dict.fromkeys(("xlsx", "xls", "ods"), "a spreadsheet; save it as .csv (UTF-8, with commas)")
 STDIN = Path("-")
+csv.field_size_limit(2**31 - 1)  # of characters in a cell; Python's own is 131,072
 SHOWN = 40  # characters of what is wrong that an error repeats
 
 
@@ -141,8 +143,9 @@ def read_pairs(path: Path, form: Format) -> Iterator[Pair]:
         InputError: as `Reader`, or a row is badly scored.
     """
     reader, pair, quoted = Reader(path, form), None, 0
+    delimiters = string.whitespace + ("," if reader.kind == "csv" else "")
     for where, sentence1, sentence2, written, text in reader:
-        if text.strip():  # not a row of tabs alone, as spreadsheets leave them at the end
+        if text.strip(delimiters):  # not a row of delimiters alone, as spreadsheets leave them at the end
             pair = Pair(sentence1, sentence2, None if form.score is None else form.gold(written, where))
             quoted += _quoted(sentence1) + _quoted(sentence2)
             yield pair
@@ -196,10 +199,8 @@ class Reader:
 
     def __init__(self, path: Path, form: Format, kind: str | None = None):
         suffix = path.suffix.lower().removeprefix(".")
-        if suffix in COMPRESSED:
-            raise InputError(f"{path}: is compressed; unpack it first")
-        if suffix in SPREADSHEETS:
-            raise InputError(f"{path}: is a spreadsheet; save it as .csv (UTF-8, with commas)")
+        if suffix in UNREADABLE:
+            raise InputError(f"{path}: is {UNREADABLE[suffix]}")
         self.path, self.form = path, form
         self.kind = kind or ("tsv" if path == STDIN else suffix if suffix in KINDS else "txt")
         self.header: str | None = None
@@ -260,11 +261,16 @@ class Reader:
         """Records of (line number, columns, text); a row of nothing but delimiters is a pair of empty sentences."""
         rows, form = (row for row in rows if len(row[1]) > 1 or row[2].strip()), self.form
         wanted = [column for column in (form.sentence1, form.sentence2, form.score) if column is not None]
+        if len({type(column) for column in wanted}) > 1:
+            raise InputError(
+                f"{self.path}: some columns are numbered and some named; number all of data.columns.sentence1,"
+                " .sentence2 and .score (of a file without a header), or name all"
+            )
         if all(isinstance(column, int) for column in wanted):
             places = [int(column) for column in wanted]
         else:
             _, names, self.header = next(rows)
-            places = [column if isinstance(column, int) else self._find(column, names) for column in wanted]
+            places = [self._find(str(column), names) for column in wanted]
             self.names = names
         width = None  # of a file without a header, whose columns are where the first row has them
         for number, row, text in rows:

@@ -194,7 +194,8 @@ class BiEncoder(PairEncoder):
         idf = inverse_document_frequencies(pairs.sentence_counts(vocabulary), len(pairs.lengths))
         weightings = torch.from_numpy(np.stack([np.ones_like(idf), idf]))  # [2, V]
         before, behind = len(self.inputs.alone_before), len(self.inputs.alone_behind)
-        skipped = torch.tensor([max(before, self._tokens_of_prompt(prompt)) for prompt in self.prompts])
+        # A space that ends a prompt is part of the sentence's first token.
+        skipped = torch.tensor([max(before, self._tokens_of_prompt(prompt.rstrip())) for prompt in self.prompts])
         lengths = self.inputs.single_lengths(pairs.lengths[pairs.sides(slice(None))])  # [N, 2]
 
         def run(group: np.ndarray) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ from transenc.results import Key, Row
 from transenc.run_folder import predictions_path
 
 NUMBERS = ("label", "gold", "score", "loss", "learning_rate", "selection")  # columns where an empty cell is NaN
+LABELS = re.compile(r"(\d+)-(bi|cross|gold)\.csv")
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,10 @@ class Run:
     @cached_property
     def labels(self) -> dict[tuple[int, str], Any]:
         """By iteration and kind of teacher."""
-        files = [(*path.stem.split("-", 1), path) for path in (self.folder / "labels").glob("*-*.csv")]
-        found = {(int(iteration), kind): path for iteration, kind, path in files}
+        files = {path: LABELS.fullmatch(path.name) for path in (self.folder / "labels").glob("*.csv")}
+        found = {
+            (int(name[1]), name[2]): path for path, name in files.items() if name
+        }  # others' files may lie there too
         return {key: read_table(path) for key, path in sorted(found.items())}
 
     @cached_property

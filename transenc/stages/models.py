@@ -19,6 +19,7 @@ from transenc.artifacts import Artifact, file_digest, stage
 from transenc.data.tokens import TokenisedPairs
 from transenc.errors import InputError
 from transenc.metrics import compute_metrics, main_metric_name, spearman
+from transenc.model_description import describe
 from transenc.model_folder import Source, find
 from transenc.progress import Progress
 from transenc.results import METRIC_NAMES, percent
@@ -75,6 +76,18 @@ def find_model(key: str, name: str) -> Source:
         raise InputError(f"{key}={error}") from None
 
 
+def find_reference(name: str) -> Source:
+    """Find the bi-encoder that the configuration names as `model.reference`.
+
+    Raises:
+        InputError: see `find_model`, or it is a cross-encoder.
+    """
+    source = find_model("model.reference", name)
+    if describe(source).cross:
+        raise InputError(f"model.reference={name}: is a cross-encoder; name a bi-encoder")
+    return source
+
+
 def model_facts(folder: Path, encoder: "PairEncoder") -> Facts:
     # Two models have the same tokenizer if this file is the same. The lengths to which they cut are in another file.
     return {"kind": encoder.kind, "tokenizer": file_digest(folder / "tokenizer.json"), "encoder": encoder.facts}
@@ -121,7 +134,7 @@ def load(out: Path, config: Config, progress: Progress) -> Facts:
     return {**facts, "summary": summary}
 
 
-@stage(version=2, ignore=("batch_tokens", "accelerator"))
+@stage(version=3, ignore=("batch_tokens", "accelerator"))
 def centre(out: Path, config: Config, progress: Progress, model: Artifact, tokens: Artifact) -> Facts:
     """A bi-encoder whose embeddings are mean-centred over the sentences of the pool."""
     from transenc.encoders.bi import CENTRING_SENTENCES
@@ -132,6 +145,7 @@ def centre(out: Path, config: Config, progress: Progress, model: Artifact, token
     encoder.save(out)
     return {
         **model_facts(out, encoder),
+        "centred": "after training",
         "share": share,
         "summary": f"the mean was {share:.0%} of an embedding's length",
     }

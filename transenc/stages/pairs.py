@@ -111,6 +111,10 @@ def mine(out: Path, config: Config, progress: Progress, corpus: Artifact, *vecto
             seed=config["seed"],
             progress=bar.update,
         )
+    if not len(pairs):
+        raise InputError(
+            "data.mining: makes no pair of these sentences; raise data.mining.random or data.mining.nearest"
+        )
     facts = _write(out, sentences, pairs)
     kinds = ", ".join(f"{number:,} {kind}" for kind, number in made.items() if number)
     return {**facts, "made": made, "summary": f"{len(pairs):,} pairs ({kinds})"}

@@ -15,6 +15,7 @@ import numpy as np
 from transenc import distributed
 from transenc.artifacts import Artifact, Store
 from transenc.config.schema import Centre, Failure, Select, Start, Teachers, Train, listed
+from transenc.data.files import Format
 from transenc.errors import InputError
 from transenc.metrics import ranked, varies
 from transenc.model_folder import Source
@@ -22,9 +23,9 @@ from transenc.progress import Progress
 from transenc.results import Row
 from transenc.stages.evaluation import Evaluation, Member, digest_of, task_name
 from transenc.stages.labels import label, score_held_out
-from transenc.stages.models import WELL_POOLED, centre, embed, find_model, score_late
+from transenc.stages.models import WELL_POOLED, centre, embed, find_model, find_reference, score_late
 from transenc.stages.pairs import corpus, flatten, gather, gold, mine
-from transenc.stages.teachers import predict, read_scores
+from transenc.stages.teachers import label_column, predict, read_scores
 from transenc.stages.training import train
 
 log = logging.getLogger("transenc")
@@ -39,6 +40,7 @@ REMEDIES = {  # by the cause of a failed training
     "chance": "try another distill.{kind}.learning_rate, or raise distill.{kind}.min_steps",
 }
 TEACHER_TOKENS = 64  # of a pair, by which trainer.score_tokens makes a batch size for fixed teachers
+MIN_POOL = 3  # pairs, of which two are held out
 HEAD_SEEDS = 1_000_003  # between the seeds of two members' new heads, so that no other run has the same
 
 
@@ -60,6 +62,11 @@ class Stages(Evaluation):
         self.initial_labels: Artifact | None = None  # where they hold more than the cosines that are judged by them
         self.well_pooled: dict[int, bool] = {}  # initial bi-encoders by number, where their tokens label too
         self.teachers = [] if cfg.model.teachers is None else listed(cfg.model.teachers)
+        # Wrong names are told before hours of training, not after.
+        self.reference_source = None if cfg.model.reference is None else find_reference(cfg.model.reference)
+        for name in self.teachers:
+            if not os.path.isfile(name):
+                find_model("model.teachers", name)
         self.select = cfg.distill.select
         if self.select is Select.auto:
             self.select = Select.agreement if cfg.data.dev is None else Select.dev
@@ -120,6 +127,11 @@ class Stages(Evaluation):
             source = self.initial_sources[kind, i] = find_model(key, name)
             artifact = self.load(kind, source, key, **of_member)
             members.append(Member(kind, 0, i, len(names) > 1, artifact))
+            if kind == "bi" and not self.data.ordered and len(set(artifact.facts["encoder"]["prompts"])) > 1:
+                raise InputError(
+                    f"{key}={name}: has one prompt for first and one for second sentences; set data.ordered=true, or"
+                    " give one with model.bi_prompt"
+                )
             if kind == "bi" and self.cfg.distill.centre is not Centre.none and not artifact.facts["can_be_centred"]:
                 raise InputError(
                     f"{key}={name}: cannot be centred, its last layer does not end with a normalisation that has a"
@@ -150,7 +162,13 @@ class Stages(Evaluation):
         if self.cfg.distill.direction.supervised:
             return self.store(gold, config, *sources, *scored, progress=self.progress, title="gold")
         config |= {"extra": len(self.extra), "extra_limit": data.extra_limit, "transductive": data.transductive}
-        return self.store(gather, config, *sources, *self.extra, *scored, progress=self.progress, title="pool")
+        pool = self.store(gather, config, *sources, *self.extra, *scored, progress=self.progress, title="pool")
+        if self.select is Select.agreement and pool.facts["pairs"] < MIN_POOL:
+            raise InputError(
+                f"data.path: {pool.facts['pairs']} pairs are too few to hold some out; add pairs, or set"
+                " distill.select=last"
+            )
+        return pool
 
     def _mine(self, corpus: Artifact, bi: Member) -> Artifact:
         """Pairs made of single sentences."""
@@ -237,6 +255,7 @@ class Stages(Evaluation):
         key, title = "model.teachers", f"teacher {task_name(name)}"
         if os.path.isfile(name):
             form = self._format(name, True) | {"score_min": 0.0, "score_max": 1.0, "binary": False}
+            form["score"] = label_column(Path(name), Format(**form))
             config = {"file": name, "digest": digest_of(Path(name)), "format": form, "ordered": self.data.ordered}
             return self.store(read_scores, config, pool, progress=self.progress, title=title)
         source = find_model(key, name)
@@ -341,9 +360,7 @@ class Stages(Evaluation):
 
     def reference(self) -> list[Row]:
         """The results of `model.reference` on the same sets; none where no model is named."""
-        name = self.cfg.model.reference
-        if name is None:
+        if self.reference_source is None:
             return []
-        key = "model.reference"
-        model = self.load("bi", find_model(key, name), key, pooling="auto", layers=None, max_tokens=None)
+        model = self.load("bi", self.reference_source, "model.reference", pooling="auto", layers=None, max_tokens=None)
         return self.evaluate([Member("bi", None, 0, False, model)])

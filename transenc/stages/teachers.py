@@ -5,6 +5,7 @@ read_scores  -> scores.npy: scores of the pool out of a file
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 
 from transenc.artifacts import Artifact, stage
-from transenc.data.files import Format, read_file
+from transenc.data.files import Format, Reader, read_file
 from transenc.errors import InputError, reason
 from transenc.model_description import describe
 from transenc.model_folder import Source
@@ -117,6 +118,15 @@ def _in_chunks(progress: Progress, unit: str, items: Sequence[Any], run: Callabl
                 ) from error
             bar.update(len(part))
     return torch.cat(parts)
+
+
+def label_column(file: Path, form: Format) -> Any:
+    """Where a file of scores has them: in the configured column, or in `label`, as files in a run's labels/."""
+    reader = Reader(file, replace(form, score=None))
+    if reader.kind == "txt":
+        return form.score
+    next(iter(reader))
+    return "label" if "label" in reader.names and form.score not in reader.names else form.score
 
 
 @stage(version=1, ignore=("file",))

@@ -61,8 +61,7 @@ def split(count: int, config: Config) -> tuple[np.ndarray, np.ndarray]:
         left_out = folds_of(count, 1, config["split_seed"])[0][:held]
     kept = np.setdiff1d(np.arange(count), left_out)
     if not len(kept):
-        remedy = "set distill.folds=1" if "fold" in config else "lower distill.holdout"
-        raise InputError(f"data.path: too few pairs to hold some out ({count}); add pairs, or {remedy}")
+        raise InputError(f"data.path: too few pairs for folds ({count}); add pairs, or set distill.folds=1")
     return np.sort(left_out[:held]), kept
 
 
@@ -201,4 +200,7 @@ def train(
     if 0 < share < 1:
         summary += f", {share:g} of the way"
     facts = {"select": config["select"], "selection": result.best, "step": result.step, "summary": summary}
-    return finished({**model_facts(out, encoder), **facts, "centred": "centre" in config})
+    before_training = "before training" if student.facts.get("centred") else None
+    facts["centred"] = "after training" if "centre" in config else before_training
+    facts["trained"] = result.step > 0 or student.facts.get("trained", False)
+    return finished({**model_facts(out, encoder), **facts})
