@@ -41,7 +41,9 @@ def run(cfg: Train, folder: Path, overrides: Sequence[str]) -> float | None:
                 tests[name] = pairs, task.facts["binary"]
             return super().train(initial, *more)
 
-    def choose(encoder: Any, initial: Any, before: Any, share: float, metric: Any, initial_labels: Any) -> bool:
+    def choose(
+        encoder: Any, initial: Any, before: Any, share: float, metric: Any, initial_labels: Any, surely: bool
+    ) -> bool:
         trained = {name: weight.clone() for name, weight in encoder.trained_state().items()}
         held_out.update(labels=metric.truth, initial_labels=initial_labels)
         for tried in (0.0, 0.5, 1.0):
@@ -51,7 +53,7 @@ def run(cfg: Train, folder: Path, overrides: Sequence[str]) -> float | None:
                 score = main_metric(similarities(encoder, pairs, metric.config), pairs.gold, binary)
                 rows.append({"share": tried, "task": name, "score": score})
         encoder.load_state_dict(trained, strict=False)
-        moved = interpolate_by_agreement(encoder, initial, before, share, metric, initial_labels)
+        moved = interpolate_by_agreement(encoder, initial, before, share, metric, initial_labels, surely)
         for row in rows:
             row.setdefault("chosen", row["share"] == share * moved)
         return moved

@@ -51,18 +51,21 @@ def interpolated(
     }
 
 
-def improves(before: np.ndarray, after: np.ndarray, labels: np.ndarray) -> bool:
-    """The one-standard-error rule (Breiman et al. 1984): whether scores agree better with labels than others do by more
-    than the standard error of the difference, from a paired bootstrap.
+def improves(before: np.ndarray, after: np.ndarray, labels: np.ndarray, surely: bool) -> bool:
+    """Whether scores agree better with labels than others do, by Spearman.
 
     Args:
         before, after: [N] scores of the same pairs. Fewer than `MIN_HELD_OUT` tell nothing: their resamples are often
             alike.
-        labels: [N], by Spearman.
+        labels: [N].
+        surely: whether by more than the standard error of the difference, from a paired bootstrap: the
+            one-standard-error rule (Breiman et al. 1984).
     """
     gain = spearman(after, labels) - spearman(before, labels)
     if len(labels) < MIN_HELD_OUT or not gain > 0:  # an undefined one is not
         return False
+    if not surely:
+        return True
     values = bootstrap([before, after], labels, False, RESAMPLES)
     return bool(gain > np.nanstd(values[:, 1] - values[:, 0]))
 
@@ -74,12 +77,13 @@ def interpolate_by_agreement(
     share: float,
     metric: SelectionMetric,
     initial_labels: np.ndarray,
+    surely: bool,
 ) -> bool:
     """Move an encoder from its initial weights towards its trained ones, if that improves it; else put the initial ones
     back.
 
-    It must agree better with the labels it learnt by more than a standard error (`improves`), and no less with the
-    initial bi-encoder's labels: these do not repeat the cross-encoder's mistakes.
+    It must agree better with the labels it learnt, and with the initial bi-encoder's labels, which do not repeat the
+    cross-encoder's mistakes.
 
     Args:
         encoder: with its trained weights.
@@ -88,14 +92,14 @@ def interpolate_by_agreement(
         share: how far to go, above 0; 1: all the way.
         metric: the held-out pairs, and the labels it learnt to give.
         initial_labels: [N], the initial bi-encoder's of the same pairs; the same as in `metric` where it has none.
+        surely: see `improves`.
 
     Returns:
         Whether it improved.
     """
     encoder.load_state_dict(interpolated(initial, encoder.trained_state(), share), strict=False)
     after = similarities(encoder, metric.pairs, metric.config)
-    nearer = spearman(after, initial_labels) >= spearman(before, initial_labels)
-    if nearer and improves(before, after, metric.truth):
+    if all(improves(before, after, labels, surely) for labels in (metric.truth, initial_labels)):
         return True
     encoder.load_state_dict(initial, strict=False)
     return False

@@ -288,12 +288,15 @@ class Stages(Evaluation):
         else:
             settings = asdict(self.cfg.distill.bi) | {"both_orders": False}
         result = Member(student.kind, iteration, student.number, student.several, student.artifact)
+        well_pooled = self.well_pooled.get(student.number, True)
         config: dict[str, Any] = {
             "training": {key: v.name if isinstance(v, Enum) else v for key, v in settings.items()},
             "select": self.select.name,
             "holdout": self.cfg.distill.holdout if self.select is Select.agreement else None,
             "split_seed": self.cfg.seed,
-            "interpolate": self._share(student),
+            # Where embeddings lose what the tokens hold, training is worth going all the way, on less proof.
+            "interpolate": self.cfg.distill.interpolate if student.kind == "bi" and well_pooled else 1.0,
+            "surely": well_pooled,
             "trained_already": student.kind == "bi" or student.iteration != 0,
             **self.scoring,
             "examine": self.cfg.distill.failure is not Failure.ignore,
@@ -320,12 +323,6 @@ class Stages(Evaluation):
             folds.append(trained)
         best = max(folds, key=lambda artifact: ranked(artifact.facts["selection"]))
         return replace(result, artifact=best, folds=tuple(folds))
-
-    def _share(self, student: Member) -> float:
-        """How far a student goes to its trained weights: all the way where its embeddings lose what its tokens hold."""
-        if student.kind == "cross" or not self.well_pooled.get(student.number, True):
-            return 1.0
-        return self.cfg.distill.interpolate
 
     def _train(
         self, place: str, config: dict[str, Any], inputs: Sequence[Artifact], previous: Member

@@ -83,7 +83,7 @@ class Before:
         return cls(weights, None if metric is None else similarities(encoder, metric.pairs, metric.config))
 
 
-@stage(version=13, ignore=("batch_tokens",))
+@stage(version=14, ignore=("batch_tokens",))
 @distributed.collective
 def train(
     out: Path,
@@ -171,7 +171,9 @@ def train(
             encoder.to(config["accelerator"])
             if before is not None and before.scores is not None and metric is not None:
                 initial_labels = np.load((more or [labels])[0] / "labels.npy")[held_out]
-                moved = interpolate_by_agreement(encoder, before.weights, before.scores, share, metric, initial_labels)
+                moved = interpolate_by_agreement(
+                    encoder, before.weights, before.scores, share, metric, initial_labels, config["surely"]
+                )
                 share, result.step = (share, result.step) if moved else (0, 0)
             elif before is not None:
                 encoder.load_state_dict(interpolated(before.weights, encoder.trained_state(), share), strict=False)
