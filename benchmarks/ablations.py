@@ -30,6 +30,7 @@ STARTS = {
     "strong": ["model=minilm", "model.pooling=mean"],
     "three layers": ["model=minilm", "model.pooling=mean", "model.bi_layers=3"],
     "five layers": ["model=minilm", "model.pooling=mean", "model.bi_layers=5"],
+    "four layers": ["model=minilm", "model.pooling=mean", "model.bi_layers=4"],
     "four layers [CLS]": ["model=minilm", "model.pooling=cls", "model.bi_layers=4"],
     "three and four layers": ["model=minilm_mutual", "model.bi_layers=[3,4]"],
 }
