@@ -44,7 +44,8 @@ class Table:
     mean: bool = False
 
 
-STRONG, OTHERS = ("strong (mean)",), ("weak ([CLS])", "three layers")
+POOLS = ("initial", "task", "pairs")
+BI, CROSS = ("initial", "bi-encoder"), ("initial", "cross-encoder")
 SEVEN = ("initial", "arm", "encoder", "seed")
 TABLES = {
     "quickstart": Table("quickstart", "quickstart", ("seed",), "encoder"),
@@ -63,15 +64,13 @@ TABLES = {
     "seven-no-sick": Table("seven_tasks", "no sentence of sick", SEVEN[1:], "task"),
     "iterations": Table("iterations", "iterations", ("initial", "seed", "arm"), "encoder"),
     "teachers": Table("iterations", "teachers", ("initial",), "encoder"),
-    "adapting": Table("adapting", "adapting", ("initial", "task", "seed"), "encoder"),
+    "adapting": Table("adapting", "adapting", ("initial", "task"), "arm", {"encoder": BI}, True),
+    "adapting-cross": Table("adapting", "adapting", ("initial", "task"), "arm", {"encoder": CROSS}, True),
+    "adapting-unseen": Table("adapting", "adapting unseen", ("initial", "task"), "arm", {"encoder": BI}),
+    "adapting-unseen-cross": Table("adapting", "adapting unseen", ("initial", "task"), "arm", {"encoder": CROSS}),
+    "adapting-pools": Table("adapting", "adapting pools", POOLS, "arm", {"encoder": BI}),
+    "adapting-pools-cross": Table("adapting", "adapting pools", POOLS, "arm", {"encoder": CROSS}),
     "labels": Table("labels", "labels", ("initial", "arm"), "task"),
-    "adapting-strong": Table("adapting", "adapting late", ("initial", "task"), "encoder", {"initial": STRONG}),
-    "adapting-weighted": Table("adapting", "adapting weighted", ("initial", "task"), "encoder"),
-    "adapting-unweighted": Table("adapting", "adapting late", ("initial", "task"), "encoder", {"initial": OTHERS}),
-    "adapting-before": Table("adapting", "adapting late with the rule before", ("initial", "task"), "encoder"),
-    "adapting-new": Table("adapting", "adapting new texts", ("initial", "task"), "encoder"),
-    "adapting-condition": Table("adapting", "adapting condition", ("initial", "task", "arm"), "encoder"),
-    "adapting-base": Table("adapting", "adapting base", ("initial", "task"), "encoder"),
     "fixed-teachers": Table("fixed_teachers", "fixed teachers", ("arm",), "encoder"),
     "centring": Table("centring", "initial", ("initial", "arm"), "task"),
     "centring-students": Table("centring", "students", ("initial", "arm"), "task"),

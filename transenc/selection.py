@@ -1,4 +1,4 @@
-"""Which iteration's encoders are handed out, and which of those are not worth using."""
+"""Which iteration's encoders are saved, and which of those are not worth using."""
 
 import math
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ class Selected:
 def select(candidates: Sequence[Member], rows: Sequence[Row], by: Select, dev: str | None) -> list[Selected]:
     """The best iteration of each member, the earliest of equals.
 
-    By development scores the initial encoder is a candidate too. If no iteration improves on it, it is handed back. By
+    By development scores the initial encoder is a candidate too. If no iteration improves on it, it is selected. By
     agreement, its weights are kept in each training that does not improve on them (`note`).
 
     Args:
@@ -59,7 +59,7 @@ def note(selected: Selected, by: Select) -> str | None:
     """A sentence on a selected encoder that training did not improve; None of any other."""
     member = selected.member
     if member.iteration == 0:
-        return f"No iteration improved on the initial {member.name}: {member.place} is handed back."
+        return f"No iteration improved on the initial {member.name}: {member.place} is saved."
     if by is Select.agreement and member.artifact.facts.get("step") == 0:
         before = "weights before it" if member.artifact.facts["trained"] else "initial weights"
         return f"{member.place}: its agreement with held-out labels did not improve enough; the {before} are kept."

@@ -97,7 +97,7 @@ class Select(Enum):
 
 
 class Adapters(Enum):
-    """What a student trained with LoRA is handed out as."""
+    """What a student trained with LoRA is saved as."""
 
     merged = "a whole model, the adapter added to its weights"
     separate = "the adapter, which needs the initial model beside it"
@@ -266,10 +266,10 @@ class Distill:
     symmetric: bool  # the cross-encoder's logit is the mean over both orders of a pair, unless data.ordered
     select: Select
     adapters: Adapters
-    folds: int  # parts of the pool for cross-fitting; 1: no cross-fitting
-    interpolate: float  # how far bi-encoders go from initial (0) to trained weights (1); by agreement: 0, this, or 1
+    folds: int  # parts of the pool for cross-fitting; 1: none
+    interpolate: float  # how far a well pooled bi-encoder goes from initial (0) to trained weights (1)
     holdout: float  # share of the pool held out for selection by agreement
-    retries: int  # repeats, with another seed, of a failed training without a known cause
+    retries: int  # repeats of a failed training without a known cause
     failure: Failure
     cross: CrossTrainingConfig
     bi: TrainingConfig
@@ -290,7 +290,7 @@ class Paths:
     """Folders."""
 
     dataset: str  # what download_dataset.sh fills
-    artifacts: str  # the cache of finished stages; after deleting it, runs begin from the start
+    artifacts: str  # the cache of finished stages
 
 
 @dataclass
@@ -302,8 +302,8 @@ class Train:
     distill: Distill
     trainer: Trainer
     paths: Paths
-    seed: int  # random seed of new classification heads, the order of pairs, and dropout
-    save_predictions: bool  # write predictions/ of every encoder, not only of the selected ones
+    seed: int  # random seed of new heads, the order of pairs, and dropout
+    save_predictions: bool  # write predictions/ of every encoder, not of the selected only
     loggers: list[Logger]
     verbosity: Verbosity
 
