@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -39,7 +40,13 @@ def digest(value: Any) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """The sha256 of a file's bytes, as 64 hex digits."""
+    """The sha256 of a file's bytes, as 64 hex digits; computed once for a file that stays as it is."""
+    found = path.stat()
+    return _file_digest(path, (found.st_ino, found.st_size, found.st_mtime_ns))
+
+
+@cache
+def _file_digest(path: Path, state: tuple[int, ...]) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -101,7 +108,6 @@ class Store:
         self.log: list[
             dict[str, Any]
         ] = []  # the artifacts that were requested, in order: title, seconds it took to build, reused
-        self.checked: dict[Path, tuple[int, ...]] = {}  # files whose digest was right, as they stood then
 
     def __call__(
         self, stage: Stage, config: Mapping[str, Any], *inputs: Artifact, progress: Any = None, title: str = ""
@@ -167,28 +173,13 @@ class Store:
             raise
         except (OSError, ValueError, KeyError, TypeError):
             files, intact = {}, False
-        damaged = (
-            [RECORD] if not intact else [name for name, sha256 in files.items() if not self._is(path / name, sha256)]
-        )
+        damaged = [RECORD] if not intact else [name for name, sha256 in files.items() if not _is(path / name, sha256)]
         if damaged:
             log.warning(
                 "%s: %s is damaged, missing or of an earlier version; it is built again", path, ", ".join(damaged)
             )
             return None
         return record
-
-    def _is(self, file: Path, sha256: str) -> bool:
-        try:
-            found = file.stat()
-            state = (found.st_ino, found.st_size, found.st_mtime_ns)
-            if self.checked.get(file) != state and file_digest(file) != sha256:
-                return False
-        except PermissionError:
-            raise
-        except OSError:
-            return False
-        self.checked[file] = state
-        return True
 
     @contextmanager
     def _claim(self, path: Path) -> Iterator[Path]:
@@ -217,6 +208,15 @@ class Store:
                 if not any(scratch.iterdir()):
                     scratch.rmdir()
             os.close(handle)
+
+
+def _is(file: Path, sha256: str) -> bool:
+    try:
+        return file_digest(file) == sha256
+    except PermissionError:  # it may be whole, for others
+        raise
+    except OSError:
+        return False
 
 
 def _stands(folder: Path, handle: int) -> bool:
