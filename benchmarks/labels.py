@@ -1,4 +1,5 @@
-"""How good a bi-encoder's labels are before any training: its embeddings, its tokens (late interaction), and both.
+"""How good a bi-encoder's labels are before any training: its embeddings, its tokens (late interaction; their mean,
+which is mean pooling without special tokens), and both.
 
     python benchmarks/labels.py                          # STS-B, SICK, STS12-16
     python benchmarks/labels.py texts=FOLDER data=twitter,wikiqa,stsb starts=weak,strong
@@ -29,6 +30,7 @@ LABELS = {
     "embeddings": [0],
     "tokens": [1],
     "tokens by IDF": [2],
+    "mean of tokens": [3],
     "embeddings, tokens": [0, 1],
     "tokens, tokens by IDF": [1, 2],
     "all three": [0, 1, 2],

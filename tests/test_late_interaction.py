@@ -1,6 +1,7 @@
 """Late interaction: a bi-encoder's labels by its tokens."""
 
 import math
+import re
 
 import numpy as np
 import pandas
@@ -13,7 +14,7 @@ from transformers import AutoModel, RobertaConfig, RobertaTokenizer
 import transenc.data.tokens
 from transenc.data.tokens import TokenisedPairs
 from transenc.encoders import BiEncoder
-from transenc.encoders.late_interaction import inverse_document_frequencies, late_interaction
+from transenc.encoders.late_interaction import inverse_document_frequencies, late_interaction, mean_cosine
 from transenc.errors import InputError
 from transenc.metrics import spearman
 from transenc.stages.labels import average
@@ -62,6 +63,15 @@ def test_sentences_are_counted_in_parts_as_in_one(monkeypatch):
     )
 
 
+def test_the_mean_of_the_tokens_that_count_has_the_cosine_of_mean_pooling():
+    first = torch.tensor([[[2.0, 0.0], [0.0, 1.0], [9.0, 9.0]]])
+    second = torch.tensor([[[1.0, 0.0], [5.0, 5.0], [3.0, 4.0]]])
+    counts = torch.tensor([[1, 1, 0]]), torch.tensor([[1, 0, 1]])
+    expected = torch.nn.functional.cosine_similarity(torch.tensor([2.0, 1.0]), torch.tensor([4.0, 4.0]), dim=0)
+    assert mean_cosine(first, second, *counts).item() == pytest.approx(expected.item())
+    assert mean_cosine(first, second, counts[0], torch.zeros(1, 3)).item() == 0
+
+
 def numbered(encoder, pairs):
     sentences = [sentence for pair in pairs for sentence in pair]
     return encoder.tokenise(sentences, np.arange(len(sentences)).reshape(-1, 2))
@@ -107,26 +117,53 @@ def test_a_prompt_that_ends_in_a_space_hides_no_word(tmp_path):
         assert encoder.late_interaction(numbered(encoder, [("food", "food")]), 4096)[0, 0] == pytest.approx(1)
 
 
+def late_run(setting, *more):
+    """Both kinds label, the bi-encoder by its tokens too."""
+    return setting.run(
+        "distill.late_interaction=true", "distill.teachers=both", "distill.average=z", "distill.failure=ignore", *more
+    )
+
+
 @pytest.mark.parametrize("well_pooled", [False, True])
 def test_a_bi_encoder_labels_by_tokens_twice_unless_its_embeddings_agree_with_them(
     setting, artifacts_by_title, monkeypatch, well_pooled
 ):
     made = artifacts_by_title
     monkeypatch.setattr("transenc.stages.models.WELL_POOLED", -1 if well_pooled else 1)
-    run = setting.run(
-        "distill.late_interaction=true", "distill.teachers=both", "distill.average=z", "distill.failure=ignore"
-    )
+    run = late_run(setting)
     embedded, late, cross = (
         np.load(made[title] / "scores.npy") for title in ("0/bi pool", "0/bi late pool", "1/cross pool")
     )
     encoder = BiEncoder.load(made["load bi"].path)
     tokens = TokenisedPairs.load(made["tokenise pool"].path)
-    alike, weighted = encoder.late_interaction(tokens, 4096)
+    alike, weighted, _ = encoder.late_interaction(tokens, 4096)
     np.testing.assert_allclose(late, np.stack([embedded, alike] if well_pooled else [alike, weighted]), atol=1e-5)
     assert made["0/bi late pool"].facts["agreement"] == pytest.approx(spearman(embedded, alike))
     for name, teachers in (("1-bi", late), ("1-cross", [*late, cross])):
         labels = pandas.read_csv(run / "labels" / f"{name}.csv").label
         np.testing.assert_allclose(labels, np.clip(average(np.vstack(teachers), "z"), 0, 1), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("pooling", "said"), [("cls", True), ("auto", True), ("mean", False), ("named by the folder", False)]
+)
+def test_mean_pooling_is_advised_where_no_file_names_another(setting, tmp_path, bert, caplog, pooling, said):
+    if pooling == "named by the folder":
+        BiEncoder.load(bert, pooling="cls").save(tmp_path / "named")
+        late_run(setting, "model.pooling=auto", f"model.bi={tmp_path / 'named'}")
+    else:
+        late_run(setting, f"model.pooling={pooling}")
+    assert (
+        len(re.findall("mean pooling agrees better .* than cls pooling .*; try model.pooling=mean", caplog.text))
+        == said
+    )
+
+
+@pytest.mark.parametrize("spoilt", ["transenc.stages.run.WELL_POOLED", "transenc.encoders.bi.mean_cosine"])
+def test_it_is_not_advised_where_the_pooling_is_good_or_the_mean_agrees_no_better(setting, caplog, monkeypatch, spoilt):
+    monkeypatch.setattr(spoilt, -1 if spoilt.endswith("POOLED") else lambda first, *_: torch.zeros(len(first)))
+    late_run(setting, "model.pooling=cls")
+    assert "agrees better" not in caplog.text
 
 
 @pytest.mark.parametrize("direction", ["cross_to_bi", "gold_to_bi"])

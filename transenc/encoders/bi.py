@@ -16,7 +16,7 @@ import transenc.encoders.modules as st
 from transenc.data.tokens import TokenisedPairs
 from transenc.encoders.base import PairEncoder, Progress, in_batches
 from transenc.encoders.cpu_layers import speed_up
-from transenc.encoders.late_interaction import inverse_document_frequencies, late_interaction
+from transenc.encoders.late_interaction import inverse_document_frequencies, late_interaction, mean_cosine
 from transenc.encoders.loading import UNLIMITED, load_backbone, load_parts, refuse
 from transenc.errors import InputError
 from transenc.model_description import PAIR_PROMPTS, Description
@@ -178,8 +178,9 @@ class BiEncoder(PairEncoder):
         progress: Progress = lambda count: None,
         precision: str = "32-true",
     ) -> np.ndarray:
-        """Similarities of all pairs by their tokens, without special tokens and prompts: all tokens alike, and by the
-        inverse document frequency that they have among the sentences of `pairs`.
+        """Similarities of all pairs by their tokens, without special tokens and prompts: by late interaction of all
+        tokens alike, by that weighted by the inverse document frequency among the sentences of `pairs`, and by the
+        tokens' mean, whatever the pooling.
 
         Args:
             pairs: N tokenised pairs.
@@ -187,9 +188,9 @@ class BiEncoder(PairEncoder):
             progress: called with the number of pairs just done.
 
         Returns:
-            [2, N] float32 in [-1, 1], see `transenc.encoders.late_interaction`.
+            [3, N] float32 in [-1, 1], see `transenc.encoders.late_interaction`.
         """
-        scores = np.empty((2, len(pairs)), dtype=np.float32)
+        scores = np.empty((3, len(pairs)), dtype=np.float32)
         vocabulary = self.backbone.get_input_embeddings().num_embeddings  # type: ignore[operator]
         idf = inverse_document_frequencies(pairs.sentence_counts(vocabulary), len(pairs.lengths))
         weightings = torch.from_numpy(np.stack([np.ones_like(idf), idf]))  # [2, V]
@@ -204,10 +205,11 @@ class BiEncoder(PairEncoder):
             places = torch.arange(hidden.shape[1])
             ends = torch.from_numpy(lengths[group]) - behind  # [B, 2]
             counts = (places >= skipped[:, None, None]) & (places < ends.T[:, :, None])  # [2, B, L]
-            weights = weightings[:, inputs["input_ids"].view(counts.shape)] * counts  # [2, 2, B, L]
+            weights = (weightings[:, inputs["input_ids"].view(counts.shape)] * counts).to(self.device)  # [2, 2, B, L]
             with torch.autocast(self.device.type, enabled=False):
-                found = late_interaction(*hidden.float().chunk(2), *weights.to(self.device).unbind(1))
-            scores[:, group] = found.cpu().numpy()
+                sides = hidden.float().chunk(2)
+                scores[:2, group] = late_interaction(*sides, *weights.unbind(1)).cpu().numpy()
+                scores[2, group] = mean_cosine(*sides, *weights[0]).cpu().numpy()
             progress(len(group))
 
         speed_up(self.backbone, False, self._cpu_layers)  # all tokens, whatever the pooling reads

@@ -34,6 +34,20 @@ def late_interaction(first: Tensor, second: Tensor, first_weights: Tensor, secon
     return ((sides[0] + sides[1]) / 2).masked_fill(none, 0.0)
 
 
+def mean_cosine(first: Tensor, second: Tensor, in_first: Tensor, in_second: Tensor) -> Tensor:
+    """The cosine that mean pooling over the tokens that count would give.
+
+    Args:
+        first, second: [B, L, D] last hidden states.
+        in_first, in_second: [B, L], 1 for a token that counts, else 0.
+
+    Returns:
+        [B] in [-1, 1]; 0 where a sentence has no token.
+    """
+    sums = [(hidden * counts[..., None]).sum(1) for hidden, counts in ((first, in_first), (second, in_second))]
+    return F.cosine_similarity(*sums, dim=-1)
+
+
 def inverse_document_frequencies(counts: np.ndarray, sentences: int) -> np.ndarray:
     """[V] float32, at least `MIN_IDF`: BERTScore's weights, with add-one smoothing.
 

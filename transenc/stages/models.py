@@ -29,7 +29,7 @@ from transenc.terminal import quiet
 if TYPE_CHECKING:
     from transenc.encoders import PairEncoder
 
-WELL_POOLED = 0.96  # Spearman of embeddings and tokens, below which tokens by IDF label better (docs/adapting.md)
+WELL_POOLED = 0.96  # Spearman of embeddings and tokens, below which tokens alone label better (docs/adapting.md)
 
 
 def encoder_class(kind: str) -> "type[PairEncoder]":
@@ -185,7 +185,7 @@ def score(out: Path, config: Config, progress: Progress, model: Artifact, tokens
     return {"kind": encoder.kind, "pairs": len(raw), **metrics, "summary": summary}
 
 
-@stage(version=5, ignore=("batch_tokens", "accelerator"))
+@stage(version=6, ignore=("batch_tokens", "accelerator"))
 @distributed.collective
 def score_late(
     out: Path, config: Config, progress: Progress, model: Artifact, tokens: Artifact, cosines: Artifact
@@ -202,13 +202,14 @@ def score_late(
     scores = distributed.gather_shards(scores, len(pairs))
     if distributed.rank():
         return {}
-    embedded = np.load(cosines / "scores.npy")
-    agreement = spearman(embedded, scores[0])
+    embedded, (tokens_alike, _, mean) = np.load(cosines / "scores.npy"), scores
+    agreement = spearman(embedded, tokens_alike)
     well_pooled = agreement >= WELL_POOLED
-    np.save(out / "scores.npy", np.stack([embedded, scores[0]]) if well_pooled else scores)
+    np.save(out / "scores.npy", np.stack([embedded, tokens_alike]) if well_pooled else scores[:2])
     by = "embeddings and tokens" if well_pooled else "tokens, unweighted and weighted by IDF"
     summary = f"{len(pairs):,} pairs, by {by}; Spearman of embeddings and tokens {percent(agreement)}"
-    return {"pairs": len(pairs), "agreement": agreement, "summary": summary}
+    mean_agreement = spearman(mean, tokens_alike)
+    return {"pairs": len(pairs), "agreement": agreement, "mean_agreement": mean_agreement, "summary": summary}
 
 
 def similarities(

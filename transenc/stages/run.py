@@ -20,7 +20,7 @@ from transenc.errors import InputError
 from transenc.metrics import ranked, varies
 from transenc.model_folder import Source
 from transenc.progress import Progress
-from transenc.results import Row
+from transenc.results import Row, percent
 from transenc.stages.evaluation import Evaluation, Member, digest_of, task_name
 from transenc.stages.labels import label, score_held_out
 from transenc.stages.models import WELL_POOLED, centre, embed, find_model, find_reference, score_late
@@ -246,9 +246,26 @@ class Stages(Evaluation):
             return scores
         title, inputs = f"{member.place} late pool", (member.artifact, tokens, scores)
         late = self.store(score_late, config, *inputs, progress=progress, title=title)
-        if member.iteration == 0:
+        if member.iteration == 0 and member.number not in self.well_pooled:
             self.well_pooled[member.number] = late.facts["agreement"] >= WELL_POOLED
+            self._advise_mean_pooling(member, late)
         return late
+
+    def _advise_mean_pooling(self, member: Member, late: Artifact) -> None:
+        """Where the model's files do not name the pooling, and mean pooling agrees better with the tokens."""
+        encoder, poolings = member.artifact.facts["encoder"], listed(self.cfg.model.pooling)
+        named = poolings[member.number % len(poolings)] == "auto" and not encoder["guessed"]
+        if named or self.well_pooled[member.number] or encoder["pooling"] == "mean" or encoder["modules"]:
+            return
+        agreement, of_mean = late.facts["agreement"], late.facts["mean_agreement"]
+        if of_mean > agreement:
+            log.warning(
+                "model.bi: mean pooling agrees better with the tokens (Spearman %s) than %s pooling (%s); try"
+                " model.pooling=mean",
+                percent(of_mean),
+                encoder["pooling"],
+                percent(agreement),
+            )
 
     def _fixed_scores(self, name: str, pool: Artifact) -> Artifact:
         """A fixed teacher's scores of the pool: a model's, or those in a file."""
