@@ -1,5 +1,6 @@
 """The store: an artifact's identity is what can change its result, and a folder under its final name is complete."""
 
+import hashlib
 import multiprocessing
 import os
 import signal
@@ -231,6 +232,18 @@ def test_damage_to_one_artifact_builds_no_other_again(tmp_path):
     assert store(copying(calls), {"a": 2}, store(copying(calls), {"a": 1})).reused
     assert second.path.exists()
     assert len(calls) == 3
+
+
+def test_a_file_is_read_for_its_digest_once_and_again_when_it_changed(tmp_path, monkeypatch):
+    read, file_digest = [], hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda file, how: read.append(file.name) or file_digest(file, how))
+    path = tmp_path / "file"
+    for content, reads in ((b"some", 1), (b"some", 1), (b"same", 2)):  # of one length
+        if not path.exists() or path.read_bytes() != content:
+            path.write_bytes(content)
+            os.utime(path, ns=(0, reads))  # later, however coarse the clock
+        assert transenc.artifacts.file_digest(path) == hashlib.sha256(content).hexdigest()
+        assert len(read) == reads
 
 
 def test_the_artifact_module_needs_the_standard_library_only():
