@@ -5,7 +5,7 @@ import pytest
 from conftest import pairs
 
 import transenc
-from transenc.api import _file
+from transenc.api import _file, _rows
 from transenc.composition import compose
 from transenc.data.files import Format, read_pairs
 from transenc.errors import InputError
@@ -64,6 +64,42 @@ def test_pairs_in_memory_are_a_file_with_the_columns_that_the_settings_name(tmp_
         assert (
             _file([dict(zip(columns, row, strict=True)) for row in (("one", "two ?"), ("three", "four"))], cfg) == path
         )
+
+
+class Polars:
+    """A data frame that iterates over its columns."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __iter__(self):
+        return iter(zip(*self.rows, strict=True))
+
+    def iter_rows(self):
+        return iter(self.rows)
+
+
+def test_a_data_frame_is_read_by_its_rows(tmp_path):
+    rows = [("one", "two", 3), ("four", "five", 6), ("seven", "eight", 9)]
+    frames = Polars(rows), pandas.DataFrame(rows, columns=["a", "b", "n"])
+    assert [_rows(frame, ("a", "b")) for frame in frames] == [[row[:2] for row in rows]] * 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "pairs", "says"),
+    [
+        (["data.path=my.csv"], None, "data.path: by default encoders are selected and tested on STS-B"),
+        (["model=minilm", [("a", "b")]], None, r"\[\('a', 'b'\)\] is no setting; give texts"),
+        (["-m", "seed=1,2"], None, "'-m' is no setting"),
+        (["model=minilm"], [], "pairs: there are none"),
+        (["model=minilm"], [{"question": "a", "answer": "b"}], "item 0 is {'question'.* mappings with 'sentence1' and"),
+    ],
+)
+def test_a_wrong_argument_is_refused_before_anything_is_written(tmp_path, monkeypatch, settings, pairs, says):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=says):
+        transenc.distill(*settings, pairs=pairs)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("item", ["ab", ("one",), ("one", None), ("one", float("nan")), {"a": "one", "b": "two"}])

@@ -1,12 +1,14 @@
 """The encoders, on every family: inputs as its own tokenizer makes them, scores that depend on the pair alone."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from conftest import PAIRS
 from families import ENCODERS
+from standin import change
 from transformers import AutoModel, AutoTokenizer
 
 from transenc.data.tokens import number_sentences, tokenise
@@ -14,6 +16,7 @@ from transenc.encoders import BiEncoder, CrossEncoder, OptimizerConfig
 from transenc.encoders.base import in_batches
 from transenc.encoders.losses import cosent
 from transenc.errors import InputError
+from transenc.stages.models import model_facts
 
 QUICK = ["bert", "roberta", "deberta-v2", "modernbert"]  # one of each tokenizer and architecture that differ most
 EACH_FAMILY = [*QUICK, *(pytest.param(family, marks=pytest.mark.slow) for family in ENCODERS if family not in QUICK)]
@@ -348,3 +351,15 @@ def test_a_bi_encoder_is_no_cross_encoder(bert, tmp_path):
     BiEncoder.load(bert).save(tmp_path)
     with pytest.raises(InputError, match="is no cross-encoder"):
         CrossEncoder.load(tmp_path)
+
+
+def test_models_share_tokens_only_where_file_and_settings_of_the_tokenizer_are_the_same(bert, tmp_path):
+    found = []
+    for name, changed in (("same", {"model_max_length": 20}), ("other", {"split_special_tokens": True})):
+        shutil.copytree(bert, tmp_path / name)
+        change(tmp_path / name / "tokenizer_config.json", **changed)
+    for folder in (bert, tmp_path / "same", tmp_path / "other"):
+        encoder = BiEncoder.load(folder)
+        encoder.save(tmp_path / "saved" / folder.name)
+        found.append(model_facts(tmp_path / "saved" / folder.name, encoder)["tokenizer"])
+    assert found[0] == found[1] != found[2]

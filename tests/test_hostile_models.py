@@ -12,6 +12,7 @@ from conftest import PAIRS, QUERY, refused, spoil
 from standin import change
 
 from transenc.encoders import BiEncoder, CrossEncoder
+from transenc.stages.models import find_model
 
 PACKAGE = Path(__file__).parents[1] / "transenc"
 
@@ -30,6 +31,14 @@ def test_code_in_a_folder_never_runs_and_nobody_is_asked(model_copy, tmp_path):
     (model_copy / "modules.json").write_text(json.dumps([{"idx": 0, "name": "0", "path": "", "type": "evil.Evil"}]))
     refused(model_copy, "has a module of code of its own, evil.Evil")
     assert not (tmp_path / "ran").exists()
+
+
+def test_code_that_a_model_names_and_that_is_not_run_is_told(model_copy, caplog):
+    find_model("model", str(model_copy))
+    assert not caplog.text
+    change(model_copy / "config.json", auto_map={"AutoConfig": "own.Config", "AutoModel": "own.Bidirectional"})
+    find_model("model", str(model_copy))
+    assert f"model={model_copy}: its own code (own.Bidirectional) is not run" in caplog.text
 
 
 def test_a_configuration_names_no_code_for_attention(model_copy):

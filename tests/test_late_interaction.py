@@ -7,7 +7,7 @@ import numpy as np
 import pandas
 import pytest
 import torch
-from families import LENGTH, ROBERTA, SIZE
+from families import FOLDERS, LENGTH, ROBERTA, SIZE
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import AutoModel, RobertaConfig, RobertaTokenizer
 
@@ -45,6 +45,7 @@ def test_a_token_weighs_less_the_more_sentences_have_it():
     pairs = TokenisedPairs(np.array([5, 5, 2, 5, 7, 7, 2]), np.array([0, 3, 4, 7, 7]), np.zeros((1, 2), dtype=np.int32))
     counts = pairs.sentence_counts(9)
     assert counts.tolist() == [0, 0, 2, 0, 0, 2, 0, 1, 0]
+    assert pairs.sentence_counts(9, (1, 1)).tolist() == [0, 0, 2, 0, 0, 1, 0, 1, 0]  # behind prompts of one token
     weights = inverse_document_frequencies(counts, 4)
     assert weights[[2, 7, 0]] == pytest.approx([math.log(5 / 3), math.log(5 / 2), math.log(5)])
     assert inverse_document_frequencies(np.array([4]), 4)[0] > 0  # what all sentences have still counts for a little
@@ -122,6 +123,15 @@ def late_run(setting, *more):
     return setting.run(
         "distill.late_interaction=true", "distill.teachers=both", "distill.average=z", "distill.failure=ignore", *more
     )
+
+
+def test_a_prompt_hides_no_word_of_static_embeddings(tmp_path):
+    """They have no special tokens, and no token depends on another."""
+    folder = FOLDERS["StaticEmbedding"](tmp_path)
+    with_prompt, without = (BiEncoder.load(folder, prompt=prompt) for prompt in ("the small dog ", ""))
+    pairs = [("a cat sat", "the dog ran"), ("dog", "cat")]
+    expected = without.late_interaction(numbered(without, pairs), 4096)
+    np.testing.assert_allclose(with_prompt.late_interaction(numbered(with_prompt, pairs), 4096), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("well_pooled", [False, True])

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from families import build
 
 from transenc.encoders import BiEncoder, CrossEncoder
 from transenc.errors import InputError
@@ -28,6 +29,11 @@ from transenc.errors import InputError
         (["data.limit=0"], "data.limit=0: must be at least 1"),
         (["data.extra=5"], "data.extra=5: must be a known set, a file, or a list"),
         (["data.columns.sentence1=-2"], "data.columns.sentence1=-2: must be a column's name, or its number from 0"),
+        (["data.columns.sentence2=null"], "data.columns.sentence2=None: must be a column's name, or its number from 0"),
+        (["data.path=pairs.cvs"], "pairs.cvs: no such file"),
+        (["data.path=tests"], "tests: a folder; give a file of pairs"),
+        (["model.reference=no/model"], "model.reference=no/model: .*hub cannot be reached"),
+        (["model.bi=minilm"], "model.bi=minilm: .*; the hub's names are OWNER/NAME"),
         (["data.columns.score=null"], "dev.tsv: has to be scored, and data.columns.score=null"),
         (["paths.artifacts=train.py"], "paths.artifacts=train.py: must be a folder, or nothing yet"),
         (
@@ -65,7 +71,7 @@ def test_a_wrong_setting_is_refused_in_one_line_and_nothing_is_built(setting, ov
 
 def test_a_cross_encoder_as_the_bi_encoder_is_refused(setting, tmp_path):
     CrossEncoder.load(setting.model, new_head=0).save(tmp_path / "cross")
-    with pytest.raises(InputError, match=r"model.bi=.*is a cross-encoder, and a bi-encoder is needed"):
+    with pytest.raises(InputError, match=r"model.bi=.*is a cross-encoder; name a bi-encoder here"):
         setting.run(f"model.bi={tmp_path}/cross")
 
 
@@ -114,3 +120,23 @@ def test_an_encoder_decoder_is_refused_in_one_line(setting, tmp_path):
         shutil.copy(setting.model / name, tmp_path / "model")
     with pytest.raises(InputError, match=r"model.bi=.*bart is an encoder-decoder; of these, t5, mt5, umt5 are read"):
         setting.run(f"model.bi={tmp_path}/model")
+
+
+def test_a_reference_that_cannot_be_read_is_refused_before_any_training(setting):
+    with pytest.raises(InputError, match=r"model.reference=.*: its files name no pooling, .* no \[CLS\]"):
+        setting.run(f"model.reference={build('qwen3', setting.root / 'decoder')}", "distill.failure=ignore")
+    assert setting.trained() == []
+
+
+def test_human_scores_that_are_all_alike_teach_nothing_and_are_refused(setting, tmp_path):
+    rows = "".join(f"the dog runs {i}\ta dog {i}\t3\n" for i in range(20))
+    (tmp_path / "flat.tsv").write_text("sentence1\tsentence2\tscore\n" + rows)
+    with pytest.raises(InputError, match=r"^data.gold: the scores are nearly constant"):
+        setting.run("distill.direction=gold_to_bi", f"data.gold=[{tmp_path}/flat.tsv]")
+    assert setting.trained() == []
+
+
+def test_scores_of_0_and_1_only_are_told_as_they_may_be_binary(setting, tmp_path, caplog):
+    (tmp_path / "binary.tsv").write_text("sentence1\tsentence2\tscore\nthe dog\ta dog\t1\na cat\ta man\t0\n")
+    setting.run(f"data.test=[{tmp_path}/binary.tsv]", "distill.failure=ignore")
+    assert f"{tmp_path}/binary.tsv: all scores are 0 or 1; for AUC set data.scores=binary" in caplog.text

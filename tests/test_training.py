@@ -1,16 +1,20 @@
 """One student's training: which weights it ends with, its learning rate, the embedding rows it trains."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
 from conftest import PAIRS
+from conftest import weights as weights_of
 
 from transenc.checkpoint import Checkpoint
 from transenc.data.module import PairDataModule
 from transenc.data.tokens import number_sentences, tokenise
 from transenc.encoders import BiEncoder, CrossEncoder, OptimizerConfig
+from transenc.encoders.used_rows import UsedRows
 from transenc.errors import InputError
-from transenc.training import TrainingFailed, check_collapse, train
+from transenc.training import TrainingCallback, TrainingFailed, check_collapse, train
 
 LABELS = np.linspace(0, 1, len(PAIRS), dtype=np.float32)
 
@@ -128,8 +132,19 @@ def test_training_the_used_rows_alone_gives_them_the_gradients_of_the_whole_tabl
     assert torch.equal(table.weight[unused], before[unused])
 
 
+def test_a_padding_row_that_no_pair_uses_freezes_no_other():
+    table = torch.nn.Embedding(5, 2, padding_idx=0)
+    rows = UsedRows(table, np.array([1, 4])).train()
+    rows(torch.tensor([[1, 4]])).sum().backward()
+    assert rows.rows.grad.tolist() == [[1, 1], [1, 1]]
+
+
 class Stopped(BaseException):
     pass
+
+
+def raise_stopped(*_):
+    raise Stopped
 
 
 def stop_after(steps):
@@ -170,7 +185,27 @@ def test_an_interrupted_training_resumes_and_ends_in_the_same_bytes(bert, tmp_pa
     assert sum(steps) == 9
     if every == 0 and stops == [8]:
         assert steps[0] == 8  # it stopped in the ninth
-    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interruption_after_the_last_step_costs_no_training(setting, monkeypatch):
+    monkeypatch.setattr("transenc.training.INTERVAL_SECONDS", 0.0)
+    whole, steps, ended = setting.run("distill.failure=ignore", name="whole"), [], TrainingCallback.on_train_batch_end
+    shutil.rmtree(setting.root / "artifacts")
+
+    def counted(*arguments):
+        steps.append(1)
+        ended(*arguments)
+
+    monkeypatch.setattr(TrainingCallback, "on_train_batch_end", counted)
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr("transenc.stages.training.model_facts", raise_stopped)
+        for expected in (range(2, 99), [1]):  # the last step has no checkpoint
+            steps.clear()
+            with pytest.raises(Stopped):
+                setting.run("distill.failure=ignore")
+            assert len(steps) in expected
+    assert weights_of(setting.run("distill.failure=ignore")) == weights_of(whole)
+    assert not list((setting.root / "artifacts").rglob("*.checkpoint"))
 
 
 def test_a_damaged_checkpoint_is_ignored_and_training_begins_anew(bert, tmp_path, monkeypatch):
@@ -189,11 +224,10 @@ def test_a_damaged_checkpoint_is_ignored_and_training_begins_anew(bert, tmp_path
     assert same(weights(resumed), weights(uninterrupted))
 
 
-def test_a_nan_loss_fails_the_training_and_leaves_no_checkpoint(bert, tmp_path):
+def test_a_nan_loss_fails_the_training(bert, tmp_path):
     with pytest.raises(TrainingFailed, match=r"the loss is nan at step \d+, learning rate 9") as failed:
         train_on(CrossEncoder.load(bert, new_head=0), epochs=9, checkpoint=Checkpoint(tmp_path), learning_rate=1e30)
     assert failed.value.cause == "nan"
-    assert not list(tmp_path.iterdir())
 
 
 def test_a_batch_that_memory_does_not_hold_names_what_to_lower(bert, monkeypatch):

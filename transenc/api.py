@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from transenc.artifacts import digest, replacing
-from transenc.composition import compose, quoted
+from transenc.composition import check_own_data, compose, quoted
 from transenc.config.schema import Train
 from transenc.errors import InputError
 from transenc.loop import distill as run_loop
@@ -52,9 +52,9 @@ def distill(*overrides: str, pairs: Any = None, folder: str | Path | None = None
 
     Args:
         overrides: settings, as on the command line: "model=minilm", "distill.iterations=1", ...
-        pairs: unlabelled pairs to learn from: a file, a data frame whose first two columns hold the sentences, or an
-            iterable of (sentence1, sentence2) or of mappings with these names. None: what the overrides say, by default
-            STS-B.
+        pairs: unlabelled pairs to learn from: a file, a data frame (pandas, polars) whose first two columns hold the
+            sentences, or an iterable of (sentence1, sentence2) or of mappings with these names. None: what the
+            overrides say, by default STS-B.
         folder: the run folder; by default outputs/DATE/TIME.
 
     Raises:
@@ -65,8 +65,12 @@ def distill(*overrides: str, pairs: Any = None, folder: str | Path | None = None
         >>> run = transenc.distill("model=minilm", pairs=[("A man eats.", "Someone eats."), ...])
         >>> SentenceTransformer(str(run.models["bi"]))
     """
+    if wrong := [one for one in overrides if not isinstance(one, str) or one.startswith("-")]:
+        raise InputError(f'{wrong[0]!r:.80} is no setting; give texts like "model=minilm", and pairs=... by name')
     settings = list(overrides)
-    if pairs is not None:
+    if pairs is None:
+        check_own_data(settings)
+    else:
         cfg = compose("train", ["data=pairs", "data.path=-", *settings])
         settings = ["data=pairs", *settings, f"data.path={quoted(str(_file(pairs, cfg)))}"]
     place = Path(folder or datetime.now().strftime("outputs/%Y-%m-%d/%H-%M-%S"))
@@ -93,14 +97,20 @@ def _file(pairs: Any, cfg: Train) -> Path:
 
 
 def _rows(pairs: Iterable[Any], names: Sequence[Any]) -> list[tuple[str, str]]:
-    if hasattr(pairs, "itertuples"):  # a data frame, of pandas or like it
-        pairs = pairs.itertuples(index=False)
+    if hasattr(pairs, "itertuples"):  # a data frame of pandas
+        pairs = pairs.itertuples(index=False, name=None)
+    elif hasattr(pairs, "iter_rows"):  # of polars
+        pairs = pairs.iter_rows()
     rows = []
     for number, pair in enumerate(pairs):
-        if isinstance(pair, Mapping):
-            pair = [pair.get(name) for name in names]
-        sentences = () if isinstance(pair, str) else tuple(pair)[:2]
+        found = [pair.get(name) for name in names] if isinstance(pair, Mapping) else pair
+        sentences = () if isinstance(found, str) else tuple(found)[:2]
         if len(sentences) < 2 or not all(isinstance(sentence, str) for sentence in sentences):
-            raise InputError(f"pairs: item {number} is {pair!r:.80}; give two sentences, (sentence1, sentence2)")
+            raise InputError(
+                f"pairs: item {number} is {pair!r:.80}; give two sentences, or mappings with {names[0]!r} and"
+                f" {names[1]!r}; of a data frame the first two columns count, as df[['a', 'b']]"
+            )
         rows.append(sentences)
+    if not rows:
+        raise InputError("pairs: there are none")
     return rows

@@ -1,6 +1,7 @@
 """The configuration of a command: what Hydra composes of `conf/` and of `key=value`, held against the schema."""
 
 import dataclasses
+import re
 import textwrap
 import typing
 from collections.abc import Iterator, Sequence
@@ -179,7 +180,12 @@ def explain(error: Exception, name: str) -> str:
     while cause is not None and not isinstance(cause, OmegaConfBaseException):
         cause = cause.__cause__
     if cause is None:
-        return " ".join(str(error).split())
+        text = " ".join(str(error).split())
+        if several := re.match("Ambiguous value for argument '(.*?)' 1[.]", text):
+            return f"{several[1]}: several values; add -m to run a job for each, or put a list into brackets"
+        if "hydra/" in text and "Could not find" in text:
+            return f"{re.split(', ?available', text, flags=re.I)[0]}; requirements-extras.txt brings more"
+        return text
     key, message = cause.full_key or "", str(cause.msg or cause).split("\n")[0]
     if isinstance(cause, MissingMandatoryValue):
         return f"{key}: no value; give {key}=... on the command line"
@@ -189,6 +195,8 @@ def explain(error: Exception, name: str) -> str:
         value, _, expected = message.removesuffix("]").partition(", expected one of [")
         word = value.partition("'")[2].rstrip("'")
         return f"{key}={word}: no such choice{nearest(word, expected.split(', '), listed=True)}"
+    if "Cannot convert 'list' to string" in message:
+        return f"{key}: takes one value, without brackets"
     if "is not a ListConfig" in message:
         return f"{key}: takes a list; put it into brackets, '{key}=[A]', or '{key}=[A,B]'"
     return f"{key}: {message}" if key else message

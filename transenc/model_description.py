@@ -42,6 +42,7 @@ class Description:
         activation: the class by which sentence-transformers turns a cross-encoder's logit into a score.
         template: whether a cross-encoder's pairs are put into its tokenizer's chat template, if it has one.
         unsupported: what else they ask for and is lacking here, or None.
+        own_code: the class of its own code that the folder names (`auto_map`), which is not run; or None.
     """
 
     cross: bool
@@ -55,6 +56,7 @@ class Description:
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompts: tuple[str, str] = ("", "")
     truncate_dim: int | None = None
+    own_code: str | None = None
 
 
 def describe(source: Source) -> Description:
@@ -70,6 +72,7 @@ def describe(source: Source) -> Description:
             raise InputError(f"{where}: {key}={value:.3g} is beyond any encoder; copy the file again")
     if "transformers_weights" in config:
         raise InputError(f"{where}: transformers_weights names other weights, which is not supported; remove the key")
+    own_code = value_of(config, "auto_map", dict, where) or {}
     architectures = value_of(config, "architectures", list, where) or [""]
     general = source.root / "config_sentence_transformers.json"
     named = next((path for name in SETTINGS if (path := source.folder / name).is_file()), source.folder / SETTINGS[0])
@@ -117,6 +120,7 @@ def describe(source: Source) -> Description:
         prompts,
         (first, second),
         truncate_dim,
+        next((str(code) for auto, code in own_code.items() if auto.startswith("AutoModel")), None),
     )
 
 

@@ -46,7 +46,8 @@ def download(name: str, first: Iterable[str], then: Callable[[Path], Iterable[li
     except InputError:
         raise
     except Exception as error:  # of the hub, of its client, of the network below it
-        raise InputError(f"{name}: {_explain(error, repo, wanted)}") from None
+        owner = "" if "/" in repo else "; the hub's names are OWNER/NAME, sentence-transformers/all-MiniLM-L6-v2, say"
+        raise InputError(f"{name}: {_explain(error, repo, wanted)}{owner}") from None
     return folder
 
 

@@ -126,10 +126,13 @@ class RunWriter:
         mean_score = sum(defined) / len(defined) if defined and len(defined) == len(scores) else None
         reference = stages.reference()
         tasks = list(stages.tests or stages.dev)
+        supervised = self.cfg.distill.direction.supervised
         warnings = {
             m.name: text
             for m in members
-            if (text := warning(m, self.rows, stages.select, tasks, stages.well_pooled.get(m.number, False)))
+            if (
+                text := warning(m, self.rows, stages.select, tasks, stages.well_pooled.get(m.number, False), supervised)
+            )
         }
         notes = {choice.member.name: text for choice in selected if (text := note(choice, stages.select))}
         for member in members:
@@ -209,7 +212,7 @@ class RunWriter:
             method += f"; fixed teachers that were not trained labelled with them ({fixed})"
         text = {
             Select.dev: "Checkpoint and iteration were selected by gold development scores.",
-            Select.agreement: "Checkpoint and iteration were selected by agreement with the teacher on held-out pairs.",
+            Select.agreement: "Checkpoint and iteration were selected by agreement with held-out labels.",
             Select.last: "It is the last checkpoint of the last iteration.",
         }[stages.select]
         if member.kind == "cross" and self.cfg.distill.symmetric and not self.cfg.data.ordered:
@@ -221,7 +224,7 @@ class RunWriter:
             text += f" {kept}"
         facts = member.artifact.facts
         if facts.get("centred"):
-            text += f" Its embeddings were mean-centred over the sentences of the pool, {facts['centred']}."
+            text += " Its embeddings were mean-centred over the sentences of the pool."
         text += f" It is read with {read_as(facts['encoder'])}."
         if warning:
             text += f" **Do not use it**: {warning}."
@@ -234,7 +237,7 @@ class RunWriter:
             [row for row in self.rows if row.key == member.key],
             self._command(),
             facts.get("trained", False),
-            facts.get("centred") is not None,
+            facts.get("centred", False),
             member.kind == "bi" and len(set(facts["encoder"]["prompts"])) > 1,
         )
 
@@ -260,7 +263,7 @@ class RunWriter:
         lines = [table([*self.rows, *reference], stages.tests, marked, self.published)] if self.rows else []
         by = next(iter(stages.dev)) if stages.select is Select.dev else stages.select.name
         lines.append(f"* by {by}: " + ", ".join(f"{m.name} of iteration {m.iteration}" for m in selected))
-        unknown = [m.name for m in selected if m.name not in notes]
+        unknown = [m.name for m in selected if m.name not in notes and m.name not in warnings]
         for failure in stages.failures:
             kept = "trained with another seed" if failure["kept"] is None else f"{failure['kept']} stays in its place"
             lines.append(f"{failure['place']} failed ({'; '.join(failure['reasons'])}): {kept}.")

@@ -8,6 +8,7 @@ from transenc.config.schema import Select
 from transenc.metrics import ranked
 from transenc.results import Row
 from transenc.stages.evaluation import Member
+from transenc.stages.interpolation import MIN_HELD_OUT
 
 MIN_AGREEMENT = 0.8  # Spearman with the teacher, below which all cross-encoders measured were worse than it
 
@@ -45,7 +46,7 @@ def select(candidates: Sequence[Member], rows: Sequence[Row], by: Select, dev: s
         else:
             if by is Select.dev:
                 score = next(row.value for row in rows if row.key == member.key and row.task == dev)
-            else:  # a retained initial encoder has no agreement
+            else:  # a kept initial encoder has no agreement
                 score = member.artifact.facts.get("selection")
             kept = by is Select.agreement and member.artifact.facts.get("step") == 0
             order = ranked(None if kept else score)  # its agreement is with labels that it has not learnt
@@ -62,12 +63,22 @@ def note(selected: Selected, by: Select) -> str | None:
         return f"No iteration improved on the initial {member.name}: {member.place} is saved."
     if by is Select.agreement and member.artifact.facts.get("step") == 0:
         before = "weights before it" if member.artifact.facts["trained"] else "initial weights"
-        return f"{member.place}: its agreement with held-out labels did not improve enough; the {before} are kept."
+        held_out = member.artifact.facts["held_out"]
+        if held_out < MIN_HELD_OUT:
+            why = f"{held_out} held-out pairs are too few to tell whether it improved (add pairs, or give data.dev)"
+        else:
+            why = "its agreement with held-out labels did not improve enough"
+        return f"{member.place}: {why}; the {before} are kept."
     return None
 
 
 def warning(
-    member: Member, rows: Sequence[Row], by: Select, tasks: Sequence[str], well_pooled: bool = False
+    member: Member,
+    rows: Sequence[Row],
+    by: Select,
+    tasks: Sequence[str],
+    well_pooled: bool = False,
+    supervised: bool = False,
 ) -> str | None:
     """Why not to use a selected encoder; None if nothing speaks against it.
 
@@ -80,16 +91,17 @@ def warning(
         by: what it was selected by.
         tasks: the test sets, or the development set if there are none.
         well_pooled: whether the initial bi-encoder's embeddings agree with its tokens.
+        supervised: whether it learnt human scores, with which no encoder agrees as with a teacher.
     """
     initial = {row.task: row.value for row in rows if row.key == (0, "bi", member.number) and row.task in tasks}
-    both = [(row.value, initial[row.task]) for row in rows if row.key == member.key and row.task in initial]
-    if defined := [values for values in both if not any(map(math.isnan, values))]:
-        score, before = (100 * sum(values) / len(values) for values in zip(*defined, strict=True))
-        where = tasks[0] if len(tasks) == 1 else f"{len(defined)} sets on average"
+    both = {row.task: (row.value, initial[row.task]) for row in rows if row.key == member.key and row.task in initial}
+    if defined := {task: values for task, values in both.items() if not any(map(math.isnan, values))}:
+        score, before = (100 * sum(values) / len(values) for values in zip(*defined.values(), strict=True))
+        where = next(iter(defined)) if len(defined) == 1 else f"{len(defined)} sets on average"
         return f"{score:.2f} on {where}, below the initial bi-encoder's {before:.2f}" if score < before else None
-    agreement = member.artifact.facts.get("selection") if by is Select.agreement else None
+    agreement = member.artifact.facts.get("selection") if by is Select.agreement and not supervised else None
     if member.kind == "cross" and agreement is not None and agreement < MIN_AGREEMENT:
         return f"Spearman with its teacher's labels is {agreement:.2f} on held-out pairs, below {MIN_AGREEMENT:g}"
     if member.kind == "cross" and well_pooled:
-        return "the embeddings of the initial bi-encoder agree with its tokens, and then it mostly ends below that one"
+        return "trained from a well pooled bi-encoder, it mostly ends below that one (docs/adapting.md)"
     return None

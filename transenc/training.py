@@ -191,10 +191,6 @@ class TrainingCallback(pl.Callback):
         self.progress(self.steps_done)
         log.info("resumed at step %d of %d", self.steps_done, self.last)
 
-    def remove_checkpoint(self) -> None:
-        if self.checkpoint is not None and not distributed.rank():
-            self.checkpoint.remove()
-
     def flush(self) -> None:
         """Record the pending losses.
 
@@ -251,6 +247,7 @@ def train(
     """Train `student` on labelled pairs, in place. It ends with its best weights by `selection`, or its last.
 
     Interrupted and called again with the same arguments, it resumes from its checkpoint and ends in the same bytes.
+    The checkpoint is the caller's to remove.
 
     Args:
         student: with `optimizer_config` set.
@@ -297,11 +294,7 @@ def train(
                 f" {callback.steps_done + trainer.global_step}; lower distill.{student.kind}.micro_batch_size, which"
                 f" changes no gradient, or model.{student.kind}_max_tokens, now {student.max_tokens}"
             ) from None
-        except TrainingFailed:  # from its checkpoint it would fail again
-            callback.remove_checkpoint()
-            raise
         callback.restore_best(student)
-    callback.remove_checkpoint()
     student.eval()
     return callback.result
 
@@ -344,7 +337,7 @@ def check_collapse(scores: np.ndarray, labels: np.ndarray, steps: int, learning_
     if std < MIN_STD_RATIO * label_std:
         bound = f"below {MIN_STD_RATIO:g} of its labels' {label_std:.3g}"
         symptom = f"it collapsed: the standard deviation of its scores is {std:.3g} {where}, {bound}"
-    elif correlation < MIN_SPEARMAN:
+    elif not correlation >= MIN_SPEARMAN:  # undefined where the labels are constant
         symptom = f"it learnt nothing: Spearman with its labels is {correlation:.2f} {where}, below {MIN_SPEARMAN:g}"
     else:
         return

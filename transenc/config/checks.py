@@ -62,7 +62,12 @@ def check(cfg: Train) -> None:
             data.extra_limit is None or data.extra_limit >= 1,
             "at least 1, or null",
         ),
-        ("data.mining.pairs", data.mining.pairs, data.mining.pairs is None or data.mining.pairs >= 1, "at least 1"),
+        (
+            "data.mining.pairs",
+            data.mining.pairs,
+            data.mining.pairs is None or data.mining.pairs >= 1,
+            "at least 1, or null",
+        ),
         ("data.mining.neighbours", data.mining.neighbours, data.mining.neighbours >= 1, "at least 1"),
         ("distill.iterations", distill.iterations, distill.iterations >= 1, "at least 1"),
         ("distill.retries", distill.retries, distill.retries >= 0, "at least 0"),
@@ -137,18 +142,16 @@ def _common_rules(cfg: Train | Evaluate) -> list[Rule]:
     data, folder, tokens = cfg.data, Path(cfg.paths.artifacts), cfg.trainer.score_tokens
     numbers = [(key, value) for key, value in _values(asdict(cfg)) if isinstance(value, int | float)]
     lists = [("data.pool", data.pool), ("data.gold", data.gold), ("data.test", data.test)]
-    columns = [
-        ("data.columns.sentence1", data.columns.sentence1),
-        ("data.columns.sentence2", data.columns.sentence2),
-        ("data.columns.score", data.columns.score),
-    ]
     return [
         *((key, value, abs(value) < MAX_NUMBER, "a number, below 2**32") for key, value in numbers),  # NaN is not below
         *(
             (key, names, names == [] or (isinstance(names, list) and _are_names(names)), "a list of names")
             for key, names in lists
         ),
-        *((key, column, _is_column(column), "a column's name, or its number from 0") for key, column in columns),
+        *(
+            (f"data.columns.{name}", column, _is_column(column, name), "a column's name, or its number from 0")
+            for name, column in asdict(data.columns).items()
+        ),
         ("data.score_max", data.score_max, data.score_max > data.score_min, "above data.score_min"),
         ("trainer.score_tokens", tokens, tokens is None or tokens >= 1, "at least 1, or null"),
         ("paths.artifacts", folder, folder.is_dir() or not folder.exists(), "a folder, or nothing yet"),
@@ -271,8 +274,8 @@ def _are_names(value: Any) -> bool:
     return bool(listed(value)) and all(isinstance(name, str) and name for name in listed(value))
 
 
-def _is_column(value: Any) -> bool:
-    return value is None or type(value) is str or (type(value) is int and value >= 0)
+def _is_column(value: Any, name: str) -> bool:
+    return (value is None and name == "score") or type(value) is str or (type(value) is int and value >= 0)
 
 
 def _values(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:

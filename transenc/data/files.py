@@ -21,6 +21,7 @@ log = logging.getLogger("transenc")
 
 KINDS = ("csv", "tsv", "jsonl", "txt", "parquet")  # txt: sentence1||sentence2 lines
 UNREADABLE = dict.fromkeys(("gz", "xz", "bz2", "zst", "zip"), "compressed; unpack it first")
+UNREADABLE["json"] = "not read; save it as .jsonl, one object a line"
 UNREADABLE |= dict.fromkeys(("xlsx", "xls", "ods"), "a spreadsheet; save it as .csv (UTF-8, with commas)")
 STDIN = Path("-")
 csv.field_size_limit(2**31 - 1)  # of characters in a cell; Python's own is 131,072
@@ -111,7 +112,7 @@ def _number(text: Any, where: str) -> float:
     try:
         return float(text)
     except (TypeError, ValueError, OverflowError):
-        raise InputError(f"{where}: the score {text!r:.{SHOWN}} is not a number") from None
+        raise InputError(f"{where}: the score {text!r:.{SHOWN}} is not a number; mend or remove the line") from None
 
 
 def parse_score(text: Any, low: float, high: float, where: str) -> float:
@@ -122,7 +123,7 @@ def parse_score(text: Any, low: float, high: float, where: str) -> float:
     """
     score = _number(text, where)
     if not low <= score <= high:
-        belongs = f"[{low:g}, {high:g}]; see data.score_min, data.score_max"
+        belongs = f"[{low:g}, {high:g}]; set data.score_min and data.score_max to what your scores are"
         raise InputError(f"{where}: the score {text!s:.{SHOWN}} is not in {belongs}")
     return score
 
@@ -227,8 +228,8 @@ class Reader:
                 if len(parts) != width:
                     belongs = "||".join(("sentence1", "sentence2", "score")[:width])
                     raise InputError(
-                        f"{self.path}:{number}: {len(parts)} parts where {belongs} belongs;"
-                        " for a table name the file .tsv, .csv, .jsonl or .parquet"
+                        f"{self.path}:{number}: {len(parts)} parts where {belongs} belongs; name a table .tsv, .csv,"
+                        " .jsonl or .parquet, and give single sentences as data.sentences=FILE"
                     )
                 yield Record(f"{self.path}:{number}", parts[0], parts[1], parts[-1], line)
 
@@ -294,10 +295,10 @@ class Reader:
         if len(header) == 1 and ";" in header[0]:
             raise InputError(f"{self.path}:1: its columns are separated by semicolons; save it with commas")
         if column not in header:
-            raise InputError(
-                f"{self.path}:1: no column {column!r} among {_some(header)}; name yours with"
-                " data.columns.sentence1=..., .sentence2=..., .score=..., or number them from 0 if there is no header"
-            )
+            yours = "name yours with data.columns.sentence1=..., .sentence2=..., .score=..., or number them from 0"
+            if column == self.form.score and self.form.sentence1 in header:
+                yours = "development and test pairs need scores; name their column with data.columns.score=..."
+            raise InputError(f"{self.path}:1: no column {column!r} among {_some(header)}; {yours}")
         if header.count(column) > 1:
             raise InputError(f"{self.path}:1: {header.count(column)} columns are called {column!r}; rename all but one")
         return header.index(column)

@@ -54,13 +54,21 @@ class TokenisedPairs:
         """[S] int64, tokens in each sentence."""
         return np.diff(self.offsets)
 
-    def sentence_counts(self, vocabulary: int) -> np.ndarray:
-        """[V] int64, in how many of the S sentences each of `vocabulary` tokens is."""
+    def sentence_counts(self, vocabulary: int, prompts: Sequence[int] = (0, 0)) -> np.ndarray:
+        """[V] int64, in how many sentences each of V tokens is.
+
+        Args:
+            vocabulary: V.
+            prompts: how many tokens to pass over where a first and where a second sentence begins.
+        """
         counts = np.zeros(vocabulary, dtype=np.int64)
         for start in range(0, len(self.offsets) - 1, COUNTED):
             offsets = self.offsets[start : start + COUNTED + 1]
-            sentences = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-            once = np.unique(sentences * vocabulary + self.ids[offsets[0] : offsets[-1]])
+            ids, lengths = self.ids[offsets[0] : offsets[-1]], np.diff(offsets)
+            sentences = np.repeat(np.arange(len(lengths)), lengths)
+            places = np.arange(len(ids)) - (offsets[:-1] - offsets[0])[sentences]
+            behind = places >= np.where((start + sentences < self.second) | (self.second == 0), *prompts)
+            once = np.unique(sentences[behind] * vocabulary + ids[behind])
             counts += np.bincount(once % vocabulary, minlength=vocabulary)
         return counts
 

@@ -309,8 +309,8 @@ class PairEncoder(pl.LightningModule, ABC):
             alone, together = (self(self.collate(pairs, rows, rows < 0)) for rows in (np.arange(1), np.arange(2)))
         except Exception as error:  # whatever the library stumbles over in a configuration of others
             raise InputError(f"{name}: its config.json makes no encoder that runs ({reason(error)})") from error
-        if not together.isfinite().all():
-            raise InputError(f"{name}: scores a pair {together[0].item()}; copy or save its files again")
+        if (wrong := together[~together.isfinite()]).numel():
+            raise InputError(f"{name}: scores a pair {wrong[0].item()}; copy or save its files again")
         if not torch.allclose(alone, together[:1], rtol=1e-3, atol=1e-3):
             raise InputError(
                 f"{name}: its scores depend on what else is in a batch ({alone[0]:.3f} alone, {together[0]:.3f} beside"

@@ -102,8 +102,8 @@ class BiEncoder(PairEncoder):
         """
         if not prompt:
             return 0
-        ids = self.tokenizer(prompt, truncation=True, max_length=self.max_tokens)["input_ids"]
-        return len(ids) - bool(ids and ids[-1] in self.tokenizer.all_special_ids)
+        ids = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        return min(len(self.inputs.alone_before) + len(ids), self.max_tokens - len(self.inputs.alone_behind))
 
     def embed(self, inputs: dict[str, Tensor]) -> Tensor:
         """[B, E] float32 sentence embeddings of length 1."""
@@ -192,11 +192,12 @@ class BiEncoder(PairEncoder):
         """
         scores = np.empty((3, len(pairs)), dtype=np.float32)
         vocabulary = self.backbone.get_input_embeddings().num_embeddings  # type: ignore[operator]
-        idf = inverse_document_frequencies(pairs.sentence_counts(vocabulary), len(pairs.lengths))
-        weightings = torch.from_numpy(np.stack([np.ones_like(idf), idf]))  # [2, V]
         before, behind = len(self.inputs.alone_before), len(self.inputs.alone_behind)
         # A space that ends a prompt is part of the sentence's first token.
         skipped = torch.tensor([max(before, self._tokens_of_prompt(prompt.rstrip())) for prompt in self.prompts])
+        counts = pairs.sentence_counts(vocabulary, (skipped - before).tolist())
+        idf = inverse_document_frequencies(counts, len(pairs.lengths))
+        weightings = torch.from_numpy(np.stack([np.ones_like(idf), idf]))  # [2, V]
         lengths = self.inputs.single_lengths(pairs.lengths[pairs.sides(slice(None))])  # [N, 2]
 
         def run(group: np.ndarray) -> None:
@@ -204,8 +205,8 @@ class BiEncoder(PairEncoder):
             hidden = self.backbone(**self.to_device(inputs)).last_hidden_state
             places = torch.arange(hidden.shape[1])
             ends = torch.from_numpy(lengths[group]) - behind  # [B, 2]
-            counts = (places >= skipped[:, None, None]) & (places < ends.T[:, :, None])  # [2, B, L]
-            weights = (weightings[:, inputs["input_ids"].view(counts.shape)] * counts).to(self.device)  # [2, 2, B, L]
+            text = (places >= skipped[:, None, None]) & (places < ends.T[:, :, None])  # [2, B, L]
+            weights = (weightings[:, inputs["input_ids"].view(text.shape)] * text).to(self.device)  # [2, 2, B, L]
             with torch.autocast(self.device.type, enabled=False):
                 sides = hidden.float().chunk(2)
                 scores[:2, group] = late_interaction(*sides, *weights.unbind(1)).cpu().numpy()
@@ -302,7 +303,7 @@ class BiEncoder(PairEncoder):
             InputError: it is a cross-encoder, or asks for something this class lacks.
         """
         if description.cross:
-            raise InputError(f"{source.name}: is a cross-encoder, and a bi-encoder is needed")
+            raise InputError(f"{source.name}: is a cross-encoder; name a bi-encoder here")
         refuse(source, description)
         used = _prompts(source, description, prompt, prompt_name)
         if source.static:
@@ -321,11 +322,11 @@ class BiEncoder(PairEncoder):
         if guessed and tokenizer.cls_token_id is None:
             raise InputError(
                 f"{source.name}: its files name no pooling, and its tokenizer has no [CLS]; set model.pooling to"
-                " lasttoken or mean"
+                " lasttoken or mean, or save it with a Pooling by sentence-transformers"
             )
         prompts = Prompts(description.prompts, used)
         encoder = cls(backbone, tokenizer, length, head, prompts, description.truncate_dim, guessed)
-        if encoder._prompt_length and used[0] != used[1]:
+        if not encoder.include_prompt and used[0] != used[1]:
             raise InputError(f"{source.name}: its pooling leaves the prompt out, which takes one prompt, not two")
         return encoder.eval()
 

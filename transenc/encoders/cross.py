@@ -191,9 +191,13 @@ class CrossEncoder(PairEncoder):
         if description.cross:
             refuse(source, description)
         elif new_head is None:
-            raise InputError(f"{source.name}: is no cross-encoder (it has no classification head)")
+            raise InputError(
+                f"{source.name}: is no cross-encoder (it has no classification head); name one that is trained"
+            )
         if source.static:
-            raise InputError(f"{source.name}: static embeddings see one word at a time, and make no cross-encoder")
+            raise InputError(
+                f"{source.name}: static embeddings see one word at a time, no cross-encoder; name another model"
+            )
         config, tokenizer, length = load_parts(
             source, description, max_tokens or (description.max_tokens if description.cross else None), layers,
             pair=True,

@@ -29,7 +29,8 @@ class UsedRows(nn.Module):
         self.register_buffer("places", places, persistent=False)
         self.register_buffer("whole", table.weight.detach(), persistent=False)
         # The padding row has no gradient in the table either.
-        self.padding = None if table.padding_idx is None else int(places[table.padding_idx])
+        padding = -1 if table.padding_idx is None else int(places[table.padding_idx])
+        self.padding = None if padding < 0 else padding
 
     def forward(self, ids: Tensor) -> Tensor:
         """[B, L] row numbers to [B, L, D]."""

@@ -156,6 +156,10 @@ class Evaluation:
             kind = f"{name}@{hub.HUB[name].source[1]}"  # the revision, in place of the digest that only files have
         elif os.path.isfile(name):
             files, kind, form = [Path(name)], Path(name).suffix.lower(), self._format(name, scored)
+        elif os.path.isdir(name):
+            raise InputError(f"{name}: a folder; give a file of pairs")
+        elif Path(name).suffix or os.sep in name:
+            raise InputError(f"{name}: no such file")
         else:
             hint = nearest(name, KNOWN_DATASETS, listed=True)
             raise InputError(f"{name}: neither a file nor a known set of pairs{hint}")
@@ -192,7 +196,12 @@ class Evaluation:
                 raise InputError(f"{path} and {paths[task]} would be reported under one name; rename a file")
             if len(task.encode()) > MAX_NAME_BYTES:
                 raise InputError(f"{path}: results are written under this name, which is too long; rename the file")
-        return {task: self.read(path, True) for task, path in paths.items()}
+        read = {task: self.read(path, True) for task, path in paths.items()}
+        for task, pairs in read.items():
+            own = paths[task] not in KNOWN_DATASETS and self.data.scores is Scores.graded
+            if own and set(np.unique(np.load(pairs / "gold.npy"))) == {0, 1}:
+                log.warning("%s: all scores are 0 or 1; for AUC set data.scores=binary", paths[task])
+        return read
 
     def load(self, kind: str, source: Source, key: str, **settings: Any) -> Artifact:
         """The model that the configuration names under `key`. Its fingerprint is of the bytes of its files."""

@@ -69,10 +69,10 @@ def score_held_out(out: Path, config: Config, progress: Progress, tokens: Artifa
     scores = np.empty(len(pairs), dtype=np.float32)
     folds = folds_of(len(pairs), len(models), config["split_seed"])
     with progress.bar("score", len(pairs), "pair") as bar:
-        for rows, model in zip(folds, models, strict=True):
+        for rows, model in zip(map(np.sort, folds), models, strict=True):
             encoder = loaded(model, config)
-            raw = similarities(encoder, pairs.select(np.sort(rows)), config)
-            scores[np.sort(rows)] = encoder.to_score(torch.from_numpy(raw)).numpy()
+            raw = similarities(encoder, pairs.select(rows), config)
+            scores[rows] = encoder.to_score(torch.from_numpy(raw)).numpy()
             bar.update(len(rows))
     if distributed.rank():
         return {}

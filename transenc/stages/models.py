@@ -7,6 +7,7 @@ score   -> raw.npy, scores.npy: one encoder's cosines or logits for one set of p
 score_late -> scores.npy: what a bi-encoder labels by with late interaction, two scores a pair
 """
 
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,12 +16,12 @@ import numpy as np
 import torch
 
 from transenc import distributed
-from transenc.artifacts import Artifact, file_digest, stage
+from transenc.artifacts import Artifact, digest, file_digest, stage
 from transenc.data.tokens import TokenisedPairs
 from transenc.errors import InputError
 from transenc.metrics import compute_metrics, main_metric_name, spearman
 from transenc.model_description import describe
-from transenc.model_folder import Source, find
+from transenc.model_folder import Source, find, read_json
 from transenc.progress import Progress
 from transenc.results import METRIC_NAMES, percent
 from transenc.stages.pairs import Config, Facts
@@ -28,6 +29,8 @@ from transenc.terminal import quiet
 
 if TYPE_CHECKING:
     from transenc.encoders import PairEncoder
+
+log = logging.getLogger("transenc")
 
 WELL_POOLED = 0.96  # Spearman of embeddings and tokens, below which tokens alone label better (docs/adapting.md)
 
@@ -71,9 +74,19 @@ def find_model(key: str, name: str) -> Source:
         InputError: see `transenc.model_folder.find`; the message begins with the key.
     """
     try:
-        return find(name)
+        source = find(name)
+        code = describe(source).own_code
     except InputError as error:
         raise InputError(f"{key}={error}") from None
+    if code is not None:
+        log.warning(
+            "%s=%s: its own code (%s) is not run, transformers' class for its model_type reads it; compare it with its"
+            " published scores",
+            key,
+            name,
+            code,
+        )
+    return source
 
 
 def find_reference(name: str) -> Source:
@@ -88,9 +101,20 @@ def find_reference(name: str) -> Source:
     return source
 
 
+def check_unchanged(source: Source, config: Config) -> None:
+    """
+    Raises:
+        InputError: the fingerprint may be of other bytes than were read.
+    """
+    if source.state() != config["state"]:
+        raise InputError(f"{source.name}: changed while it was read; give the command again")
+
+
 def model_facts(folder: Path, encoder: "PairEncoder") -> Facts:
-    # Two models have the same tokenizer if this file is the same. The lengths to which they cut are in another file.
-    return {"kind": encoder.kind, "tokenizer": file_digest(folder / "tokenizer.json"), "encoder": encoder.facts}
+    settings = read_json(folder / "tokenizer_config.json")
+    settings.pop("model_max_length", None)  # sentences are tokenised whole
+    tokenizer = digest([file_digest(folder / "tokenizer.json"), settings])
+    return {"kind": encoder.kind, "tokenizer": tokenizer, "encoder": encoder.facts}
 
 
 def read_as(facts: Mapping[str, Any]) -> str:
@@ -116,14 +140,13 @@ def read_as(facts: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-@stage(version=4, ignore=("source", "key", "state"))
+@stage(version=5, ignore=("source", "key", "state"))
 def load(out: Path, config: Config, progress: Progress) -> Facts:
     """The model that a person named, as the kind of encoder it will be, in our own folder layout."""
     source, settings = config["source"], config["settings"]
     try:
         encoder = encoder_class(config["kind"]).load(source, **settings)
-        if source.state() != config["state"]:  # the fingerprint may be of other bytes than were read
-            raise InputError(f"{source.name}: changed while it was read; give the command again")
+        check_unchanged(source, config)
     except InputError as error:
         raise InputError(f"{config['key']}={error}") from None
     encoder.save(out)
@@ -145,7 +168,7 @@ def centre(out: Path, config: Config, progress: Progress, model: Artifact, token
     encoder.save(out)
     return {
         **model_facts(out, encoder),
-        "centred": "after training",
+        "centred": True,
         "share": share,
         "summary": f"the mean was {share:.0%} of an embedding's length",
     }

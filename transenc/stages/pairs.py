@@ -227,7 +227,7 @@ def _cleaned(
             kept = rows[good(rows)]
             dropped[reason], rows = len(rows) - len(kept), kept
     if not len(rows):
-        hint = "; data.transductive=true keeps those of dev and test" if "transductive" in config else ""
+        hint = "; data.transductive=true keeps those of dev and test" if dropped.get("of dev or test") else ""
         raise InputError(f"none of the {len(pairs):,} pairs to learn from is left{dropped_text(dropped)}{hint}")
     return sentence, pairs, rows, shared, dropped
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -63,7 +64,6 @@ class Stages(Evaluation):
         self.well_pooled: dict[int, bool] = {}  # initial bi-encoders by number, where their tokens label too
         self.teachers = [] if cfg.model.teachers is None else listed(cfg.model.teachers)
         # Wrong names are told before hours of training, not after.
-        self.reference_source = None if cfg.model.reference is None else find_reference(cfg.model.reference)
         for name in self.teachers:
             if not os.path.isfile(name):
                 find_model("model.teachers", name)
@@ -81,6 +81,7 @@ class Stages(Evaluation):
             self._check_gold(name, tasks[task_name(name)])
         self.dev = {task_name(name): tasks[task_name(name)] for name in dev}
         self.tests = {task_name(name): tasks[task_name(name)] for name in cfg.data.test}
+        self._reference = self._load_reference()
 
     def _read_corpus(self, name: str) -> Artifact:
         if not os.path.isfile(name):
@@ -98,7 +99,9 @@ class Stages(Evaluation):
         log.warning("%s: %s, so correlations with it are undefined", name, FLAT_GOLD)
 
     def initial_encoders(self, kind: str) -> list[Member]:
-        """Iteration 0: the encoders that `model` names. The head of a cross-encoder that is to be trained is new."""
+        """Iteration 0: the encoders that `model` names. A cross-encoder that is to be trained gets a new head if it has
+        none.
+        """
         model, direction = self.cfg.model, self.cfg.distill.direction
         names = listed(model.bi if kind == "bi" else model.cross)
 
@@ -146,7 +149,7 @@ class Stages(Evaluation):
         return Centre.starts if member.artifact.facts["encoder"]["pooling"] == "cls" else Centre.students
 
     def trained(self, encoders: Mapping[str, Sequence[Member]]) -> list[str]:
-        """The kinds that can score: all but an initial cross-encoder with a new head."""
+        """The kinds that can score: all but an initial cross-encoder that is to be trained."""
         students = self.cfg.distill.direction.students
         return [kind for kind in encoders if kind == "bi" or kind not in students or encoders[kind][0].iteration]
 
@@ -160,13 +163,17 @@ class Stages(Evaluation):
         config |= {"empty": data.clean.empty, "identical": data.clean.identical, "repeated": data.clean.repeated}
         config |= {"limit": None if data.flatten else data.limit}
         if self.cfg.distill.direction.supervised:
-            return self.store(gold, config, *sources, *scored, progress=self.progress, title="gold")
+            return self._enough(self.store(gold, config, *sources, *scored, progress=self.progress, title="gold"))
         config |= {"extra": len(self.extra), "extra_limit": data.extra_limit, "transductive": data.transductive}
-        pool = self.store(gather, config, *sources, *self.extra, *scored, progress=self.progress, title="pool")
+        return self._enough(
+            self.store(gather, config, *sources, *self.extra, *scored, progress=self.progress, title="pool")
+        )
+
+    def _enough(self, pool: Artifact) -> Artifact:
         if self.select is Select.agreement and pool.facts["pairs"] < MIN_POOL:
             raise InputError(
-                f"data.path: {pool.facts['pairs']} pairs are too few to hold some out; add pairs, or set"
-                " distill.select=last"
+                f"{pool.facts['pairs']} pairs to learn from are too few to hold some out; add pairs (data.limit may"
+                " leave them out), or set distill.select=last"
             )
         return pool
 
@@ -190,7 +197,7 @@ class Stages(Evaluation):
         # A pool counts by its pairs; what is reported of it depends on the test sets and on the sources too.
         reported = {"shared": digest_of(pool / "shared.npy"), "dropped": pool.facts["dropped"]}
         config = {"count": self.data.limit, "seed": self.data.seed, **reported}
-        return self.store(flatten, config, pool, labels, progress=self.progress, title="flatten")
+        return self._enough(self.store(flatten, config, pool, labels, progress=self.progress, title="flatten"))
 
     def centre(self, initial: Sequence[Member], pool: Artifact) -> dict[int, Member]:
         """Those initial bi-encoders that are centred before the loop, mean-centred over the pool, by number."""
@@ -213,6 +220,8 @@ class Stages(Evaluation):
             InputError: the labels are nearly constant.
         """
         if teacher == "gold":
+            if not pool.facts["std"] >= MIN_LABEL_STD and self.cfg.distill.failure is not Failure.ignore:
+                raise InputError("data.gold: the scores are nearly constant, nothing can be learnt; give other pairs")
             return pool
         kinds = [teacher] if self.cfg.distill.teachers is Teachers.other else self.trained(encoders)
         members = [member for kind in kinds for member in encoders[kind]]
@@ -246,9 +255,11 @@ class Stages(Evaluation):
             return scores
         title, inputs = f"{member.place} late pool", (member.artifact, tokens, scores)
         late = self.store(score_late, config, *inputs, progress=progress, title=title)
-        if member.iteration == 0 and member.number not in self.well_pooled:
+        if member.iteration == 0:
+            first = member.number not in self.well_pooled
             self.well_pooled[member.number] = late.facts["agreement"] >= WELL_POOLED
-            self._advise_mean_pooling(member, late)
+            if first:
+                self._advise_mean_pooling(member, late)
         return late
 
     def _advise_mean_pooling(self, member: Member, late: Artifact) -> None:
@@ -269,21 +280,23 @@ class Stages(Evaluation):
 
     def _fixed_scores(self, name: str, pool: Artifact) -> Artifact:
         """A fixed teacher's scores of the pool: a model's, or those in a file."""
-        key, title = "model.teachers", f"teacher {task_name(name)}"
+        key = "model.teachers"
         if os.path.isfile(name):
-            form = self._format(name, True) | {"score_min": 0.0, "score_max": 1.0, "binary": False}
+            form = self._format(name, True) | {"score_min": -math.inf, "score_max": math.inf, "binary": False}
             form["score"] = label_column(Path(name), Format(**form))
             config = {"file": name, "digest": digest_of(Path(name)), "format": form, "ordered": self.data.ordered}
-            return self.store(read_scores, config, pool, progress=self.progress, title=title)
+            return self.store(read_scores, config, pool, progress=self.progress, title=f"teacher {task_name(name)}")
         source = find_model(key, name)
         config = self._identity(source, key) | {
             "ordered": self.data.ordered,
             "batch_size": max(1, self.scoring["batch_tokens"] // TEACHER_TOKENS),
             "accelerator": self.accelerator,
         }
+        title = f"teacher {name.rpartition('/')[2]}"
         scores = self.store(predict, config, pool, progress=self.progress.at("teacher"), title=title)
         read = {"key": key, "name": source.name.partition("#")[0], "read_as": scores.facts["read_as"]}
-        self.models += [] if read in self.models else [read]
+        if read not in self.models:
+            self.models.append(read)
         return scores
 
     def train(self, initial: Member, previous: Member, pool: Artifact, labels: Artifact, iteration: int) -> Member:
@@ -299,20 +312,17 @@ class Stages(Evaluation):
             InputError: the training failed.
         """
         student = previous if self.cfg.distill.start is Start.previous else initial
-        if student.kind == "cross":
-            both_orders = self.cfg.distill.cross.both_orders and not self.data.ordered
-            settings = asdict(self.cfg.distill.cross) | {"both_orders": both_orders}
-        else:
-            settings = asdict(self.cfg.distill.bi) | {"both_orders": False}
+        settings = asdict(self.cfg.distill.cross if student.kind == "cross" else self.cfg.distill.bi)
+        settings["both_orders"] = settings.get("both_orders", False) and not self.data.ordered
         result = Member(student.kind, iteration, student.number, student.several, student.artifact)
-        well_pooled = self.well_pooled.get(student.number, True)
+        well_pooled = student.kind == "cross" or self.well_pooled.get(student.number, True)
         config: dict[str, Any] = {
             "training": {key: v.name if isinstance(v, Enum) else v for key, v in settings.items()},
             "select": self.select.name,
             "holdout": self.cfg.distill.holdout if self.select is Select.agreement else None,
             "split_seed": self.cfg.seed,
             # Where embeddings lose what the tokens hold, training is worth going all the way, on less proof.
-            "interpolate": self.cfg.distill.interpolate if student.kind == "bi" and well_pooled else 1.0,
+            "interpolate": self.cfg.distill.interpolate if well_pooled and student.kind == "bi" else 1.0,
             "surely": well_pooled,
             "trained_already": student.kind == "bi" or student.iteration != 0,
             **self.scoring,
@@ -372,9 +382,15 @@ class Stages(Evaluation):
         """The members' results on the development and test sets."""
         return self.rows(members, {**self.dev, **self.tests})
 
+    def _load_reference(self) -> list[Member]:
+        """`model.reference`, if there is one: what is wrong with it shows before hours of training."""
+        name = self.cfg.model.reference
+        if name is None:
+            return []
+        source = find_reference(name)
+        model = self.load("bi", source, "model.reference", pooling="auto", layers=None, max_tokens=None)
+        return [Member("bi", None, 0, False, model)]
+
     def reference(self) -> list[Row]:
         """The results of `model.reference` on the same sets; none where no model is named."""
-        if self.reference_source is None:
-            return []
-        model = self.load("bi", self.reference_source, "model.reference", pooling="auto", layers=None, max_tokens=None)
-        return self.evaluate([Member("bi", None, 0, False, model)])
+        return self.evaluate(self._reference) if self._reference else []

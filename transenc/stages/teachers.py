@@ -18,7 +18,7 @@ from transenc.errors import InputError, reason
 from transenc.model_description import describe
 from transenc.model_folder import Source
 from transenc.progress import Progress
-from transenc.stages.models import release
+from transenc.stages.models import check_unchanged, release
 from transenc.stages.pairs import Config, Facts, label_statistics, sentences_of
 from transenc.terminal import quiet
 
@@ -39,6 +39,7 @@ def predict(out: Path, config: Config, progress: Progress, pool: Artifact) -> Fa
         else:
             model = _loaded("SentenceTransformer", source, config)
             scores = _scores_of_bi(model, config, progress, sentences, pairs)
+        check_unchanged(source, config)
     except InputError as error:
         named = str(error) if source.name in str(error) else f"{source.name}: {error}"
         raise InputError(f"{config['key']}={named}") from None
@@ -136,6 +137,8 @@ def read_scores(out: Path, config: Config, progress: Progress, pool: Artifact) -
     ordered, found = config["ordered"], {}
     for pair in read_file(Path(config["file"]), form):
         sides = pair.sentence1.strip(), pair.sentence2.strip()
+        if not 0 <= pair.score <= 1:
+            raise InputError(f"{key}: the score {pair.score:g} of {pair.sentence1!r:.40} is not in [0, 1]; scale them")
         found.setdefault(sides if ordered else tuple(sorted(sides)), pair.score)
     sentences = [sentence.strip() for sentence in sentences_of(pool)]
     pairs = [(sentences[a], sentences[b]) for a, b in np.load(pool / "pairs.npy")]

@@ -61,7 +61,7 @@ def split(count: int, config: Config) -> tuple[np.ndarray, np.ndarray]:
         left_out = folds_of(count, 1, config["split_seed"])[0][:held]
     kept = np.setdiff1d(np.arange(count), left_out)
     if not len(kept):
-        raise InputError(f"data.path: too few pairs for folds ({count}); add pairs, or set distill.folds=1")
+        raise InputError(f"{count} pairs are too few to hold some out or to make folds; add pairs")
     return np.sort(left_out[:held]), kept
 
 
@@ -83,7 +83,7 @@ class Before:
         return cls(weights, None if metric is None else similarities(encoder, metric.pairs, metric.config))
 
 
-@stage(version=14, ignore=("batch_tokens",))
+@stage(version=15, ignore=("batch_tokens",))
 @distributed.collective
 def train(
     out: Path,
@@ -109,7 +109,7 @@ def train(
     from transenc.training import train as train_student
 
     settings, seed, by_agreement = config["training"], config["seed"], config["select"] == "agreement"
-    encoder = prepare(student, config)
+    encoder, checkpoint = prepare(student, config), Checkpoint(out)
     pool, targets = TokenisedPairs.load(tokens.path), np.load(labels / "labels.npy")
     held_out, kept = split(len(pool), config)
     metric: SelectionMetric | None = None
@@ -143,6 +143,7 @@ def train(
     def finished(facts: Facts) -> Facts:
         if distributed.rank():
             return {}
+        checkpoint.remove()  # only now: an interruption after the last step costs no training
         (out / "curve.jsonl").write_text("".join(json.dumps(row) + "\n" for row in curve), encoding="utf-8")
         return {"kind": encoder.kind, **facts}
 
@@ -164,7 +165,7 @@ def train(
                 seed=seed,
                 selection=metric,
                 eval_steps=settings["eval_steps"],
-                checkpoint=Checkpoint(out),
+                checkpoint=checkpoint,
                 record=record,
                 progress=bar.update,
             )
@@ -202,7 +203,7 @@ def train(
     if 0 < share < 1:
         summary += f", {share:g} of the way"
     facts = {"select": config["select"], "selection": result.best, "step": result.step, "summary": summary}
-    before_training = "before training" if student.facts.get("centred") else None
-    facts["centred"] = "after training" if "centre" in config else before_training
+    facts["centred"] = "centre" in config or student.facts.get("centred", False)
+    facts["held_out"] = len(held_out)
     facts["trained"] = result.step > 0 or student.facts.get("trained", False)
     return finished({**model_facts(out, encoder), **facts})
