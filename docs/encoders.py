@@ -50,14 +50,14 @@ EXAMPLES = {
     "deberta-v2": "DeBERTa-v3: NLI and STS cross-encoders",
     "modernbert": "ModernBERT-embed, gte-modernbert",
     "nomic_bert": "nomic-embed-text",
-    "gte": "gte-multilingual",
-    "jina_embeddings_v3": "jina-embeddings-v3",
+    "gte": "alibaba-nlp-community/gte-multilingual-base",
+    "jina_embeddings_v3": "jina-embeddings-v3-hf",
     "eurobert": "EuroBERT",
     "t5": "sentence-t5, GTR, Instructor",
     "qwen3": "Qwen3-Embedding, Qwen3-Reranker",
     "gemma3_text": "EmbeddingGemma",
     "mistral": "E5-Mistral, SFR-Embedding",
-    "llama": "LLM2Vec, NV-Retriever",
+    "llama": "RepLLaMA",
 }
 
 

@@ -302,7 +302,7 @@ class Train:
     distill: Distill
     trainer: Trainer
     paths: Paths
-    seed: int  # random seed of new heads, the order of pairs, and dropout
+    seed: int  # random seed of new heads, held-out pairs, folds, order, and dropout
     save_predictions: bool  # write predictions/ of every encoder, not of the selected only
     loggers: list[Logger]
     verbosity: Verbosity
