@@ -133,7 +133,7 @@ def test_folds_are_refused_where_no_cross_encoder_labels_what_it_learnt(setting,
 
 def test_a_pool_too_small_for_its_folds_is_refused_in_one_line(setting, tmp_path):
     (tmp_path / "one.tsv").write_text("sentence1\tsentence2\nthe dog runs\ta dog\n")
-    with pytest.raises(InputError, match=r"^data.path: too few pairs .* or set distill.folds=1$"):
+    with pytest.raises(InputError, match=r"^1 pairs are too few .* or to make folds; add pairs$"):
         setting.run(*FOLDS, f"data.path={tmp_path}/one.tsv", "data.dev=null")
 
 

@@ -227,7 +227,8 @@ def _cleaned(
             kept = rows[good(rows)]
             dropped[reason], rows = len(rows) - len(kept), kept
     if not len(rows):
-        hint = "; data.transductive=true keeps those of dev and test" if dropped.get("of dev or test") else ""
+        helps = "transductive" in config and dropped.get("of dev or test")
+        hint = "; data.transductive=true keeps those of dev and test" if helps else ""
         raise InputError(f"none of the {len(pairs):,} pairs to learn from is left{dropped_text(dropped)}{hint}")
     return sentence, pairs, rows, shared, dropped
 
