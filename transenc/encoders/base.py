@@ -212,7 +212,11 @@ class PairEncoder(pl.LightningModule, ABC):
         if type(table) is not torch.nn.Embedding or not table.weight.requires_grad:  # Gemma's scales what it looks up
             yield
             return
-        rows = UsedRows(table, np.unique(np.concatenate([pairs.ids, self.inputs.added])).astype(np.int64))
+        used = np.zeros(table.num_embeddings, dtype=bool)
+        used[self.inputs.added] = True
+        for ids in np.array_split(pairs.ids, 1 + len(pairs.ids) // 2**20):  # memory-mapped: a part at a time
+            used[ids] = True
+        rows = UsedRows(table, np.flatnonzero(used))
         self.backbone.set_input_embeddings(rows)  # type: ignore[operator]
         try:
             yield
