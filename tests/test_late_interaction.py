@@ -155,12 +155,15 @@ def test_a_bi_encoder_labels_by_tokens_twice_unless_its_embeddings_agree_with_th
 
 
 @pytest.mark.parametrize(
-    ("pooling", "said"), [("cls", True), ("auto", True), ("mean", False), ("named by the folder", False)]
+    ("pooling", "said"),
+    [("cls", True), ("auto", True), ("before Normalize", True), ("mean", False), ("named by the folder", False)],
 )
 def test_mean_pooling_is_advised_where_no_file_names_another(setting, tmp_path, bert, caplog, pooling, said):
     if pooling == "named by the folder":
         BiEncoder.load(bert, pooling="cls").save(tmp_path / "named")
         late_run(setting, "model.pooling=auto", f"model.bi={tmp_path / 'named'}")
+    elif pooling == "before Normalize":
+        late_run(setting, "model.pooling=cls", f"model.bi={FOLDERS['Normalize'](tmp_path)}")
     else:
         late_run(setting, f"model.pooling={pooling}")
     assert (

@@ -266,7 +266,8 @@ class Stages(Evaluation):
         """Where the model's files do not name the pooling, and mean pooling agrees better with the tokens."""
         encoder, poolings = member.artifact.facts["encoder"], listed(self.cfg.model.pooling)
         named = poolings[member.number % len(poolings)] == "auto" and not encoder["guessed"]
-        if named or self.well_pooled[member.number] or encoder["pooling"] == "mean" or encoder["modules"]:
+        changed = set(encoder["modules"]) - {"Normalize"}  # which changes no cosine
+        if named or self.well_pooled[member.number] or encoder["pooling"] == "mean" or changed:
             return
         agreement, of_mean = late.facts["agreement"], late.facts["mean_agreement"]
         if of_mean > agreement:
