@@ -179,6 +179,18 @@ def test_it_is_not_advised_where_the_pooling_is_good_or_the_mean_agrees_no_bette
     assert "agrees better" not in caplog.text
 
 
+def test_only_a_bi_encoder_is_judged_by_how_it_is_pooled(setting, monkeypatch):
+    judged = set()
+    for module in ("models", "run"):
+        monkeypatch.setattr(f"transenc.stages.{module}.WELL_POOLED", 1)
+    monkeypatch.setattr(
+        "transenc.stages.training.interpolate_by_agreement",
+        lambda encoder, *arguments: judged.add((encoder.kind, arguments[-1])) or True,
+    )
+    late_run(setting, "distill.select=agreement", "distill.start=previous", "distill.iterations=2")
+    assert judged == {("bi", False), ("cross", True)}
+
+
 @pytest.mark.parametrize("direction", ["cross_to_bi", "gold_to_bi"])
 def test_it_is_refused_where_no_bi_encoder_labels(setting, direction):
     more = ["distill.iterations=1"] + (["data.gold=[x.tsv]"] if direction == "gold_to_bi" else [])

@@ -84,9 +84,18 @@ def test_a_reader_of_the_help_that_has_had_enough_is_no_error():
     assert lines[0].startswith("python train.py")
 
 
-def test_a_list_given_as_a_text_is_one_line_that_shows_the_brackets():
-    with pytest.raises(InputError, match=r"^data.test: takes a list; put it into brackets, 'data.test=\[A\]'"):
-        compose("train", ["data.test=a.tsv"])
+@pytest.mark.parametrize(
+    ("argument", "says"),
+    [
+        ("data.test=a.tsv", r"^data.test: takes a list; put it into brackets, 'data.test=\[A\]'"),
+        ("data.dev=[a.tsv]", "^data.dev: takes one value, without brackets$"),
+        ("seed=0,1,2", "^seed=0,1,2: several values; add -m to run a job for each, or put a list into brackets$"),
+        ("hydra/launcher=nope", "Could not find 'hydra/launcher/nope'; pip install -r requirements-extras.txt$"),
+    ],
+)
+def test_what_hydra_cannot_take_is_one_line_that_says_what_to_write(argument, says):
+    with pytest.raises(InputError, match=says):
+        compose("train", [argument])
 
 
 def test_a_tilde_stands_for_the_home_folder_and_another_users_is_left(monkeypatch):

@@ -1,6 +1,9 @@
 """Fixed teachers: models of any kind, and files of scores, label beside the loop's encoders and are never trained."""
 
 import json
+import os
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas
@@ -12,6 +15,7 @@ from sentence_transformers import SentenceTransformer
 from standin import change
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
+import transenc.stages.teachers
 from transenc.artifacts import file_digest
 from transenc.data.tokens import number_sentences
 from transenc.encoders import BiEncoder, CrossEncoder
@@ -122,6 +126,18 @@ def test_a_score_outside_the_unit_interval_is_one_line(setting, tmp_path):
     (table * {"sentence1": 1, "sentence2": 1, "score": 5}).to_csv(tmp_path / "scores.csv", index=False)
     with pytest.raises(InputError, match=r"scores.csv: the score .* of '.*' is not in \[0, 1\]; scale them"):
         setting.run(f"model.teachers={tmp_path}/scores.csv", *ONE_TURN)
+
+
+def test_a_fixed_teacher_that_changes_while_it_is_read_is_refused(setting, models, tmp_path, monkeypatch):
+    folder, load = Path(shutil.copytree(models["electra"], tmp_path / "fixed")), transenc.stages.teachers._loaded
+
+    def changing(*arguments):
+        os.utime(folder / "config.json", ns=(0, 0))
+        return load(*arguments)
+
+    monkeypatch.setattr("transenc.stages.teachers._loaded", changing)
+    with pytest.raises(InputError, match=r"^model.teachers=.*: changed while it was read; give the command again$"):
+        setting.run(f"model.teachers={folder}", *ONE_TURN)
 
 
 @pytest.mark.slow

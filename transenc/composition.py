@@ -184,7 +184,7 @@ def explain(error: Exception, name: str) -> str:
         if several := re.match("Ambiguous value for argument '(.*?)' 1[.]", text):
             return f"{several[1]}: several values; add -m to run a job for each, or put a list into brackets"
         if "hydra/" in text and "Could not find" in text:
-            return f"{re.split(', ?available', text, flags=re.I)[0]}; requirements-extras.txt brings more"
+            return f"{text.partition(' Available options')[0]}; pip install -r requirements-extras.txt"
         return text
     key, message = cause.full_key or "", str(cause.msg or cause).split("\n")[0]
     if isinstance(cause, MissingMandatoryValue):

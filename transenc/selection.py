@@ -103,5 +103,5 @@ def warning(
     if member.kind == "cross" and agreement is not None and agreement < MIN_AGREEMENT:
         return f"Spearman with its teacher's labels is {agreement:.2f} on held-out pairs, below {MIN_AGREEMENT:g}"
     if member.kind == "cross" and well_pooled:
-        return "trained from a well pooled bi-encoder, it mostly ends below that one (docs/adapting.md)"
+        return "a cross-encoder that learns from a well pooled bi-encoder mostly ends below it (docs/adapting.md)"
     return None
