@@ -92,7 +92,7 @@ def parts(encoder: CrossEncoder, tokens: TokenisedPairs, batches: list[np.ndarra
             inputs = encoder.collate(tokens, batch, np.zeros(len(batch), dtype=bool))
             times.append(time.perf_counter())
             with torch.autocast("cpu", torch.bfloat16):
-                loss = encoder.training_step({"inputs": inputs, "labels": labels}, 0)
+                loss = encoder.training_step({"inputs": inputs, "labels": labels, "weight": 1.0}, 0)
             times.append(time.perf_counter())
             loss.backward()
             times.append(time.perf_counter())

@@ -5,6 +5,7 @@ little memory is one line on the terminal and status 1; `HYDRA_FULL_ERROR=1` sho
 a bug and keeps its traceback.
 """
 
+import gc
 import logging
 import multiprocessing
 import os
@@ -68,7 +69,7 @@ def main(name: str, task: Task, usage: str, shorthand: Callable[[str], str] = st
     os.environ["HYDRA_FULL_ERROR"] = "1"
     logging.raiseExceptions = TRACEBACKS  # where a log file cannot be written, the error itself says why
     threading.excepthook = quiet_thread
-    with interruptible(), one_line_errors(name, complain), together(name):
+    with few_full_collections(), interruptible(), one_line_errors(name, complain), together(name):
         sys.argv[1:] = [at_home(shorthand(argument)) for argument in sys.argv[1:]]
         if not {"-sc", "--shell-completion"} & set(sys.argv):  # whose words look like settings
             check_overrides(name, sys.argv[1:])
@@ -82,6 +83,19 @@ def main(name: str, task: Task, usage: str, shorthand: Callable[[str], str] = st
             run()
         finally:
             Sweep.report()
+
+
+@contextmanager
+def few_full_collections() -> Iterator[None]:
+    """Keep Python's garbage collector from walking over and over the million objects of the libraries, which are no
+    garbage. That takes a second while they are imported, and another when the process ends.
+    """
+    youngest, younger, _ = gc.get_threshold()
+    gc.set_threshold(youngest, younger, 1000)
+    try:
+        yield
+    finally:
+        gc.freeze()
 
 
 def quiet_thread(failure: threading.ExceptHookArgs) -> None:

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from transenc.cli import at_home, complain, one_line_errors
+from transenc.cli import at_home, complain, few_full_collections, one_line_errors
 from transenc.composition import compose
 from transenc.config.checks import check_evaluation
 from transenc.config.schema import Evaluate, listed
@@ -148,7 +148,7 @@ if __name__ == "__main__":
         print(USAGE)
         sys.exit(0 if sys.argv[1:] else 2)
     try:
-        with one_line_errors("evaluate", complain):
+        with few_full_collections(), one_line_errors("evaluate", complain):
             main(sys.argv[1:])
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)

@@ -228,8 +228,8 @@ class _Attention(torch.autograd.Function):
 
 def _split(columns: Tensor, size: int, heads: int, parts: int) -> Tensor:
     """[B * L, parts * D] to [parts, B, H, L, D / H] float32."""
-    split = columns.view(size, len(columns) // size, parts, heads, -1)
-    return split.permute(2, 0, 3, 1, 4).contiguous().float()
+    split = columns.view(size, len(columns) // size, parts, heads, -1).permute(2, 0, 3, 1, 4)
+    return split.to(torch.float32, memory_format=torch.contiguous_format).contiguous()  # in one pass
 
 
 def _merge(split: Tensor, dtype: torch.dtype) -> Tensor:
