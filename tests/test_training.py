@@ -1,6 +1,8 @@
 """One student's training: which weights it ends with, its learning rate, the embedding rows it trains."""
 
+import gc
 import shutil
+import weakref
 
 import numpy as np
 import pytest
@@ -94,6 +96,18 @@ def test_training_learns_the_labels(bert):
     result = train_on(encoder, epochs=30, loss="bce", learning_rate=3e-3)
     losses = [row["loss"] for row in result.curve]
     assert np.mean(losses[-6:]) < np.mean(losses[:6]) - 0.05
+
+
+def test_memory_holds_a_trained_student_no_longer_than_someone_refers_to_it(bert):
+    gc.disable()  # as good as always: with the libraries' million objects full collections are rare
+    try:
+        student = BiEncoder.load(bert, pooling="cls")
+        train_on(student)
+        found = [weakref.ref(student), weakref.ref(student.backbone.encoder)]
+        del student
+        assert [one() for one in found] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_biases_and_normalisation_weights_do_not_decay(bert):

@@ -4,6 +4,7 @@ Lightning's own checkpoints would not do. They hold no random state, so dropout 
 middle of an epoch they skip as many batches as were done, but not the same ones.
 """
 
+import gc
 import logging
 import math
 import os
@@ -294,6 +295,9 @@ def train(
                 f" {callback.steps_done + trainer.global_step}; lower distill.{student.kind}.micro_batch_size, which"
                 f" changes no gradient, or model.{student.kind}_max_tokens, now {student.max_tokens}"
             ) from None
+        # The trainer refers to itself. Until it is collected it keeps the optimiser's state and the student in memory.
+        trainer = student.trainer = datamodule.trainer = None
+        gc.collect()
         callback.restore_best(student)
     student.eval()
     return callback.result

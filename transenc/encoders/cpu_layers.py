@@ -12,7 +12,7 @@ attention stay in fp32, as transformers has them; in bf16 they would be no faste
 Axes: B sequences, L tokens in the longest, T real tokens, D width, H heads, C columns.
 """
 
-from types import MethodType
+from functools import cache
 from typing import Any
 
 import torch
@@ -27,9 +27,8 @@ FAMILY = ("bert", "roberta", "xlm-roberta", "camembert", "electra")  # model typ
 def speed_up(backbone: Any, first_only: bool, on: bool = True) -> None:
     """Let a model of BERT's family run its layers here, and any model make its dropout masks here, on a CPU.
 
-    Parameters, their names, and what is saved stay as they are. On other devices transformers' own layers run.
-
-    With LoRA adapters transformers' own layers run too.
+    Parameters, their names, and what is saved stay as they are. On other devices, and with LoRA adapters, transformers'
+    own layers run.
 
     Args:
         backbone: a transformers model.
@@ -45,20 +44,29 @@ def speed_up(backbone: Any, first_only: bool, on: bool = True) -> None:
     if config is None or config.model_type not in FAMILY or config.is_decoder or getattr(config, "is_causal", None):
         return
     encoder = backbone.base_model.encoder
-    vars(encoder).pop("forward", None)
-    if not on or _adapted(encoder):  # here the weights alone are read, not what an adapter adds to them
-        return
-    elsewhere = encoder.forward
+    plain = getattr(encoder, "plain", type(encoder))
+    encoder.first_only = first_only
+    # With an adapter's weights transformers runs the layers: here the layers' own are read, not what is added to them.
+    encoder.__class__ = _fast(plain) if on and not _adapted(encoder) else plain
+
+
+@cache
+def _fast(plain: type[nn.Module]) -> type[nn.Module]:
+    """A class of transformers' encoders, with layers that run here on a CPU.
+
+    It takes the class's place in a model. A `forward` of the model's own would refer to it, and so keep it in memory
+    until the next full garbage collection.
+    """
 
     def forward(self: Any, hidden_states: Tensor, attention_mask: Tensor | None = None, **more: Any) -> Any:
         if hidden_states.device.type != "cpu":
-            return elsewhere(hidden_states, attention_mask=attention_mask, **more)
+            return plain.forward(self, hidden_states, attention_mask=attention_mask, **more)
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else hidden_states.dtype
         with torch.autocast("cpu", enabled=False):
-            hidden = run(self.layer, hidden_states, attention_mask, first_only, dtype)
+            hidden = run(self.layer, hidden_states, attention_mask, self.first_only, dtype)
         return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=hidden)
 
-    encoder.forward = MethodType(forward, encoder)
+    return type(plain.__name__, (plain,), {"forward": forward, "plain": plain})
 
 
 def _adapted(encoder: nn.Module) -> bool:
