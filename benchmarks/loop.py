@@ -73,8 +73,8 @@ def write_models(folder: Path, model: str) -> None:
 
 
 def ours(folder: Path, prepared: Path, options: argparse.Namespace, precision: str) -> Told:
+    from transenc.cli import few_full_collections
     from transenc.composition import compose
-    from transenc.loop import distill
 
     arguments = [
         "data=pairs", f"data.path={prepared}/pool.jsonl", "data.dev=stsb-dev", "data.test=[stsb-test]",
@@ -87,7 +87,10 @@ def ours(folder: Path, prepared: Path, options: argparse.Namespace, precision: s
         "distill.bi.epochs=1", f"distill.bi.batch_size={BATCH}", "distill.bi.eval_steps=0", "distill.select=last",
         "distill.failure=ignore",  # few steps and random weights learn next to nothing
     ]  # fmt: skip
-    distill(compose("train", arguments), folder)
+    with few_full_collections():  # as train.py
+        from transenc.loop import distill
+
+        distill(compose("train", arguments), folder)
     seconds = dict.fromkeys(STAGES, 0.0)
     for path in (folder / "artifacts").glob("*/artifact.json"):
         record = json.loads(path.read_text())

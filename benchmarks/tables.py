@@ -79,7 +79,7 @@ TABLES = {
     "cross-losses": Table("cross_losses", "cross-encoder", ("arm", "seed"), "encoder"),
     "speed": Table("speed", "loop", ("arm",), "seed"),
     "small-job": Table("speed", "small job", ("arm",), "seed"),
-    "cpu-layers": Table("speed", "cpu layers", ("arm", "encoder"), "metric", mean=True),
+    "cpu-layers": Table("speed", "cpu layers", ("arm", "encoder"), "task", mean=True),
     "evaluation-speed": Table("speed", "evaluation speed", ("arm",), "seed"),
     "stages": Table("speed", "stages", ("task",), "encoder"),
     "profile": Table("speed", "profile", ("task",), "encoder"),
