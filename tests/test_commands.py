@@ -3,11 +3,13 @@
 import re
 import runpy
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
 
 from transenc.composition import CONF, choices, compose
+from transenc.data import published
 
 ROOT = Path(__file__).parents[1]
 TEXTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((CONF / "experiment").glob("*.yaml"))]
@@ -44,6 +46,16 @@ def test_the_arms_of_the_ablations_compose():
     start = [*arms["DATA"]["stsb"], *arms["STARTS"]["weak"]]
     for variant in arms["VARIANTS"].values():
         compose("train", [*start, *variant, *arms["SMALL"]])
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_the_layers_runs(monkeypatch, capsys):
+    pairs = [published.Pair(f"a cat of {years} years", "it purrs", None) for years in range(8)]
+    monkeypatch.setattr(published, "find", lambda *_: [])
+    monkeypatch.setattr(published, "read", lambda *_: pairs)
+    monkeypatch.setattr(sys, "argv", "layers.py --rounds 1 --batches 2 --batch 4".split())
+    runpy.run_path(str(ROOT / "benchmarks" / "layers.py"), run_name="__main__")
+    assert re.search(r"AdamW +\d+\.\d ms a step", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
