@@ -192,7 +192,7 @@ def test_a_run_that_was_stopped_ends_in_the_same_bytes_when_started_again(inputs
         assert len(digests) == 1
 
 
-def test_a_command_walks_what_it_imported_seldom_and_not_when_it_ends():
+def test_a_command_has_few_full_garbage_collections_and_none_when_it_ends():
     code = "import gc; from transenc.cli import few_full_collections as few\nwith few(): print(gc.get_threshold()[2])"
     assert python("-c", f"{code}\nprint(gc.get_freeze_count() > 10_000)") == (0, "1000\nTrue\n", "")
 

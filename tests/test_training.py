@@ -99,7 +99,7 @@ def test_training_learns_the_labels(bert):
 
 
 def test_memory_holds_a_trained_student_no_longer_than_someone_refers_to_it(bert):
-    gc.disable()  # as good as always: with the libraries' million objects full collections are rare
+    gc.disable()  # as in a command, where full collections are rare
     try:
         student = BiEncoder.load(bert, pooling="cls")
         train_on(student)

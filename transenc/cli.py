@@ -87,8 +87,8 @@ def main(name: str, task: Task, usage: str, shorthand: Callable[[str], str] = st
 
 @contextmanager
 def few_full_collections() -> Iterator[None]:
-    """Keep Python's garbage collector from walking over and over the million objects of the libraries, which are no
-    garbage. That takes a second while they are imported, and another when the process ends.
+    """Keep Python's garbage collector from scanning the libraries' half a million objects, which are no garbage, again
+    and again. That takes a second while they are imported, and another when the process ends.
     """
     youngest, younger, _ = gc.get_threshold()
     gc.set_threshold(youngest, younger, 1000)

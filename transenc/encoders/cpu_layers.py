@@ -46,16 +46,16 @@ def speed_up(backbone: Any, first_only: bool, on: bool = True) -> None:
     encoder = backbone.base_model.encoder
     plain = getattr(encoder, "plain", type(encoder))
     encoder.first_only = first_only
-    # With an adapter's weights transformers runs the layers: here the layers' own are read, not what is added to them.
+    # The layers here read their own weights, not what an adapter adds to them.
     encoder.__class__ = _fast(plain) if on and not _adapted(encoder) else plain
 
 
 @cache
 def _fast(plain: type[nn.Module]) -> type[nn.Module]:
-    """A class of transformers' encoders, with layers that run here on a CPU.
+    """A subclass of one of transformers' encoders, whose layers run here on a CPU.
 
-    It takes the class's place in a model. A `forward` of the model's own would refer to it, and so keep it in memory
-    until the next full garbage collection.
+    It replaces the class of an encoder. A `forward` set on the encoder itself would be a reference cycle, which keeps
+    the weights in memory until a full garbage collection.
     """
 
     def forward(self: Any, hidden_states: Tensor, attention_mask: Tensor | None = None, **more: Any) -> Any:
