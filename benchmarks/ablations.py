@@ -132,16 +132,16 @@ def add_texts(folder: Path) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    said = dict(argument.split("=", 1) for argument in arguments)
-    test = json.loads(said.pop("test", "false"))
-    data = said.pop("data", "stsb").split(",")
-    starts = said.pop("starts", ",".join(STARTS)).split(",")
-    variants = said.pop("variants", ",".join(VARIANTS)).split(",")
-    if texts := said.pop("texts", None):
+    given = dict(argument.split("=", 1) for argument in arguments)
+    test = json.loads(given.pop("test", "false"))
+    data = given.pop("data", "stsb").split(",")
+    starts = given.pop("starts", ",".join(STARTS)).split(",")
+    variants = given.pop("variants", ",".join(VARIANTS)).split(",")
+    if texts := given.pop("texts", None):
         add_texts(Path(texts))
-    pairs = said.pop("pairs", "all").split(",")
-    seeds = [int(seed) for seed in said.pop("seeds", "0,1,2").split(",")]
-    more = [f"{key}={value}" for key, value in said.items()]
+    pairs = given.pop("pairs", "all").split(",")
+    seeds = [int(seed) for seed in given.pop("seeds", "0,1,2").split(",")]
+    more = [f"{key}={value}" for key, value in given.items()]
     for asked, known in ((data, DATA), (starts, STARTS), (variants, VARIANTS)):
         if unknown := set(asked) - set(known):
             sys.exit(f"{', '.join(sorted(unknown))}: none of {', '.join(known)}")

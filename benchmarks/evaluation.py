@@ -75,9 +75,9 @@ def main() -> None:
             began = time.perf_counter()
             if side == "st":
                 command = [sys.executable, __file__, *sys.argv[1:], "--theirs"]
-                told = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-                found[side] = told["spearman"]
-                seconds.setdefault("st, encode alone", []).append(told["encode"])
+                run = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+                found[side] = run["spearman"]
+                seconds.setdefault("st, encode alone", []).append(run["encode"])
             else:
                 found[side] = ours(dataset, options.model, "32-true" if side == "ours-fp32" else "auto")
             seconds.setdefault(side, []).append(time.perf_counter() - began)

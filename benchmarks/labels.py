@@ -52,12 +52,12 @@ def scores(data: str, start: str) -> dict[str, float]:
 
 
 def main(arguments: list[str]) -> None:
-    said = dict(argument.split("=", 1) for argument in arguments)
-    if folder := said.pop("texts", None):
+    given = dict(argument.split("=", 1) for argument in arguments)
+    if folder := given.pop("texts", None):
         add_texts(Path(folder))
-    texts = said.pop("data", "stsb,sickr,sts12,sts13,sts14,sts15,sts16").split(",")
-    starts = said.pop("starts", "strong,weak,three layers").split(",")
-    if unknown := {*said, *texts, *starts} - {*DATA, *SETS, *STARTS}:
+    texts = given.pop("data", "stsb,sickr,sts12,sts13,sts14,sts15,sts16").split(",")
+    starts = given.pop("starts", "strong,weak,three layers").split(",")
+    if unknown := {*given, *texts, *starts} - {*DATA, *SETS, *STARTS}:
         sys.exit(f"{', '.join(sorted(unknown))}: none of {', '.join([*DATA, *SETS, *STARTS])}")
     table = pandas.DataFrame({(start, text): scores(text, start) for start in starts for text in texts}).T
     print(table.round(2).to_string())

@@ -35,7 +35,7 @@ SHAPES = {  # hidden_size, num_hidden_layers, num_attention_heads, intermediate_
     "large": (1024, 24, 16, 4096),
 }
 RATES = {"cross": 1e-4, "bi": 5e-5}
-Told = tuple[dict[str, float], dict[str, float]]  # seconds by stage, final test Spearman by kind of encoder
+Result = tuple[dict[str, float], dict[str, float]]  # seconds by stage, final test Spearman by kind of encoder
 BATCH, WARMUP, DECAY = 32, 0.1, 0.01
 STAGES = ("label by bi", "train cross", "label by cross", "train bi", "evaluate", "all else")
 
@@ -48,8 +48,8 @@ def read(dataset: Path, pairs: int):
         ["stsb-train"] if pairs <= 5749 else ["sts12", "sts13", "sts14", "sts15", "sts16", "stsb-train", "sickr-all"]
     )
     pool = [pair[:2] for name in names for pair in published.read(name, published.find(name, dataset), False)]
-    judged = {name: published.read(name, published.find(name, dataset), True) for name in ("stsb-dev", "stsb-test")}
-    return list(dict.fromkeys(pool))[:pairs], judged
+    scored = {name: published.read(name, published.find(name, dataset), True) for name in ("stsb-dev", "stsb-test")}
+    return list(dict.fromkeys(pool))[:pairs], scored
 
 
 def write_models(folder: Path, model: str) -> None:
@@ -72,7 +72,7 @@ def write_models(folder: Path, model: str) -> None:
         BiEncoder(backbone, minilm.tokenizer, 256, "mean").save(folder / kind)
 
 
-def ours(folder: Path, prepared: Path, options: argparse.Namespace, precision: str) -> Told:
+def ours(folder: Path, prepared: Path, options: argparse.Namespace, precision: str) -> Result:
     from transenc.cli import few_full_collections
     from transenc.composition import compose
 
@@ -103,7 +103,7 @@ def ours(folder: Path, prepared: Path, options: argparse.Namespace, precision: s
     return seconds, {line[1]: float(line[5]) for line in lines if line[3] == "stsb-test" and line[0] == "1"}
 
 
-def theirs(folder: Path, prepared: Path, options: argparse.Namespace, bf16: bool) -> Told:
+def theirs(folder: Path, prepared: Path, options: argparse.Namespace, bf16: bool) -> Result:
     import torch
     from datasets import Dataset
     from scipy.stats import spearmanr
@@ -114,7 +114,7 @@ def theirs(folder: Path, prepared: Path, options: argparse.Namespace, bf16: bool
     from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
     from sentence_transformers.losses import CosineSimilarityLoss
 
-    pool, judged = read(Path(options.dataset), options.pairs)
+    pool, scored = read(Path(options.dataset), options.pairs)
     device = "cuda" if options.device == "gpu" else "cpu"
     seconds, final = dict.fromkeys(STAGES, 0.0), {}
 
@@ -138,9 +138,9 @@ def theirs(folder: Path, prepared: Path, options: argparse.Namespace, bf16: bool
         return result
 
     def evaluate(kind, score, model):
-        for rows in judged.values():  # the last one is the test set
-            said = score(model, [row[:2] for row in rows])
-            final[kind] = float(spearmanr(said, [row.score for row in rows]).statistic)
+        for rows in scored.values():  # the last one is the test set
+            predicted = score(model, [row[:2] for row in rows])
+            final[kind] = float(spearmanr(predicted, [row.score for row in rows]).statistic)
 
     def settings(kind, arguments):
         return arguments(
@@ -155,18 +155,18 @@ def theirs(folder: Path, prepared: Path, options: argparse.Namespace, bf16: bool
     both = [*pool, *(pair[::-1] for pair in pool)]
     torch.manual_seed(options.seed)  # the new head
     cross = CrossEncoder(str(prepared / "cross"), num_labels=1, device=device)
-    datamodule = Dataset.from_dict(
+    dataset = Dataset.from_dict(
         {"a": [p[0] for p in both], "b": [p[1] for p in both], "label": [*labels.tolist(), *labels.tolist()]}
     )
     trainer = CrossEncoderTrainer(
-        cross, settings("cross", CrossArguments), train_dataset=datamodule, loss=BinaryCrossEntropyLoss(cross)
+        cross, settings("cross", CrossArguments), train_dataset=dataset, loss=BinaryCrossEntropyLoss(cross)
     )
     timed("train cross", trainer.train)
     timed("evaluate", lambda: evaluate("cross", scores, cross))
     labels = timed("label by cross", lambda: scores(cross, pool))
-    datamodule = Dataset.from_dict({"a": [p[0] for p in pool], "b": [p[1] for p in pool], "label": labels.tolist()})
+    dataset = Dataset.from_dict({"a": [p[0] for p in pool], "b": [p[1] for p in pool], "label": labels.tolist()})
     trainer = SentenceTransformerTrainer(
-        bi, settings("bi", BiArguments), train_dataset=datamodule, loss=CosineSimilarityLoss(bi)
+        bi, settings("bi", BiArguments), train_dataset=dataset, loss=CosineSimilarityLoss(bi)
     )
     timed("train bi", trainer.train)
     timed("evaluate", lambda: evaluate("bi", cosines, bi))
@@ -256,13 +256,13 @@ def compare(prepared: Path, options: argparse.Namespace) -> None:
     (prepared / "pool.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     write_models(prepared, options.model)
     operations, rates = work(prepared, pool), []
-    names, told = options.sides.split(","), {}
+    names, results = options.sides.split(","), {}
     if options.json and options.json.exists():
         kept = json.loads(options.json.read_text())
-        rates, told = kept["rates"], kept["sides"]
+        rates, results = kept["rates"], kept["sides"]
     for seed in range(options.rounds):
         for name in names:
-            if len(told.get(name, [])) > seed:
+            if len(results.get(name, [])) > seed:
                 continue
             rates.append(rate(options.device))
             command = [sys.executable, __file__, *sys.argv[1:], "--side", name, str(prepared), "--seed", str(seed)]
@@ -272,17 +272,17 @@ def compare(prepared: Path, options: argparse.Namespace) -> None:
                 sys.exit(f"{name}: {done.stderr[-2000:]}")
             run = json.loads(done.stdout.splitlines()[-1]) | {"total": time.perf_counter() - began}
             run["seconds"]["all else"] = run["total"] - sum(run["seconds"].values())
-            told.setdefault(name, []).append(run)
+            results.setdefault(name, []).append(run)
             print(f"{name:<8} {run['total']:7.1f} s  {run['spearman']}", flush=True)
             if options.json:
-                options.json.write_text(json.dumps({"rates": rates, "sides": told}, indent=1))
+                options.json.write_text(json.dumps({"rates": rates, "sides": results}, indent=1))
     peak = statistics.median(rates)
     rounds = f"medians of {options.rounds}; bf16 products at {peak / 1e9:.0f} GFLOP/s"
     print(f"\n{options.model}, {len(pool):,} pairs, {rounds}\n")
     print(f"{'':<16}" + "".join(f"{name + ' s':>12}{'share':>7}" for name in names) + "   times")
     for stage in (*STAGES, "total"):
         seconds = {}
-        for name, runs in told.items():
+        for name, runs in results.items():
             seconds[name] = statistics.median(r["total"] if stage == "total" else r["seconds"][stage] for r in runs)
         shares = {n: f"{operations[stage] / seconds[n] / peak:.0%}" if stage in operations else "" for n in names}
         times = " ".join(f"{seconds[n] / seconds[names[0]]:.2f}" for n in names[1:]) if seconds[names[0]] > 0.5 else ""
@@ -290,7 +290,7 @@ def compare(prepared: Path, options: argparse.Namespace) -> None:
     print()
 
     def line(label: str, value: Callable[[dict], float]) -> None:
-        print(f"{label:<16}" + "".join(f"{statistics.median(map(value, told[n])):12.4g}{'':>7}" for n in names))
+        print(f"{label:<16}" + "".join(f"{statistics.median(map(value, results[n])):12.4g}{'':>7}" for n in names))
 
     for stage in operations:
         taught = len(pool) * (2 if stage == "train cross" else 1)

@@ -50,10 +50,10 @@ def main() -> None:
         task.dataset = {"test": Dataset.from_dict(columns | {"score": gold.tolist()})}
         task.data_loaded = True
         result = mteb.evaluate(theirs, task, cache=None, show_progress_bar=False)
-        said = result.task_results[0].get_score()
+        score = result.task_results[0].get_score()
         sentences, numbers = number_sentences([pair[:2] for pair in pairs])
         here = spearman(ours.score(tokenise(sentences, numbers, ours.tokenizer)), gold)
-        print(f"{name:<16}{100 * said:8.2f}{100 * here:8.2f}", flush=True)
+        print(f"{name:<16}{100 * score:8.2f}{100 * here:8.2f}", flush=True)
 
 
 if __name__ == "__main__":

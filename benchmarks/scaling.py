@@ -5,7 +5,7 @@
 Synthetic pairs (12 words a sentence on average, drawn by Zipf's law from 20,000) and a BERT of two layers, 64 wide,
 with random weights and MiniLM's tokenizer: so small that what is measured is what the project does round the model.
 Each size runs in a process of its own; peak memory is each step's own, read from /proc (Linux), less what the process
-held when all was imported. TrainingConfig is one epoch of the cross-encoder, batches of 32, one order, no selection.
+held when all was imported. The cross-encoder is trained for one epoch, in batches of 32, one order, without selection.
 """
 
 import argparse

@@ -88,12 +88,12 @@ class Start(Enum):
 
 
 class Select(Enum):
-    """How the checkpoint of each training, and the final iteration, are selected."""
+    """How the weights of each training, and the final iteration, are selected."""
 
     auto = "dev if there is a development set, else agreement"
     dev = "by Spearman (AUC for binary scores) on the development pairs (the paper)"
     agreement = "by Spearman with the teacher's labels on held-out pairs"
-    last = "the last checkpoint of the last iteration"
+    last = "the last weights of the last iteration"
 
 
 class Adapters(Enum):
@@ -158,7 +158,7 @@ class Model:
     """The initial encoders. For a list of models (mutual distillation), the other settings may be lists too."""
 
     bi: Any  # initial bi-encoder(s): a hub name (NAME or NAME@REVISION), a folder, package://..., or a list of them
-    cross: Any  # pretrained model(s) that the cross-encoder starts from; a trained one if it is the only teacher
+    cross: Any  # pretrained model(s) that the cross-encoder starts from; a trained one with distill=cross_to_bi
     pooling: Any  # how the bi-encoder pools: auto (what the folder says, else cls), or a mode (docs/encoders.md)
     bi_prompt: Any  # text before each sentence, or two, before first and second ones
     bi_prompt_name: Any  # instead: the name of a prompt in the model folder, or of two
@@ -231,11 +231,11 @@ class TrainingConfig:
 
     loss: Loss
     epochs: int  # passes over the labelled pairs
-    min_steps: int  # at least this many steps, over few pairs by several passes an epoch; 0: no minimum
+    min_steps: int  # at least this many steps; few pairs are repeated within an epoch; 0: no minimum
     batch_size: int  # pairs per optimiser step
-    micro_batch_size: int | None  # pairs of a batch in memory at once, computed twice; null: the batch, once
+    micro_batch_size: int | None  # pairs in memory at once, each computed twice; null: the batch, computed once
     gradient_checkpointing: bool  # keep each layer's input only, and compute the rest again for the gradient
-    lora_rank: int  # rank of LoRA adapters, trained in place of the weights, and a head; 0: train all weights
+    lora_rank: int  # rank of LoRA adapters, trained with the head in place of all weights; 0: no LoRA
     learning_rate: float  # peak learning rate of AdamW
     warmup: float  # share of the steps in which the learning rate rises from 0; then it falls linearly to 0
     weight_decay: float  # of AdamW, but not on biases and normalisation weights

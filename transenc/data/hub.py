@@ -5,7 +5,7 @@ and the columns of the hub's. Without one, the `datasets` library fetches the se
 
 Subsets are the paper's (Liu et al. 2022, table 15, and their code): QQP and QNLI learn from their first 10,000 training
 pairs. GLUE publishes no scores for the test pairs of QQP and QNLI, so parts of the validation split stand in. For QNLI
-this is the paper's own split; its QQP pairs came from another distribution of the same data.
+this is the paper's own split; its QQP pairs came from another release.
 """
 
 import os
