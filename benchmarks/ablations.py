@@ -114,6 +114,8 @@ def scores(folder: Path, test: bool) -> pandas.Series:
     if test and (shares := folder / "shares.csv").exists():  # what the rule chose among
         rows = pandas.read_csv(shares)
         rows = rows[rows.share > 0].assign(place=rows.share.map({0.5: "half way", 1.0: "trained"}))
+        if rows.member.nunique() > 1:
+            rows["place"] += "-" + rows.member.astype(str)
         values = pandas.concat([values, 100 * rows.set_index(["place", "task"]).score])
     return values
 

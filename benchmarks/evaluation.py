@@ -30,7 +30,7 @@ def theirs(dataset: Path, model: str) -> None:
     from transenc.data.tokens import number_sentences
     from transenc.model_folder import find
 
-    encoder, found, seconds = SentenceTransformer(str(Path(find(model).files["config.json"]).parent)), {}, 0.0
+    encoder, found, seconds = SentenceTransformer(str(find(model).root)), {}, 0.0
     for task in TASKS:
         pairs = published.read(task, published.find(task, dataset), True)
         sentences, numbers = number_sentences([pair[:2] for pair in pairs])

@@ -59,7 +59,7 @@ for round in $rounds; do
     alone=$(($(date +%s) - began))
     (one killed) &
     while kill -0 $! && ! ls $out/killed/artifacts/.train-*/*.checkpoint; do sleep 0.1; done >$out/waiting 2>&1
-    kill -9 $!
+    kill -9 $! || true
     wait $! || (one killed)
     grep "resumed at step" $out/killed/train.log
     for file in results.csv models/bi-encoder/model.safetensors models/cross-encoder/model.safetensors; do
@@ -67,9 +67,10 @@ for round in $rounds; do
     done
 
     began=$(date +%s)
-    (one left) &
-    (one right seed=1) &
-    wait
+    (one left) & left=$!
+    (one right seed=1) & right=$!
+    wait $left
+    wait $right
     echo "one run: $alone s; two at once: $(($(date +%s) - began)) s"
     touch $out/once
 done

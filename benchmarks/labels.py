@@ -39,11 +39,13 @@ SETS = {f"sts{year}": ["data=sts", f"data.test=[sts{year}]"] for year in range(1
 
 
 def scores(data: str, start: str) -> dict[str, float]:
-    """The metric x100 of each choice of `LABELS` on a text's test pairs."""
+    """The metric x100 of each choice of `LABELS` on the test pairs of a data set."""
     cfg = compose("train", [*{**DATA, **SETS}[data], *STARTS[start], "data.dev=null"])
     stages = Stages(cfg, Store(ROOT / "artifacts"), Progress())
-    (member,) = stages.initial_encoders("bi")
-    ((name, test),) = stages.tests.items()
+    members, tests = stages.initial_encoders("bi"), list(stages.tests.items())
+    if len(members) != 1 or len(tests) != 1:
+        sys.exit(f"{data}, {start}: one initial bi-encoder and one test set at a time")
+    (member,), ((name, test),) = members, tests
     pairs = TokenisedPairs.load(stages.tokens(test, member.artifact, name).path)
     encoder, tokens = loaded(member.artifact, stages.scoring), stages.scoring["batch_tokens"]
     found = np.vstack([encoder.score(pairs, tokens), encoder.late_interaction(pairs, tokens)])
@@ -61,7 +63,7 @@ def main(arguments: list[str]) -> None:
         sys.exit(f"{', '.join(sorted(unknown))}: none of {', '.join([*DATA, *SETS, *STARTS])}")
     table = pandas.DataFrame({(start, text): scores(text, start) for start in starts for text in texts}).T
     print(table.round(2).to_string())
-    print("\nmean over texts\n" + table.groupby(level=0, sort=False).mean().round(2).to_string())
+    print("\nmean over data sets\n" + table.groupby(level=0, sort=False).mean().round(2).to_string())
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def main() -> None:
     real, all_ = sum(int(i["attention_mask"].sum()) for i in inputs), sum(i["input_ids"].numel() for i in inputs)
     labels = torch.rand(options.batch)
 
-    def teach(encoder: CrossEncoder) -> None:
+    def train(encoder: CrossEncoder) -> None:
         encoder.train()
         for batch in inputs:
             with torch.autocast("cpu", torch.bfloat16):
@@ -64,7 +64,7 @@ def main() -> None:
         f"{real / options.batches:.0f} tokens a batch, {all_ / real - 1:.0%} padding, {torch.get_num_threads()} threads"
     )
     for name, run in (
-        ("teach, bf16", teach),
+        ("train, bf16", train),
         ("score, bf16", lambda encoder: score(encoder, True)),
         ("score, fp32", lambda encoder: score(encoder, False)),
     ):

@@ -16,6 +16,7 @@ parameter outside the embeddings and each real token, whether or not a side need
 """
 
 import argparse
+import csv
 import json
 import resource
 import statistics
@@ -53,7 +54,7 @@ def read(dataset: Path, pairs: int):
 
 
 def write_models(folder: Path, model: str) -> None:
-    """Write the start bi-encoder and what the cross-encoder begins as to `bi` and `cross` in a folder."""
+    """Write the initial bi-encoder and the pretrained model of the cross-encoder to `bi` and `cross` in a folder."""
     import torch
     from transformers import BertConfig, BertModel
 
@@ -99,8 +100,9 @@ def ours(folder: Path, prepared: Path, options: argparse.Namespace, precision: s
             seconds[f"train {kind}"] += record["seconds"]
         elif record["stage"] == "score":
             seconds["evaluate" if "spearman" in record["facts"] else f"label by {kind}"] += record["seconds"]
-    lines = [line.split(",") for line in (folder / "results.csv").read_text().splitlines()[1:]]
-    return seconds, {line[1]: float(line[5]) for line in lines if line[3] == "stsb-test" and line[0] == "1"}
+    with open(folder / "results.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if (row["task"], row["iteration"]) == ("stsb-test", "1")]
+    return seconds, {row["encoder"]: float(row["spearman"]) for row in rows}
 
 
 def theirs(folder: Path, prepared: Path, options: argparse.Namespace, bf16: bool) -> Result:
@@ -257,8 +259,11 @@ def compare(prepared: Path, options: argparse.Namespace) -> None:
     write_models(prepared, options.model)
     operations, rates = work(prepared, pool), []
     names, results = options.sides.split(","), {}
+    setup = {"pairs": options.pairs, "model": options.model, "device": options.device}
     if options.json and options.json.exists():
         kept = json.loads(options.json.read_text())
+        if kept["setup"] != setup:
+            sys.exit(f"{options.json}: holds runs of {kept['setup']}, not of {setup}; name another file")
         rates, results = kept["rates"], kept["sides"]
     for seed in range(options.rounds):
         for name in names:
@@ -275,7 +280,7 @@ def compare(prepared: Path, options: argparse.Namespace) -> None:
             results.setdefault(name, []).append(run)
             print(f"{name:<8} {run['total']:7.1f} s  {run['spearman']}", flush=True)
             if options.json:
-                options.json.write_text(json.dumps({"rates": rates, "sides": results}, indent=1))
+                options.json.write_text(json.dumps({"setup": setup, "rates": rates, "sides": results}, indent=1))
     peak = statistics.median(rates)
     rounds = f"medians of {options.rounds}; bf16 products at {peak / 1e9:.0f} GFLOP/s"
     print(f"\n{options.model}, {len(pool):,} pairs, {rounds}\n")

@@ -38,7 +38,7 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # MTEB's, on names of its own that are to change
     logging.getLogger("mteb").setLevel(logging.ERROR)
-    folder = find(options.model).folder
+    folder = find(options.model).root
     theirs, ours = SentenceTransformer(str(folder), device="cpu"), BiEncoder.load(str(folder))
     print(f"{'Spearman x100':<16}{'MTEB':>8}{'here':>8}")
     for name in options.tasks:

@@ -32,10 +32,13 @@ def run(cfg: Train, folder: Path, overrides: Sequence[str]) -> float | None:
 
     tests: dict[str, tuple[TokenisedPairs, bool]] = {}
     rows: list[dict[str, Any]] = []
+    member = 0
     held_out: dict[str, Any] = {}
 
     class Stages(loop.Stages):
         def train(self, initial: Any, *more: Any) -> Any:
+            nonlocal member
+            member = initial.number
             for name, task in self.tests.items():
                 pairs = TokenisedPairs.load(self.tokens(task, initial.artifact, name).path)
                 tests[name] = pairs, task.facts["binary"]
@@ -51,7 +54,7 @@ def run(cfg: Train, folder: Path, overrides: Sequence[str]) -> float | None:
             held_out[str(tried)] = similarities(encoder, metric.pairs, metric.config)
             for name, (pairs, binary) in tests.items():
                 score = main_metric(similarities(encoder, pairs, metric.config), pairs.gold, binary)
-                rows.append({"share": tried, "task": name, "score": score})
+                rows.append({"member": member, "share": tried, "task": name, "score": score})
         encoder.load_state_dict(trained, strict=False)
         moved = interpolate_by_agreement(encoder, initial, before, share, metric, initial_labels, surely)
         for row in rows:

@@ -169,6 +169,15 @@ def test_processes_that_cannot_have_a_gpu_each_are_refused(size, here, says, mon
         pass
 
 
+def test_a_rank_without_what_torchrun_sets_beside_it_is_one_line(monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    with (
+        pytest.raises(InputError, match="but not WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE; "),
+        distributed.group(),
+    ):
+        pass
+
+
 def test_alone_every_exchange_gives_back_what_it_gets():
     assert (distributed.rank(), distributed.size()) == (0, 1)
     assert distributed.broadcast("x") == "x"

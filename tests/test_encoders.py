@@ -11,6 +11,7 @@ from families import ENCODERS
 from standin import change
 from transformers import AutoModel, AutoTokenizer
 
+from transenc.cli import Interrupted
 from transenc.data.tokens import number_sentences, tokenise
 from transenc.encoders import BiEncoder, CrossEncoder, OptimizerConfig
 from transenc.encoders.base import in_batches
@@ -363,3 +364,12 @@ def test_models_share_tokens_only_where_file_and_settings_of_the_tokenizer_are_t
         encoder.save(tmp_path / "saved" / folder.name)
         found.append(model_facts(tmp_path / "saved" / folder.name, encoder)["tokenizer"])
     assert found[0] == found[1] != found[2]
+
+
+def test_a_signal_while_a_model_loads_is_no_fault_of_its_files(bert, monkeypatch):
+    def interrupted(*_, **__):
+        raise Interrupted(2)
+
+    monkeypatch.setattr(BiEncoder, "from_source", interrupted)
+    with pytest.raises(Interrupted):
+        BiEncoder.load(bert)

@@ -190,7 +190,7 @@ def test_only_a_line_feed_ends_a_line(tmp_path):
         ("pairs.csv", "sentence1;sentence2\na;b\n", "pairs.csv:1: its columns are separated by semicolons"),
         ("pairs.tsv", as_tsv([("a", "b", "high")]), r"pairs.tsv:2: the score 'high' is not a number"),
         ("pairs.tsv", as_tsv([("a", "b", 5.5)]), r"pairs.tsv:2: the score 5.5 is not in \[0, 5\]"),
-        ("pairs.tsv", as_tsv([("a", "b", "nan")]), r"pairs.tsv:2: the score nan is not in"),
+        ("pairs.tsv", as_tsv([("a", "b", "nan")]), r"pairs.tsv:2: the score 'nan' is not a number"),
         ("pairs.tsv", b"sentence1\tsentence2\tscore\na\tb\t1\n\xff\xfe\t\n", r"pairs.tsv:3: not UTF-8 \(byte 0xff\)"),
         ("pairs.tsv", "", "the file is empty"),
         ("pairs.tsv", "\n \n", "the file is empty"),

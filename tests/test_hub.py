@@ -73,6 +73,17 @@ def test_the_hub_is_asked_for_the_pinned_revision(monkeypatch):
     }
 
 
+@pytest.mark.parametrize("error", [OSError(""), RuntimeError("a\nb"), KeyError("label")])
+def test_whatever_the_hubs_library_raises_is_one_line(monkeypatch, error):
+    def load_dataset(*_, **__):
+        raise error
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    with pytest.raises(InputError, match=r"qqp-train: .*put the train split") as e:
+        hub.read("qqp-train", None, False)
+    assert "\n" not in str(e.value)
+
+
 def test_without_a_hub_and_a_file_the_line_says_which_file_to_put_where():
     """HF_HUB_OFFLINE is set in all tests."""
     with pytest.raises(InputError, match=r"qqp-train: .*put the train split of nyu-mll/glue in qqp/train.parquet") as e:

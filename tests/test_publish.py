@@ -51,7 +51,8 @@ def hub(monkeypatch):
     return sent
 
 
-def test_without_push_it_says_what_would_be_sent_and_sends_nothing(run, hub, capsys):
+def test_without_push_it_says_what_would_be_sent_and_copies_and_sends_nothing(run, hub, capsys, monkeypatch):
+    monkeypatch.delattr("shutil.copytree")
     main([str(run), "me/better"])
     output = capsys.readouterr().out
     assert "me/better-bi-encoder" in output

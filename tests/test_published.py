@@ -1,6 +1,7 @@
 """The published sets, in small copies of their layouts, and whole where they are at hand."""
 
 import os
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import pytest
 
 from transenc.data import published
 from transenc.errors import InputError
+
+ROOT = Path(__file__).parents[1]
 
 
 def small(monkeypatch, name, rows, scored):
@@ -92,3 +95,29 @@ def test_the_quickstart_sets_are_whole_graded_and_share_no_pair():
 @pytest.mark.parametrize("name", [name for name in published.PUBLISHED if not name.startswith("quickstart")])
 def test_the_real_sets_have_their_published_rows(name):
     published.read(name, published.find(name, Path(os.environ["TRANSENC_DATASET"])), scored=True)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a POSIX shell script")
+def test_a_download_that_cannot_be_trusted_leaves_nothing(tmp_path):
+    mirror = tmp_path / "mirror" / "stswiki" / "images" / "4" / "48"
+    mirror.mkdir(parents=True)
+    environment = os.environ | {"BASE_URL": f"file://{tmp_path}/mirror", "DATASET": str(tmp_path / "dataset")}
+    for content in (None, b"no archive"):
+        if content is not None:
+            (mirror / "Stsbenchmark.tar.gz").write_bytes(content)
+        done = subprocess.run(["sh", ROOT / "download_dataset.sh"], env=environment, capture_output=True, text=True)
+        assert done.returncode == 1
+        assert done.stderr.splitlines()[-1].startswith("download_dataset.sh: ")
+        assert list((tmp_path / "dataset").iterdir()) == []
+
+
+@pytest.mark.skipif("TRANSENC_MIRROR" not in os.environ, reason="TRANSENC_MIRROR names no folder with the archives")
+def test_the_download_lays_out_the_real_sets_and_does_nothing_the_second_time(tmp_path):
+    environment = os.environ | {"BASE_URL": f"file://{os.environ['TRANSENC_MIRROR']}", "DATASET": str(tmp_path)}
+    first, second = (
+        subprocess.run(["sh", ROOT / "download_dataset.sh", "all"], env=environment, capture_output=True, text=True)
+        for _ in range(2)
+    )
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert {line.split()[0] for line in second.stdout.splitlines()} == {"have"}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["SICK", "STS", "stsbenchmark"]

@@ -10,11 +10,13 @@ import pandas
 import pytest
 from conftest import PAIRS
 from matplotlib.figure import Figure
+from omegaconf import OmegaConf
 
 from transenc.composition import compose
 from transenc.loop import distill
 from transenc.report import plots
 from transenc.report.__main__ import main
+from transenc.report.comparison import sweep_table
 from transenc.report.page import write_report
 from transenc.report.run import Run
 from transenc.results import Row, table
@@ -160,6 +162,15 @@ def test_a_run_without_gold_scores_has_a_page_too(runs, bert, tmp_path):
     assert "<b>cross</b>: iteration 1" in page
     assert "whether the encoders beat the initial bi-encoder is not known" in page
     write_report([folder, folder], tmp_path / "two.html")
+    assert "cross selection score" in (tmp_path / "two.html").read_text()
+
+
+def test_a_setting_of_a_sweeps_job_stands_whole_on_its_line(tmp_path):
+    path = tmp_path / "0" / ".hydra" / "overrides.yaml"
+    path.parent.mkdir(parents=True)
+    long = "model.bi_prompt='" + "a long prompt " * 12 + "'"
+    OmegaConf.save([long], path)  # over several lines
+    assert sweep_table(tmp_path).splitlines()[1].endswith(long)
 
 
 def test_published_figures_stand_beside_the_scores_on_the_page_and_the_terminal(runs, tmp_path):

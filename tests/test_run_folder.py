@@ -126,3 +126,14 @@ def test_a_sweep_looks_at_its_own_folder_and_not_at_that_of_a_single_run(tmp_pat
     check_overrides("train", ["-m", f"hydra.run.dir={tmp_path}", f"hydra.sweep.dir={tmp_path}"])
     with pytest.raises(InputError, match="is no run's folder"):
         check_overrides("train", [f"hydra.run.dir={tmp_path}"])
+
+
+def test_an_evaluation_replaces_the_results_of_another_and_not_of_a_training_run(tmp_path):
+    (tmp_path / "results.csv").write_text("of an evaluation")
+    check_overrides("evaluate", [f"hydra.run.dir={tmp_path}"])
+    with pytest.raises(InputError, match="is no run's folder"):
+        check_overrides("train", [f"hydra.run.dir={tmp_path}"])
+    (tmp_path / RECORD).write_text(json.dumps({"written": ["results.csv"]}))
+    check_overrides("train", [f"hydra.run.dir={tmp_path}"])
+    with pytest.raises(InputError, match=r"is a training run's folder, whose results.csv would be replaced"):
+        check_overrides("evaluate", [f"hydra.run.dir={tmp_path}"])

@@ -15,6 +15,7 @@ from sentence_transformers import SentenceTransformer
 from standin import change
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
+import transenc.stages.run
 import transenc.stages.teachers
 from transenc.artifacts import file_digest
 from transenc.data.tokens import number_sentences
@@ -152,6 +153,14 @@ def test_what_a_fixed_teacher_scored_is_reused_and_nobody_trains_it(setting, mod
     (teacher,) = [model for model in run_json(setting.root / "longer")["models"] if model["key"] == "model.teachers"]
     assert teacher["name"] == str(models["electra"])
     assert teacher["read_as"].startswith("by sentence-transformers: Transformer, Pooling, ")
+
+
+def test_a_fixed_teacher_is_found_once_for_all_iterations(setting, models, monkeypatch):
+    found = []
+    find = transenc.stages.run.find_model
+    monkeypatch.setattr("transenc.stages.run.find_model", lambda key, name: found.append(key) or find(key, name))
+    setting.run(f"model.teachers={models['electra']}", *ONE_TURN, "distill.iterations=2")
+    assert found.count("model.teachers") == 1
 
 
 def test_fixed_teachers_and_human_labels_exclude_each_other(setting):

@@ -133,7 +133,7 @@ class Store:
         record = self._find(path, fingerprint)
         if record is None:
             with self._claim(path) as scratch:
-                record = self._find(path, fingerprint)  # another process may have built it while this one waited
+                record = self._find(path, fingerprint, warn=True)  # this time no other process is building it
                 if record is None:
                     if path.exists():  # damaged, or left of an interrupted deletion of the store
                         shutil.rmtree(path)  # now: where this is refused, nothing is built in vain
@@ -161,7 +161,7 @@ class Store:
             self.logged.add(fingerprint)
         return Artifact(path, record.get("content", fingerprint), facts, reused=True)
 
-    def _find(self, path: Path, fingerprint: str) -> dict[str, Any] | None:
+    def _find(self, path: Path, fingerprint: str, warn: bool = False) -> dict[str, Any] | None:
         """The record of a finished artifact; None where there is none, or it is not what was written."""
         try:
             record = json.loads((path / RECORD).read_text(encoding="utf-8"))
@@ -174,12 +174,11 @@ class Store:
         except (OSError, ValueError, KeyError, TypeError):
             files, intact = {}, False
         damaged = [RECORD] if not intact else [name for name, sha256 in files.items() if not _is(path / name, sha256)]
-        if damaged:
+        if damaged and warn:
             log.warning(
                 "%s: %s is damaged, missing or of an earlier version; it is built again", path, ", ".join(damaged)
             )
-            return None
-        return record
+        return None if damaged else record
 
     @contextmanager
     def _claim(self, path: Path) -> Iterator[Path]:

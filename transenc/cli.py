@@ -90,11 +90,12 @@ def few_full_collections() -> Iterator[None]:
     """Keep Python's garbage collector from scanning the libraries' half a million objects, which are no garbage, again
     and again. That takes a second while they are imported, and another when the process ends.
     """
-    youngest, younger, _ = gc.get_threshold()
-    gc.set_threshold(youngest, younger, 1000)
+    threshold = gc.get_threshold()
+    gc.set_threshold(*threshold[:2], 1000)
     try:
         yield
     finally:
+        gc.set_threshold(*threshold)
         gc.freeze()
 
 
@@ -242,12 +243,17 @@ def refusal(error: BaseException | None) -> str | None:
         elif isinstance(error, OSError):
             where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else "a file of this run"
             what = f"{where}: {error.strerror or error}"
-        elif isinstance(error, MemoryError):
-            what = f"too little memory ({error})"
+        elif isinstance(error, MemoryError) or _is_torch_oom(error):
+            what = f"too little memory ({str(error)[:200]})"
         if what is not None:
             return f"{' '.join(what.split())}; fix that and give the same command again"
         error = error.__cause__
     return None
+
+
+def _is_torch_oom(error: BaseException) -> bool:
+    """Whether torch ran out of memory, for which it raises a RuntimeError. Does not import torch."""
+    return type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error)
 
 
 def lost(error: BaseException) -> str | None:

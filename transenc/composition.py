@@ -63,7 +63,7 @@ def check_overrides(name: str, arguments: Sequence[str]) -> None:
             raise InputError("hydra: holds several settings; set one of them, hydra.NAME=...")
         if key.split(".")[0].split("/")[0] == "hydra":
             if key == ("hydra.sweep.dir" if sweep else "hydra.run.dir") and not override.is_sweep_override():
-                check_folder(key, override.value())
+                check_folder(name, key, override.value())
             continue
         if key in groups:
             values = override.sweep_iterator() if override.is_sweep_override() else [override.value()]
@@ -113,16 +113,20 @@ def quoted(text: str) -> str:
     return "'" + text.replace("'", "\\'") + "'"
 
 
-def check_folder(key: str, folder: Any) -> None:
+def check_folder(name: str, key: str, folder: Any) -> None:
     """Refuse a run folder of others before Hydra writes into it.
 
     Raises:
-        InputError: it has no name, or is not empty and no run's.
+        InputError: it has no name, or is not empty and no run's, or is a training run's and what runs is none.
     """
     if folder in (None, ""):
         raise InputError(f"{key}: no folder is named; name one, or leave it out")
-    if key == "hydra.run.dir" and "${" not in str(folder):
+    if key != "hydra.run.dir" or "${" in str(folder):
+        return
+    if name == "train":
         recorded(Path(str(folder)))
+    elif recorded(Path(str(folder)), own=("results.csv",)) is not None:
+        raise InputError(f"{folder}: is a training run's folder, whose results.csv would be replaced; give another")
 
 
 def keys(schema: type, prefix: str = "") -> list[str]:

@@ -125,7 +125,9 @@ def group() -> Iterator[None]:
     """
     if "RANK" not in os.environ:
         _set_torchrun_variables()
-    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if missing := [name for name in ("WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE") if name not in os.environ]:
+        raise InputError(f"RANK is set, but not {', '.join(missing)}; start with torchrun or srun, or unset RANK")
+    local = int(os.environ["LOCAL_RANK"])
     gpus, here = torch.cuda.device_count(), int(os.environ["LOCAL_WORLD_SIZE"])
     if gpus and here > gpus:
         raise InputError(

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from transenc.cli import complain, one_line_errors
-from transenc.errors import InputError
+from transenc.errors import InputError, reason
 from transenc.model_card import HERE
 
+CARD = "README.md"
 WEIGHTS = ("model.safetensors", "adapter_model.safetensors")  # the latter of a LoRA adapter (distill.adapters=separate)
 
 
@@ -31,22 +32,19 @@ def models(run: Path) -> list[Path]:
     return found
 
 
-def named(model: Path, repository: str, folder: Path) -> Path:
-    """A copy in `folder` whose card says what the model is called.
+def card(model: Path, repository: str) -> str:
+    """A model's card, which calls it by its name on the hub.
 
     Raises:
-        InputError: a link in it may lead to anything, or its card cannot be read.
+        InputError: a link in the folder may lead to anything, or its card cannot be read.
     """
     if links := [path for path in (model, *model.rglob("*")) if path.is_symlink()]:
         raise InputError(f"{links[0]}: is a link; only what lies in the folder itself is published")
-    copy = Path(shutil.copytree(model, folder / model.name))
-    card = copy / "README.md"
     try:
-        text = card.read_text(encoding="utf-8")
+        text = (model / CARD).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{model / card.name}: there is no card that can be read ({error}); run again") from None
-    card.write_text(text.replace(HERE, repository), encoding="utf-8")
-    return copy
+        raise InputError(f"{model / CARD}: there is no card that can be read ({error}); run again") from None
+    return text.replace(HERE, repository)
 
 
 def push(model: Path, repository: str, private: bool) -> str:
@@ -66,9 +64,7 @@ def push(model: Path, repository: str, private: bool) -> str:
             repository, local_model_path=str(model), private=private, exist_ok=True, commit_message="Trans-Encoder"
         )
     except Exception as error:  # whatever the hub and the way to it have to say
-        raise InputError(
-            f"{repository}: not pushed ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
-        ) from error
+        raise InputError(f"{repository}: not pushed ({reason(error)})") from error
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -86,15 +82,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
             validate_repo_id(repository)
         except HFValidationError as error:
             raise InputError(f"{options.repository}: {' '.join(str(error).split())}") from None
+        text = card(model, repository)
+        files = sorted(path for path in model.rglob("*") if path.is_file())
+        size = sum(path.stat().st_size for path in files) / 1e6
+        print(f"{model} -> {repository}, {len(files)} files, {size:.1f} MB")
+        if not options.push:
+            print("\n".join(f"  {path.relative_to(model)}" for path in files))
+            continue
         with tempfile.TemporaryDirectory() as folder:
-            copy = named(model, repository, Path(folder))
-            files = sorted(path for path in copy.rglob("*") if path.is_file())
-            size = sum(path.stat().st_size for path in files) / 1e6
-            print(f"{model} -> {repository}, {len(files)} files, {size:.1f} MB")
-            if options.push:
-                print(push(copy, repository, options.private))
-            else:
-                print("\n".join(f"  {path.relative_to(copy)}" for path in files))
+            copy = Path(shutil.copytree(model, Path(folder) / model.name))
+            (copy / CARD).write_text(text, encoding="utf-8")
+            print(push(copy, repository, options.private))
     if not options.push:
         print("Nothing was sent; add --push to send it.")
 

@@ -5,6 +5,7 @@ Standard library only: the command line asks before Hydra writes its own files i
 
 import json
 import shutil
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -27,8 +28,12 @@ def predictions_path(place: str, task: str) -> str:
     return f"predictions/{place.replace('/', '-')}-{task}.csv"
 
 
-def recorded(folder: Path) -> set[str] | None:
+def recorded(folder: Path, own: Collection[str] = ()) -> set[str] | None:
     """Paths in the folder that runs wrote; None where no run has been.
+
+    Args:
+        folder: which need not exist.
+        own: names of files that may be there without a run, and are replaced.
 
     Raises:
         InputError: the folder is not empty, and no run's.
@@ -44,7 +49,8 @@ def recorded(folder: Path) -> set[str] | None:
     with suppress(OSError, ValueError, TypeError):
         if {"selected", "stages", "config"} <= set(json.loads((folder / "run.json").read_text(encoding="utf-8"))):
             return {"tensorboard"}  # of a version that kept no record
-    others = sorted(path.name for path in folder.iterdir() if path.name not in HYDRAS and path.suffix != ".log")
+    known = {*HYDRAS, *own}
+    others = sorted(path.name for path in folder.iterdir() if path.name not in known and path.suffix != ".log")
     if others:
         more = f", and {len(others) - 3} more" if len(others) > 3 else ""
         raise InputError(

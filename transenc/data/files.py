@@ -9,7 +9,7 @@ import os
 import string
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -109,10 +109,10 @@ def read_sentences(path: Path) -> list[str]:
 
 
 def _number(text: Any, where: str) -> float:
-    try:
-        return float(text)
-    except (TypeError, ValueError, OverflowError):
-        raise InputError(f"{where}: the score {text!r:.{SHOWN}} is not a number; mend or remove the line") from None
+    with suppress(TypeError, ValueError, OverflowError):
+        if (number := float(text)) == number:  # NaN is none
+            return number
+    raise InputError(f"{where}: the score {text!r:.{SHOWN}} is not a number; mend or remove the line")
 
 
 def parse_score(text: Any, low: float, high: float, where: str) -> float:

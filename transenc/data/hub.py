@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from transenc.data.files import Format, Pair, one_line, read_file
-from transenc.errors import InputError
+from transenc.errors import InputError, reason
 
 GLUE = ("nyu-mll/glue", "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c")
 SNLI = ("stanfordnlp/snli", "cdb5c3d5eed6ead6e5a341c8e56e669bb666725b")
@@ -127,7 +127,6 @@ def read(name: str, path: Path | None, scored: bool) -> list[Pair]:
 
 def _fetch(name: str, hub_set: HubSet):  # -> datasets.Dataset, which only those who need it import
     import datasets
-    from huggingface_hub.errors import HfHubHTTPError
 
     datasets.utils.logging.set_verbosity_error()
     datasets.utils.logging.disable_progress_bar()
@@ -135,11 +134,10 @@ def _fetch(name: str, hub_set: HubSet):  # -> datasets.Dataset, which only those
     configuration = None if hub_set.task == "snli" else hub_set.task
     try:
         return datasets.load_dataset(repository, configuration, split=hub_set.split, revision=revision)
-    except (OSError, ValueError, HfHubHTTPError) as error:
+    except Exception as error:  # of datasets, of the hub's client, of the network below it
         columns = ", ".join(hub_set.columns) + ("" if hub_set.positive is None else ", label")
-        reason = str(error).strip().splitlines()[0].rstrip(".")
         raise InputError(
-            f"{name}: the Hugging Face hub cannot be reached ({reason}); put the {hub_set.split} split of {repository}"
-            f" in {hub_set.task}/{hub_set.split}.parquet (or .jsonl, .csv, .tsv), columns {columns}, under"
-            " paths.dataset"
+            f"{name}: cannot be read from the Hugging Face hub ({reason(error)}); put the {hub_set.split} split"
+            f" of {repository} in {hub_set.task}/{hub_set.split}.parquet (or .jsonl, .csv, .tsv), columns {columns},"
+            " under paths.dataset"
         ) from None

@@ -296,9 +296,11 @@ class PairEncoder(pl.LightningModule, ABC):
         description = describe(source)
         try:
             encoder = cls.from_source(source, description, **settings)
-        except (InputError, KeyboardInterrupt, SystemExit):
+        except InputError:
             raise
-        except BaseException as error:  # whatever the libraries stumble over in files of others, a panic of Rust's too
+        except BaseException as error:  # whatever the libraries stumble over in files of others
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # Rust's
+                raise  # a signal's
             raise InputError(
                 f"{source.name}: its files make no encoder ({reason(error)}); copy or save them again"
             ) from error

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from transenc.errors import InputError
+from transenc.errors import InputError, reason
 from transenc.report.page import write_report
 
 
@@ -37,8 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         where = folders[0] if len(folders) == 1 else f"one of {len(folders)} runs"
-        reason = f"{type(error).__name__}: {' '.join(str(error).split()):.200}"
-        print(f"{where}: a file is damaged ({reason}); run its command again", file=sys.stderr)
+        print(f"{where}: a file is damaged ({reason(error)}); run its command again", file=sys.stderr)
         return 1
     print(out)
     return 0

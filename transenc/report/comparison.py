@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
+import yaml
+
 from transenc.errors import InputError
 from transenc.report.run import Run, flat
 from transenc.report.tables import html_table
@@ -24,8 +26,9 @@ def comparison(runs: Sequence[Run], failed: Sequence[str]) -> str:
     ]
     names = list(dict.fromkeys(name for run in runs for name in run.selected))
     tasks = list(dict.fromkeys(task for run in runs for task in run.facts["tests"]))
-    heads = [f"{name} {task}" for name in names for task in tasks]
-    values = [[_percent(run, name, task) for name in names for task in tasks] for run in runs]
+    columns = [(name, task) for name in names for task in (tasks or [None])]
+    heads = [f"{name} {task or 'selection score'}" for name, task in columns]
+    values = [[_percent(run, name, task) for name, task in columns] for run in runs]
     parts = [f"<h1>Trans-Encoder: {len(runs)} run{'s' * (len(runs) != 1)}</h1>"]
     if failed:
         parts.append(f"<p>Failed, and not among them: job {html.escape(', '.join(failed))}.</p>")
@@ -49,9 +52,13 @@ def comparison(runs: Sequence[Run], failed: Sequence[str]) -> str:
     return "".join(parts)
 
 
-def _percent(run: Run, name: str, task: str) -> float | None:
-    """A selected encoder's result x100; None if it was not selected, or not tested."""
-    value = run.value(run.key(name), task) if name in run.selected and task in run.facts["tests"] else None
+def _percent(run: Run, name: str, task: str | None) -> float | None:
+    """A selected encoder's result x100, or its selection score if no task is given; None if there is none."""
+    value = None
+    if name in run.selected and task is None:
+        value = run.selected[name]["score"]
+    elif name in run.selected and task in run.facts["tests"]:
+        value = run.value(run.key(name), task)
     return None if value is None else 100 * value
 
 
@@ -70,7 +77,7 @@ def sweep_table(folder: Path) -> str:
     """
     jobs: list[tuple[str, dict[str, str], list[str]]] = []
     for path in sorted(folder.glob("*/.hydra/overrides.yaml"), key=lambda path: path.parts[-3].zfill(9)):
-        overrides = [line.removeprefix("- ") for line in path.read_text(encoding="utf-8").splitlines()]
+        overrides = [str(one) for one in yaml.safe_load(path.read_text(encoding="utf-8"))]
         try:
             run = Run.read(path.parents[1])
         except InputError:

@@ -63,10 +63,9 @@ class Stages(Evaluation):
         self.initial_labels: Artifact | None = None  # where they hold more than the cosines that are judged by them
         self.well_pooled: dict[int, bool] = {}  # initial bi-encoders by number, where their tokens label too
         self.teachers = [] if cfg.model.teachers is None else listed(cfg.model.teachers)
-        # Wrong names are told before hours of training, not after.
-        for name in self.teachers:
-            if not os.path.isfile(name):
-                find_model("model.teachers", name)
+        # Found once: a wrong name is an error before hours of training, and a hub's name is one revision throughout.
+        models = [name for name in self.teachers if not os.path.isfile(name)]
+        self.teacher_sources = {name: find_model("model.teachers", name) for name in models}
         self.select = cfg.distill.select
         if self.select is Select.auto:
             self.select = Select.agreement if cfg.data.dev is None else Select.dev
@@ -282,12 +281,12 @@ class Stages(Evaluation):
     def _fixed_scores(self, name: str, pool: Artifact) -> Artifact:
         """A fixed teacher's scores of the pool: a model's, or those in a file."""
         key = "model.teachers"
-        if os.path.isfile(name):
+        if name not in self.teacher_sources:
             form = self._format(name, True) | {"score_min": -math.inf, "score_max": math.inf, "binary": False}
             form["score"] = label_column(Path(name), Format(**form))
             config = {"file": name, "digest": digest_of(Path(name)), "format": form, "ordered": self.data.ordered}
             return self.store(read_scores, config, pool, progress=self.progress, title=f"teacher {task_name(name)}")
-        source = find_model(key, name)
+        source = self.teacher_sources[name]
         config = self._identity(source, key) | {
             "ordered": self.data.ordered,
             "batch_size": max(1, self.scoring["batch_tokens"] // TEACHER_TOKENS),

@@ -143,7 +143,7 @@ def train(
     def finished(facts: Facts) -> Facts:
         if distributed.rank():
             return {}
-        checkpoint.remove()  # only now: an interruption after the last step costs no training
+        checkpoint.remove()  # only now: until here an interruption costs the steps since the last checkpoint
         (out / "curve.jsonl").write_text("".join(json.dumps(row) + "\n" for row in curve), encoding="utf-8")
         return {"kind": encoder.kind, **facts}
 
