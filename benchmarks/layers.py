@@ -19,7 +19,7 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from transenc.data import published
-from transenc.data.module import Shuffled
+from transenc.data.module import LengthGroupedSampler
 from transenc.data.tokens import TokenisedPairs, number_sentences, tokenise
 from transenc.encoders import CrossEncoder, OptimizerConfig
 from transenc.terminal import quiet
@@ -39,7 +39,7 @@ def main() -> None:
 
     rows = published.read("stsb-train", published.find("stsb-train", options.dataset), False)
     tokens = tokenise(*number_sentences([row[:2] for row in rows]), ours.tokenizer)
-    order = list(Shuffled(tokens.lengths[tokens.pairs].sum(axis=1), options.batch, seed=0))
+    order = list(LengthGroupedSampler(tokens.lengths[tokens.pairs].sum(axis=1), options.batch, seed=0))
     starts = range(0, options.batches * options.batch, options.batch)
     batches = [np.array(order[start : start + options.batch]) for start in starts]
     inputs = [ours.collate(tokens, batch, np.zeros(len(batch), dtype=bool)) for batch in batches]

@@ -45,7 +45,13 @@ def run(cfg: Train, folder: Path, overrides: Sequence[str]) -> float | None:
             return super().train(initial, *more)
 
     def choose(
-        encoder: Any, initial: Any, before: Any, share: float, metric: Any, initial_labels: Any, surely: bool
+        encoder: Any,
+        initial: Any,
+        before: Any,
+        share: float,
+        metric: Any,
+        initial_labels: Any,
+        one_standard_error: bool,
     ) -> bool:
         trained = {name: weight.clone() for name, weight in encoder.trained_state().items()}
         held_out.update(labels=metric.truth, initial_labels=initial_labels)
@@ -56,7 +62,7 @@ def run(cfg: Train, folder: Path, overrides: Sequence[str]) -> float | None:
                 score = main_metric(similarities(encoder, pairs, metric.config), pairs.gold, binary)
                 rows.append({"member": member, "share": tried, "task": name, "score": score})
         encoder.load_state_dict(trained, strict=False)
-        moved = interpolate_by_agreement(encoder, initial, before, share, metric, initial_labels, surely)
+        moved = interpolate_by_agreement(encoder, initial, before, share, metric, initial_labels, one_standard_error)
         for row in rows:
             row.setdefault("chosen", row["share"] == share * moved)
         return moved

@@ -14,7 +14,7 @@ from transformers import AutoModel, AutoTokenizer
 from transenc.cli import Interrupted
 from transenc.data.tokens import number_sentences, tokenise
 from transenc.encoders import BiEncoder, CrossEncoder, OptimizerConfig
-from transenc.encoders.base import in_batches
+from transenc.encoders.inputs import in_batches
 from transenc.encoders.losses import cosent
 from transenc.errors import InputError
 from transenc.stages.models import model_facts

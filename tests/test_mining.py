@@ -320,11 +320,12 @@ def histogram(scores, bins):
     return np.histogram(scores, np.linspace(*bins))[0]
 
 
-def test_a_flat_sample_is_as_flat_as_the_supply_allows():
+def test_a_flat_sample_is_as_flat_as_the_supply_allows(monkeypatch):
     scores = np.concatenate([np.full(size, number + 0.5) for number, size in enumerate((500, 3, 100, 40, 0, 1000))])
     scores = np.concatenate([[0.0, 6.0], scores])  # the ends, so that the bins are [0, 1), ... [5, 6]
     scores = np.random.default_rng(0).permutation(scores)
-    rows = flat_sample(scores, 233, bins=6, seed=0)
+    monkeypatch.setattr(mining, "BINS", 6)
+    rows = flat_sample(scores, 233, seed=0)
     assert rows.tolist() == sorted(set(rows.tolist()))
     assert len(rows) == 233
     counts = histogram(scores[rows], (0, 6, 7)).tolist()

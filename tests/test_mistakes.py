@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from transenc.cli import at_home
+from transenc.cli import expand_home
 from transenc.composition import check_overrides, check_own_data, compose
 from transenc.config.checks import check
 from transenc.encoders import BiEncoder
 from transenc.errors import InputError
 from transenc.model_folder import find
-from transenc.publish import named
+from transenc.publish import card
 
 ROOT = Path(__file__).parents[1]
 
@@ -100,8 +100,8 @@ def test_what_hydra_cannot_take_is_one_line_that_says_what_to_write(argument, sa
 
 def test_a_tilde_stands_for_the_home_folder_and_another_users_is_left(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
-    assert at_home("model.bi=~/models/x") == "model.bi=/home/me/models/x"
-    assert at_home("~data") == "~data"
+    assert expand_home("model.bi=~/models/x") == "model.bi=/home/me/models/x"
+    assert expand_home("~data") == "~data"
     with pytest.raises(InputError, match="no such folder"):
         find("~nosuch/x")
 
@@ -183,4 +183,4 @@ def test_links_are_not_published(tmp_path):
     (tmp_path / "secret").write_text("")
     (model / "README.md").symlink_to(tmp_path / "secret")
     with pytest.raises(InputError, match=r"README.md: is a link"):
-        named(model, "me/model", tmp_path / "copy")
+        card(model, "me/model")

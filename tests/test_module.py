@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import PAIRS
 
-from transenc.data.module import PairDataModule, Shuffled
+from transenc.data.module import LengthGroupedSampler, PairDataModule
 from transenc.data.tokens import number_sentences, tokenise
 from transenc.encoders import BiEncoder, CrossEncoder
 
@@ -94,7 +94,7 @@ def test_what_is_done_is_left_out_and_the_rest_stays_in_its_order(plain):
 
 def test_an_epoch_holds_every_item_once_in_batches_of_like_length():
     lengths = np.random.default_rng(0).integers(3, 60, 1000)
-    order = np.array(list(Shuffled(lengths, 32, seed=0)))
+    order = np.array(list(LengthGroupedSampler(lengths, 32, seed=0)))
     assert sorted(order.tolist()) == list(range(1000))
     batches = order[:992].reshape(-1, 32)
     spread = np.ptp(lengths[batches], axis=1)

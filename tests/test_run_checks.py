@@ -24,7 +24,7 @@ from transenc.errors import InputError
         ),
         (["data.path=null", "data.pool=[stsb-trian]"], "stsb-trian: .* did you mean stsb-train"),
         (["data.path=null", "data.sentences=nowhere.txt"], "data.sentences=nowhere.txt: no such file"),
-        (["data.extra=qqp-train"], "qqp-train: the Hugging Face hub cannot be reached"),
+        (["data.extra=qqp-train"], "qqp-train: cannot be read from the Hugging Face hub"),
         (["data.flatten=true"], "data.flatten=true: .*data.limit=N"),
         (["data.limit=0"], "data.limit=0: must be at least 1"),
         (["data.extra=5"], "data.extra=5: must be a known set, a file, or a list"),

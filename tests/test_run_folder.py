@@ -73,7 +73,7 @@ def test_only_what_an_earlier_run_wrote_is_removed(tmp_path):
     first = RunFolder(tmp_path, tmp_path / "artifacts")
     for name in ("one", "other"):
         first.path("models", name).mkdir(parents=True)
-    first.sweep()
+    first.remove_earlier()
     (tmp_path / "models" / "mine").mkdir()
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels" / "mine.csv").write_text("mine")
@@ -81,7 +81,7 @@ def test_only_what_an_earlier_run_wrote_is_removed(tmp_path):
     killed.path("models", "third").mkdir()  # and does not come to sweep
     second = RunFolder(tmp_path, tmp_path / "artifacts")
     second.path("models", "one")
-    second.sweep()
+    second.remove_earlier()
     assert sorted(path.name for path in (tmp_path / "models").iterdir()) == ["mine", "one"]
     assert (tmp_path / "labels" / "mine.csv").read_text() == "mine"
     assert json.loads((tmp_path / RECORD).read_text()) == {"written": ["models/one", "tensorboard"]}
@@ -94,7 +94,7 @@ def test_a_folder_that_is_a_link_by_now_loses_the_link_and_not_what_it_leads_to(
     (run / "models").mkdir()
     (run / "models" / "bi").symlink_to(others)
     before = content(others)
-    RunFolder(run, tmp_path / "artifacts").sweep()
+    RunFolder(run, tmp_path / "artifacts").remove_earlier()
     assert not (run / "models" / "bi").is_symlink()
     assert content(others) == before
 
@@ -103,7 +103,7 @@ def test_a_record_that_names_what_is_outside_removes_nothing(tmp_path, others):
     run = tmp_path / "run"
     run.mkdir()
     (run / RECORD).write_text(json.dumps({"written": ["../work"]}))
-    RunFolder(run, tmp_path / "artifacts").sweep()
+    RunFolder(run, tmp_path / "artifacts").remove_earlier()
     assert others.exists()
 
 

@@ -216,7 +216,7 @@ def test_the_card_of_an_initial_encoder_that_is_handed_back_says_so():
 
 
 def card_of(row, sources, shared=0, trained=True):
-    return card("bi", "model", "It was trained.", sources, shared, [row], "python train.py", trained)
+    return card("bi", "model", "It was trained.", sources, shared, [row], "python train.py", trained=trained)
 
 
 @pytest.mark.parametrize(
@@ -268,9 +268,9 @@ def test_an_encoder_improves_on_another_by_more_than_a_standard_error_or_not_at_
     rng = np.random.default_rng(0)
     labels, noise = rng.random(60), rng.normal(size=(2, 60))
     scores = [labels + size * noise[i] if size is not None else np.ones(60) for i, size in enumerate((before, after))]
-    assert improves(*scores, labels, surely=True) == better
+    assert improves(*scores, labels, one_standard_error=True) == better
     agreement = [spearman(one, labels) for one in scores]
-    assert improves(*scores, labels, surely=False) == (agreement[1] > agreement[0])
+    assert improves(*scores, labels, one_standard_error=False) == (agreement[1] > agreement[0])
 
 
 def test_interpolated_weights_lie_between_the_initial_and_the_trained_ones(setting):
@@ -286,19 +286,19 @@ def test_interpolated_weights_lie_between_the_initial_and_the_trained_ones(setti
         np.testing.assert_allclose(weights[0.25][name], between, atol=1e-6)
 
 
-@pytest.mark.parametrize("surely", [True, False])
+@pytest.mark.parametrize("one_standard_error", [True, False])
 @pytest.mark.parametrize(
     ("own", "initially", "moves"),  # how much better the scores after agree with either labels
     [("surely", "surely", True), ("slightly", "surely", False), ("surely", "slightly", False), ("no", "surely", False)],
 )
 def test_by_agreement_a_bi_encoder_moves_if_it_agrees_better_with_its_labels_and_with_the_initial_ones(
-    bert, monkeypatch, own, initially, moves, surely
+    bert, monkeypatch, own, initially, moves, one_standard_error
 ):
     labels, initial_labels, before, after = np.random.default_rng(0).random((4, 60))
     better = {id(labels): own, id(initial_labels): initially}
 
-    def improves(before, after, labels, surely):
-        return better[id(labels)] in ("surely", *(() if surely else ("slightly",)))
+    def improves(before, after, labels, one_standard_error):
+        return better[id(labels)] in ("surely", *(() if one_standard_error else ("slightly",)))
 
     monkeypatch.setattr("transenc.stages.interpolation.similarities", lambda *_: after)
     monkeypatch.setattr("transenc.stages.interpolation.improves", improves)
@@ -307,8 +307,10 @@ def test_by_agreement_a_bi_encoder_moves_if_it_agrees_better_with_its_labels_and
     trained = {name: weight + 1 if weight.is_floating_point() else weight for name, weight in initial.items()}
     encoder.load_state_dict(trained, strict=False)
     selection = SelectionMetric(None, labels, False, {})
-    moves = moves or (not surely and "no" not in (own, initially))
-    assert interpolate_by_agreement(encoder, initial, before, 0.25, selection, initial_labels, surely) == moves
+    moves = moves or (not one_standard_error and "no" not in (own, initially))
+    assert (
+        interpolate_by_agreement(encoder, initial, before, 0.25, selection, initial_labels, one_standard_error) == moves
+    )
     for name, weight in encoder.trained_state().items():
         torch.testing.assert_close(weight, torch.lerp(initial[name], trained[name], 0.25 if moves else 0))
 
@@ -336,7 +338,7 @@ def test_a_bi_encoder_goes_all_the_way_on_less_proof_where_its_embeddings_and_to
 def test_a_bi_encoder_is_judged_by_the_initial_labels_too(setting, monkeypatch):
     """Where these hold late interaction, and so more than the cosines that are judged by them."""
 
-    def judge(encoder, initial, before, share, selection, initial_labels, surely):
+    def judge(encoder, initial, before, share, selection, initial_labels, one_standard_error):
         asked.append((selection.truth != initial_labels).any())
         return True
 
@@ -368,7 +370,7 @@ def test_a_retained_initial_encoder_has_no_selection_score(tmp_path):
 @pytest.mark.parametrize("count", [9, 10])
 def test_fewer_than_ten_held_out_pairs_show_no_improvement(count):
     labels = np.arange(count)
-    assert improves(-labels, labels, labels, surely=False) == (count == 10)
+    assert improves(-labels, labels, labels, one_standard_error=False) == (count == 10)
 
 
 def test_a_pool_of_which_no_pair_can_be_held_out_is_refused_before_any_training(setting, tmp_path):

@@ -72,7 +72,7 @@ def test_a_tracker_that_fails_is_warned_of_once_and_ends_no_run(setting, monkeyp
     monkeypatch.setattr("transenc.trackers._make_logger", lambda *_: Broken())
     folder = setting.run("loggers=[mlflow]")
     assert [r.message for r in caplog.records if "mlflow" in r.message] == [
-        "mlflow: no way to the server; it gets no more of this run"
+        "mlflow: ConnectionError: no way to the server; it gets no more of this run"
     ]
     assert (folder / "run.json").exists()
 

@@ -57,11 +57,15 @@ def distill(*overrides: str, pairs: Any = None, folder: str | Path | None = None
             overrides say, by default STS-B.
         folder: the run folder; by default outputs/DATE/TIME.
 
+    Returns:
+        The finished run.
+
     Raises:
         InputError: something in the settings, the data or the models is wrong.
 
     Example:
         >>> import transenc
+        >>> from sentence_transformers import SentenceTransformer
         >>> run = transenc.distill("model=minilm", pairs=[("A man eats.", "Someone eats."), ...])
         >>> SentenceTransformer(str(run.models["bi"]))
     """

@@ -31,7 +31,7 @@ log = logging.getLogger("transenc")
 
 RECORD = "artifact.json"
 CHECKPOINT_SUFFIX = ".checkpoint"  # suffix of a file that an interrupted stage resumes from; a finished one has none
-MIN_FREE_BYTES = 1 << 20  # bytes; libraries have errors of their own for a full disk, which is known by less than this
+MIN_FREE_BYTES = 1 << 20  # bytes; with less the disk counts as full, whatever error a library raised
 
 
 def digest(value: Any) -> str:
@@ -55,7 +55,7 @@ def _file_digest(path: Path, state: tuple[int, ...]) -> str:
 class Artifact:
     """A finished folder: `artifact / "file"` is a path in it, `facts` what its stage recorded about it.
 
-    The fingerprint is what it counts by as an input: of what it was built from, or of its content (`Stage.content`).
+    Later stages know it by its fingerprint: of what it was built from, or of its content (`Stage.content`).
     """
 
     path: Path
@@ -105,9 +105,8 @@ class Store:
     def __init__(self, root: Path):
         self.root = root
         self.logged: set[str] = set()  # fingerprints that the log has a line for
-        self.log: list[
-            dict[str, Any]
-        ] = []  # the artifacts that were requested, in order: title, seconds it took to build, reused
+        # The artifacts that were requested, in order: title, seconds it took to build, reused.
+        self.log: list[dict[str, Any]] = []
 
     def __call__(
         self, stage: Stage, config: Mapping[str, Any], *inputs: Artifact, progress: Any = None, title: str = ""

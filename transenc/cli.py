@@ -68,10 +68,10 @@ def main(name: str, task: Task, usage: str, shorthand: Callable[[str], str] = st
     # By default Hydra prints its errors itself, over several lines, and exits.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     logging.raiseExceptions = TRACEBACKS  # where a log file cannot be written, the error itself says why
-    threading.excepthook = quiet_thread
-    with few_full_collections(), interruptible(), one_line_errors(name, complain), together(name):
-        sys.argv[1:] = [at_home(shorthand(argument)) for argument in sys.argv[1:]]
-        if not {"-sc", "--shell-completion"} & set(sys.argv):  # whose words look like settings
+    threading.excepthook = ignore_writer_oserror
+    with few_full_collections(), interruptible(), one_line_errors(name, print_error), join_ranks(name):
+        sys.argv[1:] = [expand_home(shorthand(argument)) for argument in sys.argv[1:]]
+        if not {"-sc", "--shell-completion"} & set(sys.argv):  # its words look like key=value
             check_overrides(name, sys.argv[1:])
             if name == "train":
                 check_own_data(sys.argv[1:])
@@ -99,14 +99,14 @@ def few_full_collections() -> Iterator[None]:
         gc.freeze()
 
 
-def quiet_thread(failure: threading.ExceptHookArgs) -> None:
-    """Says nothing of a disk that fails TensorBoard's writer, which raises it again where it is closed."""
+def ignore_writer_oserror(failure: threading.ExceptHookArgs) -> None:
+    """Ignore an OSError in TensorBoard's writer thread: closing the writer raises it again."""
     if TRACEBACKS or not isinstance(failure.exc_value, OSError):
         threading.__excepthook__(failure)
 
 
-def at_home(argument: str) -> str:
-    """`key=~/path` with the home folder in its place, as a shell does it for a word of its own."""
+def expand_home(argument: str) -> str:
+    """Expand `~` in `key=~/path`, as a shell expands it in a word of its own."""
     key, equals, value = argument.partition("=")
     return key + equals + os.path.expanduser(value) if value.startswith("~") else argument
 
@@ -161,7 +161,7 @@ class Sweep(Callback):
 
 
 class Interrupted(BaseException):
-    """By a signal. No KeyboardInterrupt, after which Lightning would end the process itself, and say little."""
+    """Raised by SIGINT and SIGTERM. It is no KeyboardInterrupt, which Lightning catches to end the process itself."""
 
 
 @contextmanager
@@ -177,7 +177,7 @@ def interruptible() -> Iterator[None]:
         yield
     except Interrupted as interrupted:
         number = signal.Signals(interrupted.args[0])
-        complain(f"stopped by {number.name}; the same command resumes where it stopped")
+        print_error(f"stopped by {number.name}; the same command resumes where it stopped")
         sys.exit(128 + number)
     finally:
         for number, handler in before.items():
@@ -185,7 +185,7 @@ def interruptible() -> Iterator[None]:
 
 
 @contextmanager
-def together(name: str) -> Iterator[None]:
+def join_ranks(name: str) -> Iterator[None]:
     """If several processes were launched as one run, rank 0 continues, and the others serve it and end here.
 
     Raises:
@@ -203,7 +203,7 @@ def together(name: str) -> Iterator[None]:
         if distributed.rank():
             for number in (signal.SIGINT, signal.SIGTERM):  # rank 0 says what there is to say
                 signal.signal(number, signal.SIG_DFL)
-            with one_line_errors(name, lambda line: complain(f"rank {distributed.rank()}: {line}")):
+            with one_line_errors(name, lambda line: print_error(f"rank {distributed.rank()}: {line}")):
                 from transenc.progress import Progress
                 from transenc.stages import training  # noqa: F401  # imports all build functions that are collective
 
@@ -226,14 +226,14 @@ def one_line_errors(name: str, report: Callable[[str], Any]) -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at the end
         sys.exit(1)
     except Exception as error:
-        line = explain(error, name) if of_configuration(error) else refusal(error) or lost(error)
+        line = explain(error, name) if of_configuration(error) else machine_error_line(error) or lost_rank_line(error)
         if TRACEBACKS or line is None:
             raise
         report(line)
         sys.exit(1)
 
 
-def refusal(error: BaseException | None) -> str | None:
+def machine_error_line(error: BaseException | None) -> str | None:
     """One line for what the disk or the memory refused, and where; None for errors that do not come of that."""
     while error is not None:
         what = None
@@ -256,7 +256,7 @@ def _is_torch_oom(error: BaseException) -> bool:
     return type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error)
 
 
-def lost(error: BaseException) -> str | None:
+def lost_rank_line(error: BaseException) -> str | None:
     """One line where another process of this run is gone; None for errors that do not come of that."""
     distributed = sys.modules.get("transenc.distributed")
     if distributed is None or not distributed.lost(error):
@@ -264,5 +264,5 @@ def lost(error: BaseException) -> str | None:
     return "another process of this run ended; the same command resumes where it stopped"
 
 
-def complain(message: str) -> None:
+def print_error(message: str) -> None:
     print(message, file=sys.stderr)

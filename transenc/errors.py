@@ -1,6 +1,4 @@
-"""The one exception that a person causes and a person can mend, the help its message gives with a slip, and errors of
-libraries in short.
-"""
+"""The exception for mistakes in the input, suggestions for misspelt names, and errors of libraries on one line."""
 
 import difflib
 from collections.abc import Iterable

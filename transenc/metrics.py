@@ -3,7 +3,8 @@
 A correlation of one pair, of constant scores or of NaN is undefined, and so is a ranking measure where all gold scores
 are equal. It is NaN here, and an empty cell in results.csv.
 
-Axes: N pairs, M models, R resamples.
+Axes: N pairs, M models, R resamples. Everywhere `raw` is [N] similarities of a model, on any scale, and `gold` [N] gold
+scores, which are 0 or 1 for a binary task.
 """
 
 import math
@@ -70,7 +71,7 @@ def compute_metrics(raw: np.ndarray, gold: np.ndarray, binary: bool) -> dict[str
     return values
 
 
-def bootstrap(raws: Sequence[np.ndarray], gold: np.ndarray, binary: bool, resamples: int = 1000) -> np.ndarray:
+def bootstrap(raws: Sequence[np.ndarray], gold: np.ndarray, binary: bool, resamples: int) -> np.ndarray:
     """The main metric of several models on the same resampled pairs (Efron and Tibshirani 1993, chapter 13).
 
     Args:

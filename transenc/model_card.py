@@ -55,6 +55,7 @@ def card(
     shared: int,
     rows: Sequence[Row],
     command: str,
+    *,
     trained: bool = True,
     centred: bool = False,
     two_prompts: bool = False,

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from transenc.errors import InputError
-from transenc.model_folder import ADAPTER, Module, Source, read_json, value_of
+from transenc.model_folder import ADAPTER_CONFIG, Module, Source, read_json, value_of
 
 PAIR_PROMPTS = "transenc_prompts"  # our key: names of the prompts of first and second sentences, if they differ
 MAX_CONFIG_VALUE = 2**20  # no size in an encoder's config.json is above: the largest vocabulary has 900,000 tokens
@@ -81,7 +81,7 @@ def describe(source: Source) -> Description:
         raise InputError(f"{general}: model_type={model_type!r:.80}, and only {' and '.join(MODEL_TYPES)} are read")
     classifier = str(architectures[0]).endswith("ForSequenceClassification")
     if source.base is not None:
-        classifier |= read_json(source.folder / ADAPTER).get("task_type") == "SEQ_CLS"
+        classifier |= read_json(source.folder / ADAPTER_CONFIG).get("task_type") == "SEQ_CLS"
     alone = len(source.modules) < 2
     cross = model_type == "CrossEncoder" or (classifier and alone)
     prompts = {
@@ -109,18 +109,18 @@ def describe(source: Source) -> Description:
         lacking.append(f"a classification head in modules without model_type=CrossEncoder ({general.name})")
     sides = [value["padding_side"] for value in reading.values() if isinstance(value, dict) and "padding_side" in value]
     return Description(
-        cross,
-        value_of(reading, "max_seq_length", int, named),
-        bool(reading.get("do_lower_case")),
-        "left" if "left" in sides else None,
-        symmetric,
-        _activation(config, settings),
-        messages or not source.modules,
-        lacking[0] if lacking else None,
-        prompts,
-        (first, second),
-        truncate_dim,
-        next((str(code) for auto, code in own_code.items() if auto.startswith("AutoModel")), None),
+        cross=cross,
+        max_tokens=value_of(reading, "max_seq_length", int, named),
+        lowercase=bool(reading.get("do_lower_case")),
+        padding_side="left" if "left" in sides else None,
+        symmetric=symmetric,
+        activation=_activation(config, settings),
+        template=messages or not source.modules,
+        unsupported=lacking[0] if lacking else None,
+        prompts=prompts,
+        default_prompts=(first, second),
+        truncate_dim=truncate_dim,
+        own_code=next((str(code) for auto, code in own_code.items() if auto.startswith("AutoModel")), None),
     )
 
 

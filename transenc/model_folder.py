@@ -22,7 +22,7 @@ from transenc.errors import InputError
 from transenc.model_hub import download
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that is there; pickled only where nothing else is
-ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 DESCRIPTION = ("*.json", "*.txt", "*.model", "*.jinja")  # what a model is described and its tokenizer built by
 
 
@@ -124,14 +124,16 @@ def _source(name: str, path: str, root: Path, adapters: bool) -> Source:
     modules = _modules(root)
     folder = modules[0].folder if modules else root
     static = bool(modules) and modules[0].name == "StaticEmbedding"
-    if (folder / ADAPTER).is_file():
+    if (folder / ADAPTER_CONFIG).is_file():
         if (folder / "config.json").is_file():
-            raise InputError(f"{path}: holds a model and an adapter ({ADAPTER}); move one of them to another folder")
+            raise InputError(
+                f"{path}: holds a model and an adapter ({ADAPTER_CONFIG}); move one of them to another folder"
+            )
         if not adapters:
             raise InputError(f"{path}: is an adapter itself")
         if not (folder / ADAPTER_WEIGHTS).is_file():
             raise InputError(f"{path}: lacks {ADAPTER_WEIGHTS}, the weights of its LoRA adapter; copy it again")
-        base = value_of(read_json(folder / ADAPTER), "base_model_name_or_path", str, folder / ADAPTER)
+        base = value_of(read_json(folder / ADAPTER_CONFIG), "base_model_name_or_path", str, folder / ADAPTER_CONFIG)
         try:
             return Source(name, root, folder, (folder / ADAPTER_WEIGHTS,), modules, find(base or "", adapters=False))
         except InputError as error:
@@ -179,7 +181,7 @@ def _to_download(root: Path) -> Iterator[list[str]]:
     place = "" if folder == root else f"{folder.relative_to(root)}/"
     if place:
         yield [place + pattern for pattern in DESCRIPTION]
-    if (folder / ADAPTER).is_file() and not (folder / "config.json").is_file():
+    if (folder / ADAPTER_CONFIG).is_file() and not (folder / "config.json").is_file():
         yield [place + ADAPTER_WEIGHTS]
     else:
         for name in WEIGHTS:

@@ -1,4 +1,4 @@
-"""Where a run is watched: bars on the terminal, and curves for whoever listens. Nothing here can change a result."""
+"""Progress bars and learning curves of a run. Nothing here changes a result."""
 
 from collections.abc import Callable, Iterable, Mapping
 
@@ -25,7 +25,7 @@ class Progress:
         return Progress(self.on_row, self.bars, place)
 
     def bar(self, what: str, total: int, unit: str) -> tqdm:
-        """A progress bar, gone when it is done; none where the output is not a terminal, or another rank's is."""
+        """A progress bar, which disappears when done. Only rank 0 shows one, and only on a terminal."""
         hidden = True if distributed.rank() or not self.bars else None
         return tqdm(total=total, desc=f"{self.place} {what}".strip(), unit=unit, leave=False, disable=hidden, ncols=79)
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transenc.cli import complain, one_line_errors
+from transenc.cli import one_line_errors, print_error
 from transenc.errors import InputError, reason
 from transenc.model_card import HERE
 
@@ -98,5 +98,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    with one_line_errors("train", complain):
+    with one_line_errors("train", print_error):
         main(sys.argv[1:])

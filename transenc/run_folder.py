@@ -61,7 +61,8 @@ def recorded(folder: Path, own: Collection[str] = ()) -> set[str] | None:
 
 
 class RunFolder:
-    """
+    """A run folder, with a record of what runs wrote there.
+
     Args:
         folder: of the run, which exists.
         store: of the artifacts.
@@ -100,7 +101,7 @@ class RunFolder:
         else:
             path.unlink(missing_ok=True)
 
-    def sweep(self) -> None:
+    def remove_earlier(self) -> None:
         """Remove what earlier runs left, now that all of this one's is there."""
         for name in sorted(self.earlier - self.written):
             self.remove(name)

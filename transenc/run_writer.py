@@ -24,8 +24,7 @@ from transenc.artifacts import Artifact, lock, replacing
 from transenc.config.schema import Adapters, Direction, Select, Train, Verbosity, listed
 from transenc.errors import InputError
 from transenc.model_card import as_code, card, public_name
-from transenc.model_folder import ADAPTER as ADAPTER_CONFIG
-from transenc.model_folder import Source, name_base
+from transenc.model_folder import ADAPTER_CONFIG, Source, name_base
 from transenc.progress import Progress
 from transenc.report.page import write_report
 from transenc.report.run import flat
@@ -36,7 +35,7 @@ from transenc.stages.evaluation import Member
 from transenc.stages.models import read_as
 from transenc.stages.pairs import sentences_of
 from transenc.stages.run import Stages
-from transenc.stages.training import ADAPTER
+from transenc.stages.training import ADAPTER_FOLDER
 from transenc.trackers import Trackers
 
 log = logging.getLogger("transenc")
@@ -46,7 +45,8 @@ LIBRARIES = ("torch", "pytorch-lightning", "transformers", "tokenizers", "hydra-
 
 
 class RunWriter:
-    """
+    """Writes a run's labels, curves, results, models and report into its folder; a context manager.
+
     Args:
         cfg: the settings of the run.
         folder: the run folder.
@@ -138,13 +138,13 @@ class RunWriter:
         for member in members:
             folder = self.files.path(model_path(member.name))
             source = stages.initial_sources[member.kind, member.number]
-            adapter = self.cfg.distill.adapters is Adapters.separate and (member.artifact / ADAPTER).exists()
-            copied = member.artifact / ADAPTER if adapter else member.artifact.path
+            adapter = self.cfg.distill.adapters is Adapters.separate and (member.artifact / ADAPTER_FOLDER).exists()
+            copied = member.artifact / ADAPTER_FOLDER if adapter else member.artifact.path
             model_card = self._card(member, stages, pool, notes.get(member.name), warnings.get(member.name))
             copy_model(copied, folder, model_card, source)
         if not self.cfg.save_predictions:  # otherwise all are written already
             self.write_predictions(members, stages)
-        self.files.sweep()
+        self.files.remove_earlier()
         self._write_run_json(selected, mean_score, notes, warnings, stages, pool)
         metrics = {f"selected/{m.name}/{r.task}": r.value for m in members for r in self.rows if r.key == m.key}
         self.trackers.hparams(self._chosen_settings(), metrics)
@@ -213,7 +213,7 @@ class RunWriter:
         text = {
             Select.dev: "Checkpoint and iteration were selected by gold development scores.",
             Select.agreement: "Checkpoint and iteration were selected by agreement with held-out labels.",
-            Select.last: "It is the last checkpoint of the last iteration.",
+            Select.last: "It has the last weights of the last iteration.",
         }[stages.select]
         if member.kind == "cross" and self.cfg.distill.symmetric and not self.cfg.data.ordered:
             text += " Its results below are of the mean logit over both orders of a pair; `predict` takes one order."
@@ -236,9 +236,9 @@ class RunWriter:
             pool.facts["shared"],
             [row for row in self.rows if row.key == member.key],
             self._command(),
-            facts.get("trained", False),
-            facts.get("centred", False),
-            member.kind == "bi" and len(set(facts["encoder"]["prompts"])) > 1,
+            trained=facts.get("trained", False),
+            centred=facts.get("centred", False),
+            two_prompts=member.kind == "bi" and len(set(facts["encoder"]["prompts"])) > 1,
         )
 
     def _chosen_settings(self) -> dict[str, Any]:
@@ -316,7 +316,7 @@ def copy_model(source: Path, folder: Path, card: str, base: Source) -> None:
     """
     aside = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(aside, ignore_errors=True)
-    shutil.copytree(source, aside, ignore=shutil.ignore_patterns("artifact.json", "curve.jsonl", ADAPTER))
+    shutil.copytree(source, aside, ignore=shutil.ignore_patterns("artifact.json", "curve.jsonl", ADAPTER_FOLDER))
     if (aside / ADAPTER_CONFIG).exists():
         name_base(aside / ADAPTER_CONFIG, *base.public)
     (aside / "README.md").write_text(card, encoding="utf-8")

@@ -15,7 +15,8 @@ MIN_AGREEMENT = 0.8  # Spearman with the teacher, below which all cross-encoders
 
 @dataclass(frozen=True)
 class Selected:
-    """
+    """A selected encoder and its score.
+
     Attributes:
         member: the selected encoder.
         score: its selection score, in [-1, 1]; None where it was not selected by one, or the score is undefined.

@@ -1,4 +1,4 @@
-"""What of the log stands on the terminal: ours by `verbosity`, the libraries' own where it is verbose."""
+"""What the terminal shows of the log: our lines by `verbosity`, the libraries' only if it is verbose."""
 
 import logging
 import os

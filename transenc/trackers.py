@@ -14,14 +14,15 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from transenc.config.schema import Logger
-from transenc.errors import InputError
+from transenc.errors import InputError, reason
 from transenc.report.run import flat
 
 log = logging.getLogger("transenc")
 
 
 class Trackers:
-    """
+    """Sends curves and scores to TensorBoard and to the loggers that the settings name.
+
     Args:
         kinds: the loggers beside TensorBoard.
         settings: of the run, as plain nested values.
@@ -74,7 +75,7 @@ class Trackers:
         try:
             yield
         except Exception as error:
-            log.warning("%s: %s; it gets no more of this run", kind.name, " ".join(str(error).split())[:200])
+            log.warning("%s: %s; it gets no more of this run", kind.name, reason(error))
             self.loggers = {other: logger for other, logger in self.loggers.items() if other is not kind}
 
 
@@ -93,5 +94,5 @@ def _make_logger(kind: Logger, settings: dict[str, Any], folder: Path) -> Any:
     except ModuleNotFoundError:
         raise InputError(f"loggers=[{kind.name}]: {kind.name} is not installed; pip install {kind.name}") from None
     except Exception as error:  # whatever goes wrong there: no login, no server, a setting of its own
-        raise InputError(f"loggers=[{kind.name}]: {' '.join(str(error).split())[:200]}") from error
+        raise InputError(f"loggers=[{kind.name}]: {reason(error)}") from error
     return logger

@@ -59,7 +59,8 @@ class TrainingFailed(Exception):  # noqa: N818  # an event, which the loop may h
 
 @dataclass
 class TrainingResult:
-    """
+    """What a training gives.
+
     Attributes:
         curve: one row per record: {"step": int, and any of "loss", "learning_rate", "selection"}.
         best: selection score of the weights that were kept; None without selection.
@@ -247,7 +248,7 @@ def train(
 ) -> TrainingResult:
     """Train `student` on labelled pairs, in place. It ends with its best weights by `selection`, or its last.
 
-    Interrupted and called again with the same arguments, it resumes from its checkpoint and ends in the same bytes.
+    Interrupted and called again with the same arguments, it resumes from its checkpoint and ends with the same bits.
     The checkpoint is the caller's to remove.
 
     Args:

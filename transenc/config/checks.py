@@ -46,7 +46,8 @@ def check_evaluation(cfg: Evaluate) -> None:
 
 
 def check(cfg: Train) -> None:
-    """
+    """Check the settings of a run.
+
     Raises:
         InputError: a value is out of its range, or settings do not go together.
     """

@@ -28,12 +28,18 @@ class Direction(Enum):
     bi_to_cross = "the bi-encoder labels for the cross-encoder, once"
     cross_to_bi = "a trained cross-encoder labels for the bi-encoder, once"
     gold_to_cross = "supervised: the cross-encoder is trained on human scores (data.gold)"
-    gold_to_bi = "likewise, the bi-encoder"
+    gold_to_bi = "supervised: the bi-encoder is trained on them"
 
     @property
     def turns(self) -> list[tuple[str, str]]:
         """(teacher, student) in the order of an iteration."""
-        return [("bi", "cross"), ("cross", "bi")] if self is Direction.both else [tuple(self.name.split("_to_"))]  # type: ignore[list-item]
+        return {
+            Direction.both: [("bi", "cross"), ("cross", "bi")],
+            Direction.bi_to_cross: [("bi", "cross")],
+            Direction.cross_to_bi: [("cross", "bi")],
+            Direction.gold_to_cross: [("gold", "cross")],
+            Direction.gold_to_bi: [("gold", "bi")],
+        }[self]
 
     @property
     def kinds(self) -> list[str]:
@@ -175,8 +181,8 @@ class Columns:
     """The columns of your files."""
 
     sentence1: Any  # a column's name, or its number (from 0) in a file without a header line
-    sentence2: Any  # likewise
-    score: Any  # likewise; only read from development, test and gold pairs
+    sentence2: Any  # the same
+    score: Any  # the same; only read from development, test and gold pairs
 
 
 @dataclass
@@ -258,18 +264,16 @@ class Distill:
     iterations: int  # an iteration trains the cross-encoder, then the bi-encoder
     teachers: Teachers
     average: Average
-    late_interaction: (
-        bool  # bi-encoders label by embeddings and tokens (BERTScore); by tokens alone if the two disagree
-    )
+    late_interaction: bool  # bi-encoders label by embeddings and tokens (BERTScore), by tokens alone if these disagree
     start: Start
     centre: Centre
     symmetric: bool  # the cross-encoder's logit is the mean over both orders of a pair, unless data.ordered
     select: Select
     adapters: Adapters
     folds: int  # parts of the pool for cross-fitting; 1: none
-    interpolate: float  # how far a well pooled bi-encoder goes from initial (0) to trained weights (1)
+    interpolate: float  # a well pooled bi-encoder's share of trained weights (0: initial ones, 1: trained ones)
     holdout: float  # share of the pool held out for selection by agreement
-    retries: int  # repeats of a failed training without a known cause
+    retries: int  # repeats, with other seeds, of a training that failed for no known cause
     failure: Failure
     cross: CrossTrainingConfig
     bi: TrainingConfig

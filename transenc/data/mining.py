@@ -16,12 +16,9 @@ import torch
 
 from transenc.errors import InputError
 
-KINDS = (
-    "nearest",
-    "lexical",
-    "random",
-)  # made in this order: random pairs, of which there are most, can do without any
-BATCH = 512  # Q: bounds what a search holds at once, 200 MB of cosines with EXACT sentences
+KINDS = ("nearest", "lexical", "random")  # made in this order: of random pairs there are always enough
+BINS = 20  # of scores, in a flat sample
+BATCH = 512  # Q: a search holds 200 MB of cosines with EXACT sentences
 EXACT = 100_000  # S up to which every cosine is computed: 1.3 ms a sentence there, measured on two cores with D = 384
 
 # https://github.com/facebookresearch/faiss/wiki/Guidelines-to-choose-an-index: below a million vectors, 4 to 16 times
@@ -31,9 +28,8 @@ LISTS, TRAINED, PROBES = 4, 40, 32
 POSTINGS = 10_000  # sentences looked at for one query: its words from the rarest on, as long as they occur in no more
 RESCORED = 10  # for each neighbour asked for, so many of the best by the rarest words are ranked by all
 
-Search = Callable[
-    [np.ndarray], np.ndarray
-]  # [Q] sentence numbers -> [Q, K] int64 numbers of others, best first; -1: none
+# [Q] sentence numbers -> [Q, K] int64 numbers of others, best first; -1: none.
+Search = Callable[[np.ndarray], np.ndarray]
 
 
 def mine(
@@ -237,16 +233,15 @@ def _by_words(sentences: Sequence[str], neighbours: int) -> Search:
     return search
 
 
-def flat_sample(scores: np.ndarray, count: int, *, bins: int = 20, seed: int) -> np.ndarray:
+def flat_sample(scores: np.ndarray, count: int, seed: int) -> np.ndarray:
     """Some of the pairs, with scores as evenly spread as the supply allows.
 
-    Between the lowest and the highest score lie bins of equal width. Each gives the same number (or one more), or all
-    it has; which rows, is drawn evenly.
+    The scores are divided into `BINS` bins of equal width. Each bin gives the same number of rows (or one more), drawn
+    at random, or all it has.
 
     Args:
         scores: [N], of any range.
         count: how many to take; N or more takes all.
-        bins: how many there are.
         seed: of the choice.
 
     Returns:
@@ -255,8 +250,8 @@ def flat_sample(scores: np.ndarray, count: int, *, bins: int = 20, seed: int) ->
     if count >= len(scores):
         return np.arange(len(scores))
     shuffled = np.random.default_rng(seed).permutation(len(scores))
-    inside = np.digitize(scores[shuffled], np.linspace(scores.min(), scores.max(), bins + 1)[1:-1])
-    sizes = np.bincount(inside, minlength=bins)
+    inside = np.digitize(scores[shuffled], np.linspace(scores.min(), scores.max(), BINS + 1)[1:-1])
+    sizes = np.bincount(inside, minlength=BINS)
     turn = np.empty_like(shuffled)  # every bin's first row, then every bin's second, ...
     turn[np.argsort(inside, kind="stable")] = np.arange(len(scores)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     return np.sort(shuffled[np.argsort(turn, kind="stable")[:count]])

@@ -14,8 +14,8 @@ from transenc.data.tokens import TokenisedPairs
 SORTED_BATCHES = 16  # batches that are sorted by length together: little padding, and still random batches
 
 
-class Shuffled(Sampler[int]):
-    """All of `range(N)`, shuffled so that every `batch_size` in a row are of similar length.
+class LengthGroupedSampler(Sampler[int]):
+    """Shuffles `range(N)` so that the items of a batch have similar lengths.
 
     The order depends on `seed` and the epoch only, not on how many random numbers were drawn before. The items are
     shuffled, then sorted within groups of `SORTED_BATCHES` batches, then whole batches are shuffled.
@@ -55,7 +55,7 @@ class PairDataModule(pl.LightningDataModule):
             which of them to swap; `PairEncoder.collate`.
         batch_size: pairs in a batch.
         both_orders: a pass over the pairs holds each as (a, b) and as (b, a).
-        min_batches: that an epoch has; where one pass over the pairs has fewer, it passes over them several times.
+        min_batches: batches in an epoch, at least. An epoch then passes over the pairs several times.
         seed: of the order.
         part: (rank, ranks): take every `ranks`-th pair of a batch, from `rank` on. The mean of the ranks' losses, each
             times its batch's `weight`, is the whole batch's, but for CoSENT, which compares the pairs of a rank only.
@@ -111,7 +111,7 @@ class PairDataModule(pl.LightningDataModule):
         return DataLoader(
             range(len(lengths)),  # type: ignore[arg-type]
             batch_size=self.batch_size,
-            sampler=Shuffled(lengths, self.batch_size, self.seed, past + epoch, 0 if epoch else skip),
+            sampler=LengthGroupedSampler(lengths, self.batch_size, self.seed, past + epoch, 0 if epoch else skip),
             collate_fn=self.collate,
             generator=torch.Generator(),  # otherwise each epoch would draw from dropout's random numbers
         )

@@ -5,7 +5,6 @@ Axes: B pairs or sequences in a batch, L tokens, D width, N pairs, S sentences.
 
 import inspect
 import json
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -31,20 +30,18 @@ from transenc.errors import InputError, reason
 from transenc.model_description import Description, describe
 from transenc.model_folder import Source, find
 
-log = logging.getLogger("transenc")
-
 Progress = Callable[[int], Any]
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """How a student is trained.
+    """The loss and AdamW's settings of a training.
 
     Attributes:
         loss: "bce", "mse" or "cosent", see `transenc.encoders.losses`.
-        learning_rate: the highest, of AdamW.
-        warmup: share of the steps in which it rises from 0; afterwards it falls linearly to 0.
-        weight_decay: on matrices; biases and normalisation weights have none.
+        learning_rate: the peak learning rate.
+        warmup: share of the steps, in [0, 1), over which the learning rate rises from 0. It then falls linearly to 0.
+        weight_decay: of matrices only, not of biases and normalisation weights.
     """
 
     loss: str
@@ -100,11 +97,13 @@ class PairEncoder(pl.LightningModule, ABC):
 
     @abstractmethod
     def to_score(self, raw: Tensor) -> Tensor:
-        """From what `forward` gives to scores; see the subclass for the range."""
+        """[N] outputs of `forward` to [N] scores: a cross-encoder's are in (0, 1), a bi-encoder's in [-1, 1]."""
 
     @abstractmethod
     def collate(self, pairs: TokenisedPairs, rows: np.ndarray, swapped: np.ndarray) -> dict[str, Tensor]:
-        """Inputs of `forward` for some pairs; `swapped` says which to swap."""
+        """Inputs of `forward` for B pairs of numbers `rows`, swapped where `swapped` is true: [B, L] tensors for a
+        cross-encoder, [2 B, L] for a bi-encoder, first sentences before second ones.
+        """
 
     @abstractmethod
     def _similarities(self, pairs: TokenisedPairs, batch_tokens: int, progress: Progress) -> np.ndarray: ...
@@ -140,7 +139,11 @@ class PairEncoder(pl.LightningModule, ABC):
         return {name: state[name] for name, weight in self.named_parameters() if weight.requires_grad}
 
     def checkpoint_layers(self) -> None:
-        """Keep each layer's input only, and compute the rest again for the gradient (gradient checkpointing)."""
+        """Keep each layer's input only, and compute the rest again for the gradient (gradient checkpointing).
+
+        Raises:
+            InputError: the model does not support it.
+        """
         if not getattr(self.backbone, "supports_gradient_checkpointing", False):
             name = type(self.backbone).__name__
             raise InputError(
@@ -304,12 +307,12 @@ class PairEncoder(pl.LightningModule, ABC):
             raise InputError(
                 f"{source.name}: its files make no encoder ({reason(error)}); copy or save them again"
             ) from error
-        encoder._try(source.name)
+        encoder._check_forward(source.name)
         return encoder
 
     @torch.no_grad()
-    def _try(self, name: str) -> None:
-        """Score a short pair, alone and beside a long one, which shows settings that fit together on paper only."""
+    def _check_forward(self, name: str) -> None:
+        """Score a short pair alone and beside a longer one: padding must not change a score."""
         try:
             pairs = self.tokenise(["a", "b", "a b a b a b a b", "b b a"], np.array([[0, 1], [2, 3]]))
             alone, together = (self(self.collate(pairs, rows, rows < 0)) for rows in (np.arange(1), np.arange(2)))
@@ -365,33 +368,3 @@ class PairEncoder(pl.LightningModule, ABC):
         for key in ("is_local", "local_files_only", "name_or_path", "auto_map"):
             config.pop(key, None)
         path.write_text(json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False), encoding="utf-8")
-
-
-def in_batches(lengths: np.ndarray, batch_tokens: int, run: Callable[[np.ndarray], Any]) -> None:
-    """Call `run` with groups of indices of similar length, longest first, until each has been in one.
-
-    Where a GPU's memory does not hold a group, it and all behind it are halved.
-
-    Args:
-        lengths: [N] tokens.
-        batch_tokens: of a group padded to its longest, at most; a longer sequence is a group of its own.
-        run: what to do with a group.
-
-    Raises:
-        InputError: the memory does not hold a group of one.
-    """
-    order, start = np.argsort(-lengths, kind="stable"), 0
-    while start < len(order):
-        longest = int(lengths[order[start]])
-        size = min(max(1, batch_tokens // max(1, longest)), len(order) - start)
-        try:
-            run(order[start : start + size])
-        except torch.OutOfMemoryError:
-            if size == 1:
-                raise InputError(f"{longest} tokens do not fit into the GPU's memory; lower max_tokens") from None
-            batch_tokens = size // 2 * longest
-        else:
-            start += size
-            continue
-        torch.cuda.empty_cache()  # out here, where the error no longer holds on to what it could not hold
-        log.warning("the GPU's memory is full: batches of %d tokens from here on (trainer.score_tokens)", batch_tokens)

@@ -14,8 +14,9 @@ from transformers import AutoModel
 
 import transenc.encoders.modules as st
 from transenc.data.tokens import TokenisedPairs
-from transenc.encoders.base import PairEncoder, Progress, in_batches
+from transenc.encoders.base import PairEncoder, Progress
 from transenc.encoders.cpu_layers import speed_up
+from transenc.encoders.inputs import in_batches
 from transenc.encoders.late_interaction import inverse_document_frequencies, late_interaction, mean_cosine
 from transenc.encoders.loading import UNLIMITED, load_backbone, load_parts, refuse
 from transenc.errors import InputError

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
 from transenc.data.tokens import TokenisedPairs
-from transenc.encoders.base import PairEncoder, Progress, in_batches
+from transenc.encoders.base import PairEncoder, Progress
+from transenc.encoders.inputs import in_batches
 from transenc.encoders.loading import load_backbone, load_parts, refuse
 from transenc.errors import InputError
 from transenc.model_description import Description

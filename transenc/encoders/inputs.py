@@ -1,21 +1,26 @@
-"""From tokens to a model's inputs: special tokens, truncation, segments, padding, mask.
+"""From tokens to a model's inputs: special tokens, truncation, segments, padding, mask, batches of similar length.
 
 Sentences are tokenised once without special tokens (`transenc.data.tokens`). Here they get those that the model's own
 tokenizer gives, alone or in pairs, which differ by family: BERT joins with one [SEP] and marks segments, RoBERTa joins
 with </s></s> and marks none, Qwen's puts one token behind a sentence and nothing between two.
 
 Padding is on the right whatever the tokenizer says: a model whose scores depend on the side is refused
-(`PairEncoder._try`).
+(`PairEncoder._check_forward`).
 
-Axes: B sequences in a batch, L tokens in the longest.
+Axes: B sequences in a batch, L tokens in the longest, N sequences in all.
 """
 
+import logging
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 
 from transenc.data.tokens import TokenisedPairs
+from transenc.errors import InputError
+
+log = logging.getLogger("transenc")
 
 
 class ModelInputs:
@@ -138,3 +143,33 @@ class ModelInputs:
             mask[i, :end] = 1
         inputs = {"input_ids": ids, "attention_mask": mask} | ({"token_type_ids": types} if self.segments else {})
         return {name: torch.from_numpy(array) for name, array in inputs.items()}
+
+
+def in_batches(lengths: np.ndarray, batch_tokens: int, run: Callable[[np.ndarray], Any]) -> None:
+    """Call `run` with groups of indices of similar length, longest first, until each has been in one.
+
+    Where a GPU's memory does not hold a group, it and all behind it are halved.
+
+    Args:
+        lengths: [N] tokens.
+        batch_tokens: of a group padded to its longest, at most; a longer sequence is a group of its own.
+        run: what to do with a group.
+
+    Raises:
+        InputError: the memory does not hold a group of one.
+    """
+    order, start = np.argsort(-lengths, kind="stable"), 0
+    while start < len(order):
+        longest = int(lengths[order[start]])
+        size = min(max(1, batch_tokens // max(1, longest)), len(order) - start)
+        try:
+            run(order[start : start + size])
+        except torch.OutOfMemoryError:
+            if size == 1:
+                raise InputError(f"{longest} tokens do not fit into the GPU's memory; lower max_tokens") from None
+            batch_tokens = size // 2 * longest
+        else:
+            start += size
+            continue
+        torch.cuda.empty_cache()  # out here, where the error no longer holds on to what it could not hold
+        log.warning("the GPU's memory is full: batches of %d tokens from here on (trainer.score_tokens)", batch_tokens)

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 
 from transenc.errors import InputError, reason
 from transenc.model_description import Description
-from transenc.model_folder import ADAPTER, Source, read_json
+from transenc.model_folder import ADAPTER_CONFIG, Source, read_json
 
 VOCABULARIES = (
     "tokenizer.json",
@@ -238,7 +238,7 @@ def compute_in_fp32(backbone: torch.nn.Module) -> None:
 def _with_adapter(backbone: torch.nn.Module, source: Source) -> torch.nn.Module:
     from peft import PeftModel
 
-    if read_json(source.folder / ADAPTER).get("use_dora"):
+    if read_json(source.folder / ADAPTER_CONFIG).get("use_dora"):
         raise InputError(f"{source.name}: a DoRA adapter, whose magnitudes sentence-transformers loses; merge it first")
     try:
         with warnings.catch_warnings(record=True) as caught:

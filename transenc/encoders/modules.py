@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
 
 from transenc.errors import InputError
-from transenc.model_description import MAX_CONFIG_VALUE
+from transenc.model_description import BEHIND_POOLING, MAX_CONFIG_VALUE
 from transenc.model_folder import Module, Source, weights_in
 
-SUPPORTED = ("Pooling", "Dense", "LayerNorm", "Normalize", "Dropout")
 # Keys of a pooling's config.json that older versions of sentence-transformers read too, in the order in which several
 # poolings are joined.
 LEGACY_POOLING = {
@@ -72,7 +71,7 @@ def load_modules(source: Source, width: int, pooling: str | None) -> tuple[list[
     Raises:
         InputError: a module's files are damaged, or it does not fit to the one before it.
     """
-    found = [module for module in source.modules if module.name in SUPPORTED]
+    found = [module for module in source.modules if module.name in BEHIND_POOLING]
     modules: list[Any] = []
     if not any(module.name == "Pooling" for module in found):
         modules.append(pooling_of(pooling or ("mean" if source.static else "cls"), width))

@@ -18,7 +18,8 @@ LABELS = re.compile(r"(\d+)-(bi|cross|gold)\.csv")
 
 @dataclass(frozen=True)
 class Run:
-    """
+    """A finished run, read from its folder.
+
     Attributes:
         folder: of the run.
         facts: its run.json.
@@ -29,7 +30,8 @@ class Run:
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """
+        """The run in a folder.
+
         Raises:
             InputError: the folder holds no finished run.
         """

@@ -131,7 +131,11 @@ class Evaluated:
 
 
 class Evaluation:
-    """The settings `data`, `paths` and `trainer`, bound to a store."""
+    """The settings `data`, `paths` and `trainer`, bound to a store.
+
+    Raises:
+        InputError: a GPU is asked for and torch sees none, or several processes run something else than train.py.
+    """
 
     def __init__(self, store: Store, data: Data, paths: Paths, trainer: Trainer, progress: Progress):
         self.store, self.data, self.dataset, self.progress = store, data, Path(paths.dataset), progress

@@ -51,20 +51,20 @@ def interpolated(
     }
 
 
-def improves(before: np.ndarray, after: np.ndarray, labels: np.ndarray, surely: bool) -> bool:
+def improves(before: np.ndarray, after: np.ndarray, labels: np.ndarray, one_standard_error: bool) -> bool:
     """Whether scores agree better with labels than others do, by Spearman.
 
     Args:
         before, after: [N] scores of the same pairs. Fewer than `MIN_HELD_OUT` tell nothing: their resamples are often
             alike.
         labels: [N].
-        surely: whether by more than the standard error of the difference, from a paired bootstrap: the
+        one_standard_error: whether by more than the standard error of the difference, from a paired bootstrap: the
             one-standard-error rule (Breiman et al. 1984).
     """
     gain = spearman(after, labels) - spearman(before, labels)
     if len(labels) < MIN_HELD_OUT or not gain > 0:  # an undefined one is not
         return False
-    if not surely:
+    if not one_standard_error:
         return True
     values = bootstrap([before, after], labels, False, RESAMPLES)
     return bool(gain > np.nanstd(values[:, 1] - values[:, 0]))
@@ -77,7 +77,7 @@ def interpolate_by_agreement(
     share: float,
     metric: SelectionMetric,
     initial_labels: np.ndarray,
-    surely: bool,
+    one_standard_error: bool,
 ) -> bool:
     """Move an encoder from its initial weights towards its trained ones, if that improves it; else put the initial ones
     back.
@@ -92,14 +92,14 @@ def interpolate_by_agreement(
         share: how far to go, above 0; 1: all the way.
         metric: the held-out pairs, and the labels it learnt to give.
         initial_labels: [N], the initial bi-encoder's of the same pairs; the same as in `metric` where it has none.
-        surely: see `improves`.
+        one_standard_error: see `improves`.
 
     Returns:
         Whether it improved.
     """
     encoder.load_state_dict(interpolated(initial, encoder.trained_state(), share), strict=False)
     after = similarities(encoder, metric.pairs, metric.config)
-    if all(improves(before, after, labels, surely) for labels in (metric.truth, initial_labels)):
+    if all(improves(before, after, labels, one_standard_error) for labels in (metric.truth, initial_labels)):
         return True
     encoder.load_state_dict(initial, strict=False)
     return False

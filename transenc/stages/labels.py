@@ -57,7 +57,7 @@ def average(scores: np.ndarray, how: str) -> np.ndarray:
 
 
 def folds_of(pairs: int, folds: int, seed: int) -> list[np.ndarray]:
-    """The rows of a pool in random order and `folds` parts of equal size; the same in every iteration."""
+    """The rows of a pool in random order, in `folds` parts of equal size, or one row more; the same every time."""
     return np.array_split(np.random.default_rng(seed).permutation(pairs), folds)
 
 

@@ -40,7 +40,7 @@ REMEDIES = {  # by the cause of a failed training
     "nan": "lower distill.{kind}.learning_rate, or set trainer.precision=32-true",
     "chance": "try another distill.{kind}.learning_rate, or raise distill.{kind}.min_steps",
 }
-TEACHER_TOKENS = 64  # of a pair, by which trainer.score_tokens makes a batch size for fixed teachers
+TEACHER_TOKENS = 64  # tokens of a pair, which make a batch size for fixed teachers of trainer.score_tokens
 MIN_POOL = 3  # pairs, of which two are held out
 HEAD_SEEDS = 1_000_003  # between the seeds of two members' new heads, so that no other run has the same
 
@@ -60,7 +60,7 @@ class Stages(Evaluation):
         self.cfg = cfg
         self.initial_sources: dict[tuple[str, int], Source] = {}
         self.failures: list[dict[str, Any]] = []
-        self.initial_labels: Artifact | None = None  # where they hold more than the cosines that are judged by them
+        self.initial_labels: Artifact | None = None  # which bi-encoders are judged by too; None: plain cosines
         self.well_pooled: dict[int, bool] = {}  # initial bi-encoders by number, where their tokens label too
         self.teachers = [] if cfg.model.teachers is None else listed(cfg.model.teachers)
         # Found once: a wrong name is an error before hours of training, and a hub's name is one revision throughout.
@@ -321,12 +321,12 @@ class Stages(Evaluation):
             "select": self.select.name,
             "holdout": self.cfg.distill.holdout if self.select is Select.agreement else None,
             "split_seed": self.cfg.seed,
-            # Where embeddings lose what the tokens hold, training is worth going all the way, on less proof.
+            # Where the embeddings lose what the tokens hold, the trained weights are taken whole, for any gain.
             "interpolate": self.cfg.distill.interpolate if well_pooled and student.kind == "bi" else 1.0,
-            "surely": well_pooled,
+            "one_standard_error": well_pooled,
             "trained_already": student.kind == "bi" or student.iteration != 0,
             **self.scoring,
-            "examine": self.cfg.distill.failure is not Failure.ignore,
+            "check_collapse": self.cfg.distill.failure is not Failure.ignore,
         }
         if student.kind == "bi" and self._centring(student) is Centre.students:
             config["centre"] = True

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("transenc")
 
-ADAPTER = "adapter"  # folder in a student's
+ADAPTER_FOLDER = "adapter"  # folder in a student's
 
 
 def prepare(student: Artifact, config: Config) -> "PairEncoder":
@@ -66,7 +66,7 @@ def split(count: int, config: Config) -> tuple[np.ndarray, np.ndarray]:
 
 
 @dataclass(frozen=True)
-class Before:
+class InitialState:
     """A student as it was before its training, if it could score already.
 
     Attributes:
@@ -78,12 +78,12 @@ class Before:
     scores: np.ndarray | None
 
     @classmethod
-    def of(cls, encoder: "PairEncoder", metric: SelectionMetric | None) -> "Before":
+    def of(cls, encoder: "PairEncoder", metric: SelectionMetric | None) -> "InitialState":
         weights = {name: weight.clone() for name, weight in encoder.trained_state().items()}
         return cls(weights, None if metric is None else similarities(encoder, metric.pairs, metric.config))
 
 
-@stage(version=15, ignore=("batch_tokens",))
+@stage(version=16, ignore=("batch_tokens",))
 @distributed.collective
 def train(
     out: Path,
@@ -101,7 +101,7 @@ def train(
     `more` are the development pairs, if they select, or the initial bi-encoder's labels, if these judge a student too.
 
     Of a failed training only the curve is kept, and the facts `failed`, the reason, and `cause`. What was trained with
-    LoRA is kept twice: as a model, and as its adapter (in `ADAPTER`).
+    LoRA is kept twice: as a model, and as its adapter (in `ADAPTER_FOLDER`).
     """
     from transenc.checkpoint import Checkpoint
     from transenc.data.module import PairDataModule
@@ -149,7 +149,7 @@ def train(
 
     before, share = None, config["interpolate"]
     if config["trained_already"] and (by_agreement or share < 1):
-        before = Before.of(encoder, metric if by_agreement else None)
+        before = InitialState.of(encoder, metric if by_agreement else None)
         if metric is not None and before.scores is not None:
             record({"step": 0, "selection": main_metric(before.scores, metric.truth, False)})
 
@@ -173,7 +173,7 @@ def train(
             if before is not None and before.scores is not None and metric is not None:
                 initial_labels = np.load((more or [labels])[0] / "labels.npy")[held_out]
                 moved = interpolate_by_agreement(
-                    encoder, before.weights, before.scores, share, metric, initial_labels, config["surely"]
+                    encoder, before.weights, before.scores, share, metric, initial_labels, config["one_standard_error"]
                 )
                 share, result.step = (share, result.step) if moved else (0, 0)
             elif before is not None:
@@ -182,7 +182,7 @@ def train(
                 encoder.centre(pairs, config["batch_tokens"])
             if metric is not None and (share < 1 or "centre" in config):
                 result.best = metric(encoder)  # iterations are compared as they are handed on
-            if config["examine"]:
+            if config["check_collapse"]:
                 rows = np.unique(np.linspace(0, len(pairs) - 1, MAX_EXAMINED_PAIRS).astype(int))
                 raw = similarities(encoder, pairs.select(rows), config)
                 scores = encoder.to_score(torch.from_numpy(raw)).numpy()
@@ -192,7 +192,7 @@ def train(
     if distributed.rank():
         return {}
     if settings["lora_rank"]:
-        encoder.save_adapter(out / ADAPTER)
+        encoder.save_adapter(out / ADAPTER_FOLDER)
         encoder.merge_lora()
     encoder.save(out)
     losses = [row["loss"] for row in curve if "loss" in row]
