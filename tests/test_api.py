@@ -69,8 +69,12 @@ def test_pairs_in_memory_are_a_file_with_the_columns_that_the_settings_name(tmp_
 class Polars:
     """A data frame that iterates over its columns."""
 
-    def __init__(self, rows):
-        self.rows = rows
+    def __init__(self, rows, columns):
+        self.rows, self.columns = rows, columns
+
+    def __getitem__(self, names):
+        places = [self.columns.index(name) for name in names]
+        return Polars([tuple(row[place] for place in places) for row in self.rows], names)
 
     def __iter__(self):
         return iter(zip(*self.rows, strict=True))
@@ -80,9 +84,18 @@ class Polars:
 
 
 def test_a_data_frame_is_read_by_its_rows(tmp_path):
-    rows = [("one", "two", 3), ("four", "five", 6), ("seven", "eight", 9)]
-    frames = Polars(rows), pandas.DataFrame(rows, columns=["a", "b", "n"])
-    assert [_rows(frame, ("a", "b")) for frame in frames] == [[row[:2] for row in rows]] * 2
+    rows = [("one", "two"), ("four", "five"), ("seven", "eight")]
+    for columns in (["a", "b"], ["x", "y"]):
+        for frame in (Polars(rows, columns), pandas.DataFrame(rows, columns=columns)):
+            assert _rows(frame, ("a", "b")) == rows
+
+
+@pytest.mark.parametrize("kind", [Polars, pandas.DataFrame])
+def test_columns_of_a_data_frame_are_found_by_their_names_and_others_are_not_guessed(kind):
+    rows = [("id 1", "one", "two"), ("id 2", "three", "four")]
+    assert _rows(kind(rows, columns=["id", "a", "b"]), ("a", "b")) == [("one", "two"), ("three", "four")]
+    with pytest.raises(InputError, match=r"with the columns 'id', 'x', 'b'; name two of them 'a' and 'b'"):
+        _rows(kind(rows, columns=["id", "x", "b"]), ("a", "b"))
 
 
 @pytest.mark.parametrize(
@@ -92,6 +105,8 @@ def test_a_data_frame_is_read_by_its_rows(tmp_path):
         (["model=minilm", [("a", "b")]], None, r"\[\('a', 'b'\)\] is no setting; give texts"),
         (["-m", "seed=1,2"], None, "'-m' is no setting"),
         (["model=minilm"], [], "pairs: there are none"),
+        (["data.path=x.csv"], [("a", "b")], "data.path=x.csv: pairs=... are given too; leave one"),
+        (["model=minilm"], [("a", "b"), ("a", "b\0")], "pairs: item 1 holds a NUL character"),
         (["model=minilm"], [{"question": "a", "answer": "b"}], "item 0 is {'question'.* mappings with 'sentence1' and"),
     ],
 )
@@ -112,3 +127,12 @@ def test_a_file_may_have_a_quote_in_its_name(settings, tmp_path):
     file = tmp_path / "it's, mine=1.csv"
     pandas.DataFrame(pairs(60, seed=1)).set_axis(["sentence1", "sentence2", "score"], axis=1).to_csv(file, index=False)
     assert transenc.distill(*settings, pairs=file, folder=tmp_path / "run").models
+
+
+def test_a_file_where_a_folder_belongs_is_refused(settings, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match=r"paths.artifacts=.*/file/x: .*/file is a file; give a folder"):
+        transenc.distill(*settings, f"paths.artifacts={tmp_path}/file/x", pairs=[("a", "b")])
+    with pytest.raises(InputError, match=r"file: is a file; give a folder for the run"):
+        transenc.distill(*settings, pairs=[("a", "b")], folder=tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"

@@ -41,6 +41,7 @@ def python(*arguments, **settings):
         ("xylophone=1", "xylophone: no such key; --cfg job shows all keys"),
         ("experiment=quikstart", "experiment=quikstart: no such choice; did you mean quickstart? (there are "),
         ("data=imdb", "data=imdb: no such choice; there are mrpc, pairs, "),
+        (f"data='{__file__}'", f"data={__file__}: no such choice; give data=pairs data.path={__file__}"),
     ],
 )
 def test_a_misspelt_key_or_choice_names_the_nearest(override, says):
@@ -100,6 +101,25 @@ def test_every_precision_is_itself():
         assert compose("train", [f"trainer.precision={name}"]).trainer.precision.name == name
 
 
+@pytest.mark.parametrize(
+    ("name", "word", "says"),
+    [
+        ("train", "train.py", "train.py: is no setting (a file: data.path=...); settings are KEY=VALUE"),
+        ("evaluate", "train.py", "train.py: is no setting (a file: data.test=...); settings are KEY=VALUE"),
+        ("train", "minilm", "minilm: is no setting; settings are KEY=VALUE, --help shows them"),
+    ],
+)
+def test_a_word_that_is_no_setting_is_one_line(name, word, says, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(InputError) as error:
+        check_overrides(name, ["seed=1", word])
+    assert str(error.value).startswith(says)
+
+
+def test_what_follows_a_flag_of_hydra_and_a_removed_key_are_no_mistakes():
+    check_overrides("train", ["--config-dir", "mine", "-cn", "train", "~experiment", "seed=1"])
+
+
 def test_right_overrides_pass():
     check_overrides(
         "train",
@@ -132,8 +152,9 @@ def test_a_mistake_is_one_line_and_status_1(inputs, tmp_path):
     status, out, error = python(
         *inputs, "model.bi=./nowhere", f"hydra.run.dir={tmp_path}", f"paths.artifacts={tmp_path}/a"
     )
-    assert (status, error) == (1, "")
-    assert out.splitlines()[-1] == "model.bi=./nowhere: no such folder"
+    assert (status, error) == (1, "model.bi=./nowhere: no such folder\n")
+    assert "no such folder" not in out
+    assert "no such folder" in (tmp_path / "train.log").read_text()
 
 
 @pytest.mark.slow
@@ -252,7 +273,7 @@ def test_a_job_that_fails_leaves_the_others_alone_and_is_reported_at_the_end(inp
     sweep = ["-m", "seed=-1,0", f"hydra.sweep.dir={tmp_path}/sweep", f"paths.artifacts={tmp_path}/artifacts"]
     status, out, error = python(inputs[0], *sweep, *inputs[1:])
     assert status == 1
-    assert "seed=-1: must be at least 0" in out
+    assert "seed=-1: must be at least 0" in error
     assert [line.split()[-2:] for line in out.splitlines() if line.startswith("0    ")] == [["failed", "seed=-1"]]
     last = f"job 0 failed; see above, and the log in {tmp_path}/sweep/0"
     assert error.strip().splitlines()[-1] == last

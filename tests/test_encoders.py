@@ -62,6 +62,17 @@ def test_sentences_are_framed_and_cut_as_the_familys_tokenizer_does(models, fami
         assert torch.equal(ours[name], theirs[name]), name
 
 
+@pytest.mark.parametrize("kind", ["bi", "cross"])
+def test_what_is_longer_than_max_tokens_is_counted(models, kind):
+    encoder = load(kind, models["bert"])
+    tokens = tokens_of(encoder)
+    own = tokens.lengths if kind == "bi" else tokens.lengths[tokens.pairs].sum(axis=1)
+    added = 2 if kind == "bi" else 3
+    for longest in sorted(set(own)):
+        encoder = load(kind, models["bert"], max_tokens=int(longest) + added)
+        assert encoder.truncated(tokens) == sum(own > longest)
+
+
 @pytest.mark.parametrize("family", ["bert", "electra"])
 def test_models_with_segments_are_given_them_in_pairs(models, family):
     encoder = load("cross", models[family])

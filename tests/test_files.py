@@ -135,7 +135,7 @@ def test_a_sentence_may_be_longer_than_pythons_csv_reader_takes_by_itself(tmp_pa
 
 
 def test_numbered_and_named_columns_are_not_mixed(tmp_path):
-    with pytest.raises(InputError, match=r"pairs.csv: some columns are numbered and some named"):
+    with pytest.raises(InputError, match=r"pairs.csv: some data.columns are numbered and some named"):
         read_file(write(tmp_path / "pairs.csv", as_csv([("a", "b", 1)])), Format(0, 1, "score", 0, 5))
 
 
@@ -183,7 +183,9 @@ def test_only_a_line_feed_ends_a_line(tmp_path):
         ("pairs.txt", "a||b||c||1\n", r"pairs.txt:1: 4 parts"),
         ("pairs.jsonl", '{"sentence1": "a", "sentence2": "b", "score": 1}\n{"a', r"pairs.jsonl:2: not JSON"),
         ("pairs.jsonl", "[1]\n", r"pairs.jsonl:1: a JSON object belongs here"),
-        ("pairs.jsonl", '{"sentence1": 3, "sentence2": "b"}\n', r"pairs.jsonl:1: no text in 'sentence1'"),
+        ("pairs.jsonl", '{"sentence1": 3, "sentence2": "b"}\n', r"pairs.jsonl:1: 'sentence1' is 3, not a text; mend"),
+        ("pairs.jsonl", '{"sentence1": null, "sentence2": "b"}\n', r"pairs.jsonl:1: 'sentence1' is None, not a text"),
+        ("pairs.jsonl", '{"a": "a", "b": "b"}\n', r"pairs.jsonl:1: no column 'sentence1' \(there are 'a', 'b'\); name"),
         ("pairs.tsv", "a\tb\tc\n1\t2\t3\n", r"pairs.tsv:1: no column 'sentence1' among 'a', 'b', 'c'; name yours"),
         ("pairs.csv.gz", "", "pairs.csv.gz: is compressed; unpack it first"),
         ("pairs.xlsx", "", "pairs.xlsx: is a spreadsheet; save it as .csv"),

@@ -1,6 +1,7 @@
 """Labels: which teachers make them and how, and that gold scores make none unless a direction says so."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -154,3 +155,10 @@ def test_gold_scores_of_test_pairs_are_never_labels(setting, files):
     folder = setting.run("distill.direction=gold_to_cross", gold, "data.transductive=true")
     data = json.loads((folder / "run.json").read_text())["data"]
     assert (data["shared"], data["dropped"]["of dev or test"] > 10) == (0, True)
+
+
+def test_the_log_says_how_many_sentences_and_pairs_are_cut(setting, caplog):
+    setting.run("model.bi_max_tokens=5", "model.cross_max_tokens=12")
+    lines = [record.getMessage() for record in caplog.records if " pool " in record.getMessage()]
+    assert any(re.search(r"^0/bi pool .* pairs, \d+ sentences cut to 5 tokens", line) for line in lines)
+    assert any(re.search(r"^1/cross pool .* pairs, \d+ pairs cut to 12 tokens", line) for line in lines)

@@ -14,6 +14,8 @@ from standin import change
 from transformers import AutoModel
 
 from transenc.encoders import BiEncoder, CrossEncoder
+from transenc.errors import InputError
+from transenc.model_folder import find
 from transenc.stages.models import read_as
 
 st = pytest.importorskip("sentence_transformers")
@@ -182,3 +184,12 @@ def test_a_logit_whose_folder_names_no_sigmoid_is_the_same_its_score_a_sigmoid_a
     logits = st.CrossEncoder(str(cross), device="cpu").predict([list(pair) for pair in PAIRS])
     np.testing.assert_allclose(encoder.predict(PAIRS), 1 / (1 + np.exp(-logits)), atol=1e-5)
     assert "scores are the sigmoid of its logit (its folder says Identity)" in read_as(encoder.facts)
+
+
+def test_the_folder_of_a_run_is_no_model_and_the_line_says_where_its_models_are(tmp_path):
+    for name in ("bi-encoder", "cross-encoder"):
+        (tmp_path / "models" / name).mkdir(parents=True)
+        (tmp_path / "models" / name / "config.json").write_text("{}")
+    for folder in (tmp_path, tmp_path / "models"):
+        with pytest.raises(InputError, match=r"there is one in .*/models/bi-encoder and in .*/models/cross-encoder$"):
+            find(str(folder))

@@ -18,7 +18,7 @@ from transenc.report import plots
 from transenc.report.__main__ import main
 from transenc.report.comparison import sweep_table
 from transenc.report.page import write_report
-from transenc.report.run import Run
+from transenc.report.run import Run, read_table
 from transenc.results import Row, table
 
 HOSTILE = ("<script>alert('a')</script>", '& <b>bold</b> "quoted"')
@@ -116,6 +116,18 @@ def test_a_damaged_run_has_a_page_or_is_one_line(runs, tmp_path, capsys, name, d
         assert not (folder / "report.html").exists()
     else:
         assert (folder / "report.html").exists()
+
+
+def test_a_page_that_cannot_be_written_is_one_line_and_leaves_nothing(runs, tmp_path, capsys):
+    (tmp_path / "folder").mkdir()
+    assert main([str(runs[0]), "--out", str(tmp_path / "folder")]) == 1
+    assert capsys.readouterr().err == f"{tmp_path}/folder: Is a directory\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_an_undefined_selection_score_is_a_number_that_is_missing(tmp_path):
+    (tmp_path / "curves.csv").write_text("place,step,selection\n1/bi,0,nan\n1/bi,1,0.5\n1/bi,2,\n")
+    assert read_table(tmp_path / "curves.csv").selection.tolist() == pytest.approx([np.nan, 0.5, np.nan], nan_ok=True)
 
 
 def test_files_of_others_among_the_labels_are_left_alone(runs, tmp_path):

@@ -175,6 +175,7 @@ def test_a_mistake_in_the_middle_comes_after_the_scores_before_it(bert, tmp_path
     assert 0 <= float(first.removeprefix("a dog||a cat||")) <= 1
     assert second == "||a cat||"
     assert error.startswith(f"{tmp_path}/pairs.txt:3: 1 parts where sentence1||sentence2 belongs")
+    assert error.endswith("; the output ends before it\n")
     assert (error.count("\n"), process.returncode) == (1, 1)
 
 

@@ -86,6 +86,12 @@ def test_a_run_needs_no_gold_scores_at_all(setting):
     assert pandas.read_csv(folder / "results.csv").empty
 
 
+@pytest.mark.parametrize("test", ["dev", "test"])
+def test_a_development_set_that_is_a_test_set_too_is_warned_of(setting, files, caplog, test):
+    setting.run(f"data.dev={files}/dev.tsv", f"data.test=[{files}/{test}.tsv]", "distill=bi_to_cross")
+    assert ("is in data.test too: encoders are selected by its scores" in caplog.text) == (test == "dev")
+
+
 def test_automatic_selection_is_by_dev_if_there_is_one_and_by_agreement_if_not(setting):
     by = lambda folder: json.loads((folder / "run.json").read_text())["selected"]["by"]  # noqa: E731
     assert by(setting.run()) == "dev"

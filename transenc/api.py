@@ -13,7 +13,7 @@ from transenc.errors import InputError
 from transenc.loop import distill as run_loop
 from transenc.report.run import Run, read_table
 from transenc.report.tables import score_table
-from transenc.run_folder import model_path
+from transenc.run_folder import check_store, model_path
 from transenc.stages.models import release
 
 
@@ -52,9 +52,9 @@ def distill(*overrides: str, pairs: Any = None, folder: str | Path | None = None
 
     Args:
         overrides: settings, as on the command line: "model=minilm", "distill.iterations=1", ...
-        pairs: unlabelled pairs to learn from: a file, a data frame (pandas, polars) whose first two columns hold the
-            sentences, or an iterable of (sentence1, sentence2) or of mappings with these names. None: what the
-            overrides say, by default STS-B.
+        pairs: unlabelled pairs to learn from: a file, a data frame (pandas, polars) of two columns or with the columns
+            sentence1 and sentence2, or an iterable of (sentence1, sentence2) or of mappings with these names. None:
+            what the overrides say, by default STS-B.
         folder: the run folder; by default outputs/DATE/TIME.
 
     Returns:
@@ -74,10 +74,12 @@ def distill(*overrides: str, pairs: Any = None, folder: str | Path | None = None
     settings = list(overrides)
     if pairs is None:
         check_own_data(settings)
+    elif twice := [one for one in settings if one.startswith(("data.path=", "data.sentences="))]:
+        raise InputError(f"{twice[0]}: pairs=... are given too; leave one of them out")
     else:
         cfg = compose("train", ["data=pairs", "data.path=-", *settings])
         settings = ["data=pairs", *settings, f"data.path={quoted(str(_file(pairs, cfg)))}"]
-    place = Path(folder or datetime.now().strftime("outputs/%Y-%m-%d/%H-%M-%S"))
+    place = Path(folder or datetime.now().strftime("outputs/%Y-%m-%d/%H-%M-%S")).absolute()
     try:
         run_loop(compose("train", settings), place)
     finally:
@@ -93,18 +95,26 @@ def _file(pairs: Any, cfg: Train) -> Path:
     rows = [tuple(text.encode("utf-8", "replace").decode() for text in row) for row in _rows(pairs, names)]
     if not all(isinstance(name, int) for name in names):  # numbers are of a file without a header
         rows.insert(0, tuple(map(str, names)))
-    path = Path(cfg.paths.artifacts) / f"pairs-{digest(rows)[:16]}.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    store = Path(cfg.paths.artifacts)
+    check_store(store)
+    store.mkdir(parents=True, exist_ok=True)
+    path = store / f"pairs-{digest(rows)[:16]}.csv"
     with replacing(path) as file:
         csv.writer(file).writerows(rows)
     return path
 
 
 def _rows(pairs: Iterable[Any], names: Sequence[Any]) -> list[tuple[str, str]]:
-    if hasattr(pairs, "itertuples"):  # a data frame of pandas
-        pairs = pairs.itertuples(index=False, name=None)
-    elif hasattr(pairs, "iter_rows"):  # of polars
-        pairs = pairs.iter_rows()
+    if hasattr(pairs, "itertuples") or hasattr(pairs, "iter_rows"):  # a data frame of pandas or polars
+        columns = list(pairs.columns)
+        if set(names) <= set(columns):
+            pairs = pairs[list(names)]
+        elif len(columns) != 2:
+            raise InputError(
+                f"pairs: a data frame with the columns {', '.join(map(repr, columns)):.200}; name two of them"
+                f" {names[0]!r} and {names[1]!r}, or give two columns, as df[['a', 'b']]"
+            )
+        pairs = pairs.itertuples(index=False, name=None) if hasattr(pairs, "itertuples") else pairs.iter_rows()
     rows = []
     for number, pair in enumerate(pairs):
         found = [pair.get(name) for name in names] if isinstance(pair, Mapping) else pair
@@ -112,8 +122,10 @@ def _rows(pairs: Iterable[Any], names: Sequence[Any]) -> list[tuple[str, str]]:
         if len(sentences) < 2 or not all(isinstance(sentence, str) for sentence in sentences):
             raise InputError(
                 f"pairs: item {number} is {pair!r:.80}; give two sentences, or mappings with {names[0]!r} and"
-                f" {names[1]!r}; of a data frame the first two columns count, as df[['a', 'b']]"
+                f" {names[1]!r}"
             )
+        if "\0" in "".join(sentences):
+            raise InputError(f"pairs: item {number} holds a NUL character; remove it")
         rows.append(sentences)
     if not rows:
         raise InputError("pairs: there are none")

@@ -277,9 +277,12 @@ def lock(folder: Path, wait: bool = True) -> int:
 def replacing(path: Path) -> Iterator[IO[str]]:
     """A text file, UTF-8, to write what `path` is to hold; it takes that name when all is written, or not at all."""
     aside = path.with_name(f".{path.name}.part")
-    with open(aside, "w", encoding="utf-8", newline="") as file:
-        yield file
-    aside.replace(path)
+    try:
+        with open(aside, "w", encoding="utf-8", newline="") as file:
+            yield file
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:

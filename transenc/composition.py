@@ -1,6 +1,7 @@
 """The configuration of a command: what Hydra composes of `conf/` and of `key=value`, held against the schema."""
 
 import dataclasses
+import os
 import re
 import textwrap
 import typing
@@ -57,6 +58,10 @@ def check_overrides(name: str, arguments: Sequence[str]) -> None:
     groups = choices(name)
     sweep = bool({"-m", "--multirun"} & set(arguments))
     own_folder = any(argument.startswith(("--config-dir", "-cd")) for argument in arguments)  # it may add choices
+    for before, argument in zip(("", *arguments), arguments, strict=False):
+        if "=" not in argument and argument[:1] not in ("-", "~") and not before.startswith("-"):
+            file = f" (a file: data.{'path' if name == 'train' else 'test'}=...)" if os.path.exists(argument) else ""
+            raise InputError(f"{argument}: is no setting{file}; settings are KEY=VALUE, --help shows them")
     for override in parsed([a for a in arguments if "=" in a and a[0] != "-"]):
         key = override.key_or_group
         if key == "hydra":
@@ -69,7 +74,10 @@ def check_overrides(name: str, arguments: Sequence[str]) -> None:
             values = override.sweep_iterator() if override.is_sweep_override() else [override.value()]
             for value in ("null" if v is None else str(v) for v in values):
                 if value not in groups[key] and not (own_folder and value != "null"):
-                    raise InputError(f"{key}={value}: no such choice{nearest(value, groups[key], listed=True)}")
+                    hint = nearest(value, groups[key], listed=True)
+                    if key == "data" and os.path.isfile(value):
+                        hint = f"; give data=pairs data.path={value}"
+                    raise InputError(f"{key}={value}: no such choice{hint}")
         elif key not in known:
             raise InputError(f"{key}: no such key{nearest(key, [*known, *groups])}")
         elif any(one.startswith(f"{key}.") for one in known) and not isinstance(override.value(), dict):

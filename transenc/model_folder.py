@@ -144,7 +144,11 @@ def _source(name: str, path: str, root: Path, adapters: bool) -> Source:
             " folder of one of them"
         )
     if not static and not (folder / "config.json").is_file():
-        raise InputError(f"{path}: there is no model there (no config.json)")
+        inside = sorted(
+            str(found.parent) for found in (*root.glob("*/config.json"), *root.glob("models/*/config.json"))
+        )
+        hint = f"; there is one in {' and in '.join(inside[:2])}" if inside else ""
+        raise InputError(f"{path}: there is no model there (no config.json){hint}")
     weights = weights_in(folder)
     if not weights:
         raise InputError(

@@ -60,6 +60,17 @@ def recorded(folder: Path, own: Collection[str] = ()) -> set[str] | None:
     return None
 
 
+def check_store(store: Path) -> None:
+    """Check that the store of the artifacts is a folder, or can become one.
+
+    Raises:
+        InputError: it is a file, or lies in one.
+    """
+    for path in (store, *store.parents):
+        if path.exists() and not path.is_dir():
+            raise InputError(f"paths.artifacts={store}: {path} is a file; give a folder")
+
+
 class RunFolder:
     """A run folder, with a record of what runs wrote there.
 
@@ -68,11 +79,12 @@ class RunFolder:
         store: of the artifacts.
 
     Raises:
-        InputError: the folder is not empty, and no run's; or it and the store lie inside one another, where one would
-            be deleted with the other.
+        InputError: the folder is not empty, and no run's; or the store is no folder, or it and the run folder lie
+            inside one another, where one would be deleted with the other.
     """
 
     def __init__(self, folder: Path, store: Path):
+        check_store(store)
         self.folder = folder
         inside, artifacts = folder.resolve(), store.resolve()
         parts = [(inside / part).resolve() for part in PARTS]

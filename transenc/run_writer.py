@@ -29,7 +29,7 @@ from transenc.progress import Progress
 from transenc.report.page import write_report
 from transenc.report.run import flat
 from transenc.results import RESULT, Row, published_results, table, write_results
-from transenc.run_folder import RunFolder, model_path, predictions_path
+from transenc.run_folder import RunFolder, model_path, predictions_path, recorded
 from transenc.selection import Selected, note, warning
 from transenc.stages.evaluation import Member
 from transenc.stages.models import read_as
@@ -64,6 +64,7 @@ class RunWriter:
         self.rows: list[Row] = []
 
     def __enter__(self) -> Self:
+        recorded(self.folder)  # refuses a file, before mkdir does
         self.folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as opened:
             try:

@@ -87,7 +87,7 @@ def without(column: str, reader: Reader) -> Iterator[Record]:
 
 
 def chunks(records: Iterable[Record]) -> Iterator[list[Record]]:
-    """`CHUNK` records at a time; what stands before a mistake comes before the mistake."""
+    """`CHUNK` records at a time; what stands before a mistake comes before the mistake, which says so."""
     chunk: list[Record] = []
     try:
         for record in records:
@@ -95,9 +95,9 @@ def chunks(records: Iterable[Record]) -> Iterator[list[Record]]:
             if len(chunk) == CHUNK:
                 yield chunk
                 chunk = []
-    except InputError:
+    except InputError as error:
         yield chunk
-        raise
+        raise InputError(f"{error}; the output ends before it") from None
     yield chunk
 
 

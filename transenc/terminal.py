@@ -9,6 +9,14 @@ from transenc.results import RESULT
 log = logging.getLogger("transenc")
 
 
+class TerminalHandler(logging.StreamHandler):
+    """Errors go to standard error, all else to standard output."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr if record.levelno >= logging.ERROR else sys.stdout
+        super().emit(record)
+
+
 def show(verbosity: str) -> None:
     """Set what of the log the terminal shows; where nobody has set up logging, as from Python, it goes there.
 
@@ -16,7 +24,7 @@ def show(verbosity: str) -> None:
         verbosity: "quiet", "normal" or "verbose".
     """
     if not log.hasHandlers():
-        log.addHandler(logging.StreamHandler(sys.stdout))
+        log.addHandler(TerminalHandler())
     for handler in (*logging.getLogger().handlers, *log.handlers):
         if not isinstance(handler, logging.FileHandler):
             handler.setLevel(RESULT if verbosity == "quiet" else logging.NOTSET)

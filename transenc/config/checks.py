@@ -56,6 +56,8 @@ def check(cfg: Train) -> None:
         ("seed", cfg.seed, cfg.seed >= 0, "at least 0"),
         ("data.seed", data.seed, data.seed >= 0, "at least 0"),
         ("data.limit", data.limit, data.limit is None or data.limit >= 1, "at least 1, or null"),
+        ("data.path", data.path, data.path != "", "a file, or null"),
+        ("data.sentences", data.sentences, data.sentences != "", "a file, or null"),
         ("data.extra", data.extra, data.extra is None or _are_names(data.extra), "a known set, a file, or a list"),
         (
             "data.extra_limit",

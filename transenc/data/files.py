@@ -25,6 +25,7 @@ UNREADABLE["json"] = "not read; save it as .jsonl, one object a line"
 UNREADABLE |= dict.fromkeys(("xlsx", "xls", "ods"), "a spreadsheet; save it as .csv (UTF-8, with commas)")
 STDIN = Path("-")
 csv.field_size_limit(2**31 - 1)  # of characters in a cell; Python's own is 131,072
+NAME_YOURS = "name yours with data.columns.sentence1=..., .sentence2=..., .score=..."
 SHOWN = 40  # characters of what is wrong that an error repeats
 
 
@@ -263,10 +264,7 @@ class Reader:
         rows, form = (row for row in rows if len(row[1]) > 1 or row[2].strip()), self.form
         wanted = [column for column in (form.sentence1, form.sentence2, form.score) if column is not None]
         if len({type(column) for column in wanted}) > 1:
-            raise InputError(
-                f"{self.path}: some columns are numbered and some named; number all of data.columns.sentence1,"
-                " .sentence2 and .score (of a file without a header), or name all"
-            )
+            raise InputError(f"{self.path}: some data.columns are numbered and some named; number all, or name all")
         if all(isinstance(column, int) for column in wanted):
             places = [int(column) for column in wanted]
         else:
@@ -295,7 +293,9 @@ class Reader:
         if len(header) == 1 and ";" in header[0]:
             raise InputError(f"{self.path}:1: its columns are separated by semicolons; save it with commas")
         if column not in header:
-            yours = "name yours with data.columns.sentence1=..., .sentence2=..., .score=..., or number them from 0"
+            yours = f"{NAME_YOURS}; without a header, number them from 0"
+            if self.path == STDIN and "," in header[0]:
+                yours = "standard input is read as tab-separated; set format=csv"
             if column == self.form.score and self.form.sentence1 in header:
                 yours = "development and test pairs need scores; name their column with data.columns.score=..."
             raise InputError(f"{self.path}:1: no column {column!r} among {_some(header)}; {yours}")
@@ -338,15 +338,15 @@ class Reader:
 
     def _object(self, row: dict[str, Any], where: str, text: str) -> Record:
         self.names, form = row, self.form
-        for column in (form.sentence1, form.sentence2):
-            if not isinstance(row.get(str(column)), str):
-                raise InputError(
-                    f"{where}: no text in {str(column)!r} (there are {_some(row)}); name your columns with"
-                    " data.columns.sentence1=..., .sentence2=..., .score=..."
-                )
-        # JSON can spell half a surrogate pair, which is no character and cannot be written again.
-        first, second = (row[str(c)].encode("utf-8", "replace").decode() for c in (form.sentence1, form.sentence2))
-        return Record(where, first, second, None if form.score is None else row.get(str(form.score)), text)
+        sides = []
+        for column in map(str, (form.sentence1, form.sentence2)):
+            if column not in row:
+                raise InputError(f"{where}: no column {column!r} (there are {_some(row)}); {NAME_YOURS}")
+            if not isinstance(row[column], str):
+                raise InputError(f"{where}: {column!r} is {row[column]!r:.{SHOWN}}, not a text; mend or remove it")
+            # JSON can spell half a surrogate pair, which is no character and cannot be written again.
+            sides.append(row[column].encode("utf-8", "replace").decode())
+        return Record(where, *sides, None if form.score is None else row.get(str(form.score)), text)
 
 
 def _some(names: Collection[str]) -> str:
@@ -388,12 +388,10 @@ def _decoded(raw: bytes, where: str) -> str:
     try:
         line = raw.decode()
     except UnicodeDecodeError as error:
-        byte = raw[error.start]
-    else:
-        if "\0" not in line:
-            return line
-        byte = 0  # valid, but no text: every other byte of UTF-16 without a mark is one
-    raise InputError(f"{where}: not UTF-8 (byte 0x{byte:02x}); save it as UTF-8")
+        raise InputError(f"{where}: not UTF-8 (byte 0x{raw[error.start]:02x}); save it as UTF-8") from None
+    if "\0" in line:  # every other byte of UTF-16 without a mark
+        raise InputError(f"{where}: holds a NUL character; remove it, or save the file as UTF-8 if it is UTF-16")
+    return line
 
 
 def _bare_lines(path: Path, began: Callable[[bytes], Any] = lambda line: None) -> Iterator[str]:

@@ -112,6 +112,10 @@ class PairEncoder(pl.LightningModule, ABC):
     def work(self, pairs: TokenisedPairs) -> int:
         """Sequences to run through the backbone to score these pairs, as `score` reports progress in."""
 
+    @abstractmethod
+    def truncated(self, pairs: TokenisedPairs) -> int:
+        """How many sentences (bi-encoder) or pairs (cross-encoder) are cut to `max_tokens`."""
+
     def use_cpu_layers(self, on: bool) -> None:
         """Whether `transenc.encoders.cpu_layers` runs the backbone where it can (the default), or transformers."""
         self._cpu_layers = on

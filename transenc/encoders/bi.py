@@ -143,6 +143,9 @@ class BiEncoder(PairEncoder):
             for start in range(0, len(pairs), BLOCK_PAIRS)
         )
 
+    def truncated(self, pairs: TokenisedPairs) -> int:
+        return int(np.sum(pairs.lengths > self.inputs.room))
+
     @torch.inference_mode()
     def encode(
         self,

@@ -153,6 +153,9 @@ class CrossEncoder(PairEncoder):
     def work(self, pairs: TokenisedPairs) -> int:
         return len(pairs) * (2 if self.symmetric else 1)
 
+    def truncated(self, pairs: TokenisedPairs) -> int:
+        return int(np.sum(pairs.lengths[pairs.sides()].sum(axis=1) > self.inputs.pair_room))
+
     def _similarities(self, pairs: TokenisedPairs, batch_tokens: int, progress: Progress) -> np.ndarray:
         orders = 2 if self.symmetric else 1
         logits = np.empty(orders * len(pairs), dtype=np.float32)  # those of swapped pairs come second

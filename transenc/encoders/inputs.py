@@ -56,6 +56,9 @@ class ModelInputs:
         inside = [i for i, side in enumerate(alone.sequence_ids()) if side == 0]
         self.alone_before = [(token, 0) for token in alone["input_ids"][: inside[0]]]
         self.alone_behind = [(token, 0) for token in alone["input_ids"][inside[-1] + 1 :]]
+        # What is left for the tokens of a sentence alone, and for those of both sentences of a pair.
+        self.room = max_tokens - len(self.alone_before) - len(self.alone_behind)
+        self.pair_room = max_tokens - len(self.before) - len(self.between) - len(self.behind)
 
     @property
     def added(self) -> list[int]:
@@ -65,7 +68,7 @@ class ModelInputs:
 
     def single_lengths(self, lengths: np.ndarray) -> np.ndarray:
         """Length, special tokens included, of a sentence of each of the given numbers of tokens, cut."""
-        return np.minimum(lengths + len(self.alone_before) + len(self.alone_behind), self.max_tokens)
+        return np.minimum(lengths, self.room) + self.max_tokens - self.room
 
     def cut_pairs(self, first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """How many tokens of each sentence of a pair are kept.
@@ -76,7 +79,7 @@ class ModelInputs:
         Args:
             first, second: [B] token counts.
         """
-        room = self.max_tokens - len(self.before) - len(self.between) - len(self.behind)
+        room = self.pair_room
         if self.template:
             first = np.minimum(first, room)
             return first, np.minimum(second, room - first)
@@ -89,13 +92,12 @@ class ModelInputs:
     def pair_lengths(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         """Length, special tokens included, of pairs whose sentences have the given numbers of tokens, cut."""
         first, second = self.cut_pairs(first, second)
-        return first + second + len(self.before) + len(self.between) + len(self.behind)
+        return first + second + self.max_tokens - self.pair_room
 
     def singles(self, pairs: TokenisedPairs, sentences: np.ndarray) -> dict[str, torch.Tensor]:
         """The model's inputs for sentences on their own, each [B, L] int64, L being what the longest needs."""
-        room = self.max_tokens - len(self.alone_before) - len(self.alone_behind)
         rows = [
-            [(self.alone_before, None), (self._cut(pairs.tokens(s), room), 0), (self.alone_behind, None)]
+            [(self.alone_before, None), (self._cut(pairs.tokens(s), self.room), 0), (self.alone_behind, None)]
             for s in sentences.tolist()
         ]
         return self._batch(rows)

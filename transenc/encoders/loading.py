@@ -125,11 +125,12 @@ def load_parts(
                 f"{source.name}: max_tokens={max_tokens}, but the model reads {positions - offset} at most"
             )
         longest = max_tokens  # the folder's own limit, which goes before the tokenizer's
-    special = tokenizer.num_special_tokens_to_add(pair=True)
-    if (max_tokens or longest) < special + 2:
+    special = tokenizer.num_special_tokens_to_add(pair=pair)
+    if (max_tokens or longest) < special + (2 if pair else 1):
+        texts = "two sentences" if pair else "a sentence"
         raise InputError(
-            f"{source.name}: max_tokens={max_tokens or longest} leaves no room for two sentences beside"
-            f" {special} special tokens"
+            f"{source.name}: max_tokens={max_tokens or longest} leaves no room for {texts} beside {special} special"
+            " tokens"
         )
     try:
         tokenizer(UNKNOWN)

@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         write_report(folders, out)
     except (InputError, OSError) as error:
-        print(error if isinstance(error, InputError) else f"{error.filename or out}: {error.strerror}", file=sys.stderr)
+        print(error if isinstance(error, InputError) else f"{out}: {error.strerror}", file=sys.stderr)
         return 1
     except Exception as error:  # whatever a reader stumbles over in a damaged file
         if os.environ.get("HYDRA_FULL_ERROR") == "1":

@@ -76,9 +76,8 @@ class Run:
     def labels(self) -> dict[tuple[int, str], Any]:
         """By iteration and kind of teacher."""
         files = {path: LABELS.fullmatch(path.name) for path in (self.folder / "labels").glob("*.csv")}
-        found = {
-            (int(name[1]), name[2]): path for path, name in files.items() if name
-        }  # others' files may lie there too
+        # Files of others may lie there too.
+        found = {(int(name[1]), name[2]): path for path, name in files.items() if name}
         return {key: read_table(path) for key, path in sorted(found.items())}
 
     @cached_property
@@ -116,7 +115,7 @@ def read_table(path: Path) -> Any:
     """A csv file as a data frame. A sentence that reads NA is a sentence."""
     import pandas
 
-    return pandas.read_csv(path, keep_default_na=False, na_values={name: [""] for name in NUMBERS})
+    return pandas.read_csv(path, keep_default_na=False, na_values={name: ["", "nan"] for name in NUMBERS})
 
 
 def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

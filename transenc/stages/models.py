@@ -205,7 +205,10 @@ def score(out: Path, config: Config, progress: Progress, model: Artifact, tokens
         metrics = compute_metrics(raw, pairs.gold, binary)
         name = main_metric_name(binary)
         summary += f", {METRIC_NAMES[name]} {percent(metrics[name])}"
-    return {"kind": encoder.kind, "pairs": len(raw), **metrics, "summary": summary}
+    if cut := encoder.truncated(pairs):
+        what = "sentences" if encoder.kind == "bi" else "pairs"
+        summary += f", {cut:,} {what} cut to {encoder.max_tokens} tokens"
+    return {"kind": encoder.kind, "pairs": len(raw), **metrics, "truncated": cut, "summary": summary}
 
 
 @stage(version=6, ignore=("batch_tokens", "accelerator"))

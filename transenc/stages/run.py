@@ -80,11 +80,13 @@ class Stages(Evaluation):
             self._check_gold(name, tasks[task_name(name)])
         self.dev = {task_name(name): tasks[task_name(name)] for name in dev}
         self.tests = {task_name(name): tasks[task_name(name)] for name in cfg.data.test}
+        if self.select is Select.dev and cfg.data.dev in cfg.data.test:
+            log.warning("data.dev=%s is in data.test too: encoders are selected by its scores", cfg.data.dev)
         self._reference = self._load_reference()
 
     def _read_corpus(self, name: str) -> Artifact:
         if not os.path.isfile(name):
-            raise InputError(f"data.sentences={name}: no such file")
+            raise InputError(f"data.sentences={name}: {'is not a file' if os.path.exists(name) else 'no such file'}")
         config = {"file": name, "digest": digest_of(Path(name))}
         return self.store(corpus, config, progress=self.progress, title=f"read {task_name(name)}")
 
