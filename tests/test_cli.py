@@ -101,25 +101,6 @@ def test_every_precision_is_itself():
         assert compose("train", [f"trainer.precision={name}"]).trainer.precision.name == name
 
 
-@pytest.mark.parametrize(
-    ("name", "word", "says"),
-    [
-        ("train", "train.py", "train.py: is no setting (a file: data.path=...); settings are KEY=VALUE"),
-        ("evaluate", "train.py", "train.py: is no setting (a file: data.test=...); settings are KEY=VALUE"),
-        ("train", "minilm", "minilm: is no setting; settings are KEY=VALUE, --help shows them"),
-    ],
-)
-def test_a_word_that_is_no_setting_is_one_line(name, word, says, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    with pytest.raises(InputError) as error:
-        check_overrides(name, ["seed=1", word])
-    assert str(error.value).startswith(says)
-
-
-def test_what_follows_a_flag_of_hydra_and_a_removed_key_are_no_mistakes():
-    check_overrides("train", ["--config-dir", "mine", "-cn", "train", "~experiment", "seed=1"])
-
-
 def test_right_overrides_pass():
     check_overrides(
         "train",

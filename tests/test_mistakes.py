@@ -14,7 +14,7 @@ import pytest
 from transenc.cli import expand_home
 from transenc.composition import check_overrides, check_own_data, compose
 from transenc.config.checks import check
-from transenc.encoders import BiEncoder
+from transenc.encoders import BiEncoder, CrossEncoder
 from transenc.errors import InputError
 from transenc.model_folder import find
 from transenc.publish import card
@@ -147,9 +147,12 @@ def test_a_count_beyond_all_memory_is_one_line(setting):
         check(setting.config("distill.cross.min_steps=4000000000"))
 
 
-def test_too_few_tokens_for_two_sentences_name_the_model(bert):
-    with pytest.raises(InputError, match=r"bert: max_tokens=2 leaves no room for two sentences"):
+def test_too_few_tokens_for_a_text_name_the_model(bert):
+    with pytest.raises(InputError, match=r"bert: max_tokens=2 leaves no room for a sentence beside 2 special tokens"):
         BiEncoder.load(bert, max_tokens=2)
+    with pytest.raises(InputError, match=r"bert: max_tokens=4 leaves no room for two sentences beside 3 special"):
+        CrossEncoder.load(bert, max_tokens=4, new_head=0)
+    assert BiEncoder.load(bert, max_tokens=3).max_tokens == 3
 
 
 def test_a_tokenizer_without_a_token_for_what_it_does_not_know_is_refused(bert, tmp_path):
@@ -184,3 +187,22 @@ def test_links_are_not_published(tmp_path):
     (model / "README.md").symlink_to(tmp_path / "secret")
     with pytest.raises(InputError, match=r"README.md: is a link"):
         card(model, "me/model")
+
+
+@pytest.mark.parametrize(
+    ("name", "word", "says"),
+    [
+        ("train", "train.py", "train.py: is no setting (a file: data.path=...); settings are KEY=VALUE"),
+        ("evaluate", "train.py", "train.py: is no setting (a file: data.test=...); settings are KEY=VALUE"),
+        ("train", "minilm", "minilm: is no setting; settings are KEY=VALUE, --help shows them"),
+    ],
+)
+def test_a_word_that_is_no_setting_is_one_line(name, word, says, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(InputError) as error:
+        check_overrides(name, ["seed=1", word])
+    assert str(error.value).startswith(says)
+
+
+def test_what_follows_a_flag_of_hydra_and_a_removed_key_are_no_mistakes():
+    check_overrides("train", ["--config-dir", "mine", "-cn", "train", "~experiment", "seed=1"])

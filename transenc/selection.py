@@ -10,7 +10,9 @@ from transenc.results import Row
 from transenc.stages.evaluation import Member
 from transenc.stages.interpolation import MIN_HELD_OUT
 
-MIN_AGREEMENT = 0.8  # Spearman with the teacher, below which all cross-encoders measured were worse than it
+MIN_AGREEMENT = (
+    0.8  # Spearman with the teacher's labels; each cross-encoder measured below it was worse than its teacher
+)
 
 
 @dataclass(frozen=True)

@@ -44,8 +44,8 @@ class Record(NamedTuple):
         where: file and line, as errors begin with it.
         sentence1, sentence2: each on one line, surrounding whitespace kept.
         score: as it is written; without a meaning where `Format.score` is None.
-        text: the whole record as it is written, without its line end. A row that is shorter than the header is filled
-            up with empty columns; a row of parquet is written as csv.
+        text: the whole record as it is written, without its line end. Rows that are shorter than the header are
+            padded with empty columns; a row of parquet is written as csv.
     """
 
     where: str

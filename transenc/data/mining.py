@@ -68,7 +68,7 @@ def mine(
     assert neighbours > 0, "of no neighbours, none can be drawn"
     assert not wanted.get("nearest") or (vectors is not None and len(vectors) == size), "a vector for each sentence"
     neighbours = min(neighbours, size - 1)
-    made = np.array([np.iinfo(np.int64).max])  # sorted keys of the pairs; above them one that is none, to search below
+    made = np.array([np.iinfo(np.int64).max])  # sorted keys of the pairs made so far; the last one is a sentinel
     parts, counts = [np.zeros((0, 2), dtype=np.int64)], dict.fromkeys(shares, 0)
     for number, kind in enumerate(KINDS):
         if not wanted.get(kind):

@@ -24,8 +24,8 @@ class TokenisedPairs:
         ids: [T] int32, the sentences' tokens one after the other, uncut, without special tokens.
         offsets: [S + 1] int64; sentence i is `ids[offsets[i]:offsets[i + 1]]`.
         pairs: [N, 2] int32, sentence numbers.
-        second: added to the numbers of second sentences, whose tokens then stand behind those of all first ones: in
-            this set a text has other tokens as the second sentence than as the first. 0 where it does not matter.
+        second: added to the numbers of second sentences if the two prompts differ: all sentences are then stored twice,
+            with the first prompt and behind that with the second. 0: the prompts are equal.
         gold: [N] float64 human scores on the set's own scale, or None. Pairs to learn from never have any.
     """
 

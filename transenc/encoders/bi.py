@@ -24,7 +24,7 @@ from transenc.model_description import PAIR_PROMPTS, Description
 from transenc.model_folder import Source
 
 CENTRING_SENTENCES = 10_000  # sentences at most that a mean vector is taken over
-BLOCK_PAIRS = 1 << 16  # pairs whose vectors are held at once: twice 0.4 GB where all sentences differ and E is 768
+BLOCK_PAIRS = 1 << 16  # pairs scored at a time: 0.4 GB of embeddings at E = 768, twice while they are gathered
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class BiEncoder(PairEncoder):
         super().__init__(backbone, tokenizer, max_tokens, first_only, prompts.used, special=not static)
         self.pooling = modes if isinstance(modes, str) else "+".join(modes)
         self.named_prompts, self.truncate_dim, self.pooling_guessed = prompts, truncate_dim, pooling_guessed
-        # A cosine is the same without a last Normalize, and without it a shift of the embeddings is one of their mean.
+        # A cosine does not need a last Normalize. Without it, adding to the bias shifts the mean embedding.
         self.normalised = type(head[-1]).__name__ == "Normalize"
         self.head = nn.ModuleList(head[:-1] if self.normalised else head)
         self._normalise = list(head[-1:]) if self.normalised else []

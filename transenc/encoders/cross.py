@@ -23,7 +23,7 @@ from transenc.model_folder import Source
 
 
 class Logit(nn.Linear):
-    """In fp32 under autocast too: a bf16 logit has three digits, and labels made of it tie."""
+    """A linear layer in fp32, also under autocast: a bf16 logit has three digits, and labels would tie."""
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
@@ -38,7 +38,7 @@ PAIR_TEMPLATE = "{% for m in messages %}{{ m['content'] }}{{ '\\n' if m['role'] 
 
 
 def nothing_between(tokenizer: Any) -> bool:
-    """Whether two sentences are one text to the model."""
+    """Whether the tokenizer puts no token between the two sentences of a pair."""
     sides = tokenizer("a", "b").sequence_ids()
     return sides.index(1) - sides.index(0) == sides.count(0)
 

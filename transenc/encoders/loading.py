@@ -65,14 +65,38 @@ def load_parts(
         tokenizer = AutoTokenizer.from_pretrained(of_tokenizer.folder, trust_remote_code=False)
     except Exception as error:  # whatever it stumbles over in files of others
         raise InputError(f"{source.name}: {reason(error)}") from error
-    if getattr(config, "quantization_config", None) is not None:
-        raise InputError(
-            f"{source.name}: its weights are quantised, which is not supported; take the model they are of"
-        )
+    _check_config(source, config, pair)
     vars(config).pop("auto_map", None)  # it names code
     config._attn_implementation = None  # one that is named may be fetched from the hub, as code
     if getattr(config, "use_cache", False) and not hasattr(config, "is_decoder"):
         config.use_cache = False  # of a decoder, which would keep keys and values for a token that never comes
+    tokenizer.padding_side = description.padding_side or tokenizer.padding_side
+    _check_tokenizer(source, tokenizer, config.vocab_size)
+    if layers is not None:
+        if not 1 <= layers <= config.num_hidden_layers:
+            raise InputError(f"{source.name}: {layers} layers asked for, the model has {config.num_hidden_layers}")
+        config.num_hidden_layers = layers
+        if getattr(config, "layer_types", None):
+            config.layer_types = config.layer_types[:layers]
+    length = _length(source, config, tokenizer, max_tokens, pair)
+    tokenizer.backend_tokenizer.no_truncation()  # settings that some tokenizer files carry along
+    tokenizer.backend_tokenizer.no_padding()
+    normalizer = tokenizer.backend_tokenizer.normalizer
+    if description.lowercase and (normalizer is None or normalizer.normalize_str("A") != "a"):
+        tokenizer = lowercasing(tokenizer)
+    return config, tokenizer, length
+
+
+def _check_config(source: Source, config: Any, pair: bool) -> None:
+    """Check that a model is of a sort that is read here.
+
+    Raises:
+        InputError: it is not.
+    """
+    if getattr(config, "quantization_config", None) is not None:
+        raise InputError(
+            f"{source.name}: its weights are quantised, which is not supported; take the model they are of"
+        )
     if not isinstance(getattr(config, "vocab_size", None), int) or not isinstance(
         getattr(config, "num_hidden_layers", None), int
     ):
@@ -82,9 +106,18 @@ def load_parts(
             f"{source.name}: {config.model_type} is an encoder-decoder; of these, {', '.join(ENCODER_HALF)} are read,"
             " as bi-encoders"
         )
+    if not 1 <= config.num_hidden_layers <= LAYERS:
+        raise InputError(f"{source.name}: config.json says {config.num_hidden_layers} layers; 1 to {LAYERS} are read")
+
+
+def _check_tokenizer(source: Source, tokenizer: Any, vocabulary: int) -> None:
+    """Check that a tokenizer can be used here, and belongs to a model of `vocabulary` tokens.
+
+    Raises:
+        InputError: it cannot, or does not.
+    """
     if not tokenizer.is_fast:
         raise InputError(f"{source.name}: its tokenizer has no fast form (tokenizer.json), which is needed here")
-    tokenizer.padding_side = description.padding_side or tokenizer.padding_side
     if not isinstance(tokenizer.model_input_names, list) or "attention_mask" not in tokenizer.model_input_names:
         raise InputError(
             f"{source.name}: model_input_names={tokenizer.model_input_names!r:.80} in tokenizer_config.json has to name"
@@ -95,42 +128,18 @@ def load_parts(
             f"{source.name}: its tokenizer has no padding token; set pad_token in tokenizer_config.json, as a rule to"
             f" its end of text ({tokenizer.eos_token})"
         )
-    if not 1 <= config.num_hidden_layers <= LAYERS:
-        raise InputError(f"{source.name}: config.json says {config.num_hidden_layers} layers; 1 to {LAYERS} are read")
     if not (type(tokenizer.model_max_length) in (int, float) and tokenizer.model_max_length >= 1):
         raise InputError(f"{source.name}: model_max_length={tokenizer.model_max_length!r:.80} must be at least 1")
     highest = max([*tokenizer.get_vocab().values(), *tokenizer("a", "a")["input_ids"]])
-    if highest >= config.vocab_size:
+    if highest >= vocabulary:
         raise InputError(
-            f"{source.name}: its tokenizer gives ids up to {highest}, and vocab_size is {config.vocab_size};"
+            f"{source.name}: its tokenizer gives ids up to {highest}, and vocab_size is {vocabulary};"
             " take the tokenizer that belongs to these weights"
         )
     if tokenizer.cls_token_id is not None and tokenizer.cls_token_id not in tokenizer("a")["input_ids"]:
         raise InputError(
             f"{source.name}: its tokenizer puts no {tokenizer.cls_token} before a text; take the tokenizer that belongs"
             " to these weights"
-        )
-    if layers is not None:
-        if not 1 <= layers <= config.num_hidden_layers:
-            raise InputError(f"{source.name}: {layers} layers asked for, the model has {config.num_hidden_layers}")
-        config.num_hidden_layers = layers
-        if getattr(config, "layer_types", None):
-            config.layer_types = config.layer_types[:layers]
-    positions = getattr(config, "max_position_embeddings", None) or UNLIMITED
-    offset = 1 + (config.pad_token_id or 0) if config.model_type in OFFSET_POSITIONS else 0
-    longest = int(min(tokenizer.model_max_length, positions - offset))
-    if max_tokens is not None and max_tokens > longest:
-        if max_tokens > positions - offset:
-            raise InputError(
-                f"{source.name}: max_tokens={max_tokens}, but the model reads {positions - offset} at most"
-            )
-        longest = max_tokens  # the folder's own limit, which goes before the tokenizer's
-    special = tokenizer.num_special_tokens_to_add(pair=pair)
-    if (max_tokens or longest) < special + (2 if pair else 1):
-        texts = "two sentences" if pair else "a sentence"
-        raise InputError(
-            f"{source.name}: max_tokens={max_tokens or longest} leaves no room for {texts} beside {special} special"
-            " tokens"
         )
     try:
         tokenizer(UNKNOWN)
@@ -139,12 +148,27 @@ def load_parts(
             f"{source.name}: its tokenizer has no token for what it does not know ({reason(error)}); take the tokenizer"
             " that belongs to these weights"
         ) from error
-    tokenizer.backend_tokenizer.no_truncation()  # settings that some tokenizer files carry along
-    tokenizer.backend_tokenizer.no_padding()
-    normalizer = tokenizer.backend_tokenizer.normalizer
-    if description.lowercase and (normalizer is None or normalizer.normalize_str("A") != "a"):
-        tokenizer = lowercasing(tokenizer)
-    return config, tokenizer, max_tokens or longest
+
+
+def _length(source: Source, config: Any, tokenizer: Any, max_tokens: int | None, pair: bool) -> int:
+    """Tokens that sequences are cut to: `max_tokens`, or the most that the model and its tokenizer allow.
+
+    Raises:
+        InputError: the model reads fewer, or they leave no room for a text.
+    """
+    positions = getattr(config, "max_position_embeddings", None) or UNLIMITED
+    if config.model_type in OFFSET_POSITIONS:
+        positions -= 1 + (config.pad_token_id or 0)
+    if max_tokens is not None and max_tokens > positions:
+        raise InputError(f"{source.name}: max_tokens={max_tokens}, but the model reads {positions} at most")
+    length = max_tokens or int(min(tokenizer.model_max_length, positions))
+    special, texts = tokenizer.num_special_tokens_to_add(pair=pair), 2 if pair else 1
+    if length < special + texts:
+        what = "two sentences" if pair else "a sentence"
+        raise InputError(
+            f"{source.name}: max_tokens={length} leaves no room for {what} beside {special} special tokens"
+        )
+    return length
 
 
 def saved_tokenizer(folder: Path) -> Any:

@@ -1,4 +1,4 @@
-"""What stands behind a bi-encoder's backbone: modules of sentence-transformers, loaded and saved as it does.
+"""The modules of sentence-transformers that follow a bi-encoder's backbone: loading and saving.
 
 Axes: B sequences in a batch, L tokens in the longest, D width of the backbone, E of an embedding.
 """

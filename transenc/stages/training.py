@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,6 +66,42 @@ def split(count: int, config: Config) -> tuple[np.ndarray, np.ndarray]:
     return np.sort(left_out[:held]), kept
 
 
+def selection_metric(
+    pool: TokenisedPairs, labels: np.ndarray, held_out: np.ndarray, config: Config, more: Sequence[Artifact]
+) -> SelectionMetric | None:
+    """What the weights of a training are selected by; None if the last ones are kept.
+
+    Args:
+        pool, labels: N pairs and their [N] labels.
+        held_out: numbers of the pairs that are held out.
+        config: of the stage.
+        more: begins with the development pairs if they select.
+    """
+    if config["select"] == "agreement":
+        return SelectionMetric(pool.select(held_out), labels[held_out], False, config)
+    if config["select"] == "dev":
+        dev = TokenisedPairs.load(more[0].path)
+        assert dev.gold is not None
+        return SelectionMetric(dev, dev.gold, more[0].facts["binary"], config)
+    return None
+
+
+def check_student(
+    encoder: "PairEncoder", pairs: TokenisedPairs, labels: np.ndarray, steps: int, config: Config
+) -> None:
+    """Check a trained student on some of its N training pairs, see `transenc.training.check_collapse`.
+
+    Raises:
+        TrainingFailed: it collapsed, or did not learn its [N] labels.
+    """
+    from transenc.training import MAX_EXAMINED_PAIRS, check_collapse
+
+    rows = np.unique(np.linspace(0, len(pairs) - 1, MAX_EXAMINED_PAIRS).astype(int))
+    raw = similarities(encoder, pairs.select(rows), config)
+    scores = encoder.to_score(torch.from_numpy(raw)).numpy()
+    check_collapse(scores, labels[rows], steps, config["training"]["learning_rate"])
+
+
 @dataclass(frozen=True)
 class InitialState:
     """A student as it was before its training, if it could score already.
@@ -105,20 +142,14 @@ def train(
     """
     from transenc.checkpoint import Checkpoint
     from transenc.data.module import PairDataModule
-    from transenc.training import MAX_EXAMINED_PAIRS, TrainingFailed, check_collapse
+    from transenc.training import TrainingFailed
     from transenc.training import train as train_student
 
     settings, seed, by_agreement = config["training"], config["seed"], config["select"] == "agreement"
     encoder, checkpoint = prepare(student, config), Checkpoint(out)
     pool, targets = TokenisedPairs.load(tokens.path), np.load(labels / "labels.npy")
     held_out, kept = split(len(pool), config)
-    metric: SelectionMetric | None = None
-    if by_agreement:
-        metric = SelectionMetric(pool.select(held_out), targets[held_out], False, config)
-    elif config["select"] == "dev":
-        dev = TokenisedPairs.load(more[0].path)
-        assert dev.gold is not None
-        metric = SelectionMetric(dev, dev.gold, more[0].facts["binary"], config)
+    metric = selection_metric(pool, targets, held_out, config, more)
     pairs, learnt = pool.select(kept), targets[kept]
     datamodule = PairDataModule(
         pairs,
@@ -183,10 +214,7 @@ def train(
             if metric is not None and (share < 1 or "centre" in config):
                 result.best = metric(encoder)  # iterations are compared as they are handed on
             if config["check_collapse"]:
-                rows = np.unique(np.linspace(0, len(pairs) - 1, MAX_EXAMINED_PAIRS).astype(int))
-                raw = similarities(encoder, pairs.select(rows), config)
-                scores = encoder.to_score(torch.from_numpy(raw)).numpy()
-                check_collapse(scores, learnt[rows], steps, settings["learning_rate"])
+                check_student(encoder, pairs, learnt, steps, config)
         except TrainingFailed as failure:
             return finished({"failed": str(failure), "cause": failure.cause, "summary": f"failed: {failure}"})
     if distributed.rank():
