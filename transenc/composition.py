@@ -152,13 +152,12 @@ def choices(name: str) -> dict[str, list[str]]:
     defaults = OmegaConf.load(CONF / f"{name}.yaml").defaults
     chosen = {group: one for entry in defaults if isinstance(entry, typing.Mapping) for group, one in entry.items()}
     chosen = {group.removeprefix("override "): one for group, one in chosen.items()}
-    return {
-        group: sorted(
-            path.stem for path in (CONF / group).glob("*.yaml") if path.stem != "base" or default == "base"
-        )  # base.yaml holds what the choices of a group share
-        + ["null"] * (default is None)
-        for group, default in chosen.items()
-    }
+    found = {group: sorted(path.stem for path in (CONF / group).glob("*.yaml")) for group in chosen}
+    for group, default in chosen.items():
+        if "base" in found[group] and default != "base":  # it holds what the choices of a group share
+            found[group].remove("base")
+        found[group] += ["null"] * (default is None)
+    return found
 
 
 def settings_help(name: str, overrides: Sequence[str]) -> str:

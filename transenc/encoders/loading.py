@@ -15,12 +15,7 @@ from transenc.errors import InputError, reason
 from transenc.model_description import Description
 from transenc.model_folder import ADAPTER_CONFIG, Source, read_json
 
-VOCABULARIES = (
-    "tokenizer.json",
-    "vocab.txt",
-    "vocab.json",
-    "*.model",
-)  # without one, transformers makes a tokenizer up
+VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")  # without one, transformers makes one up
 UNKNOWN = "\N{SNOWMAN}"
 LAYERS = 1000  # at most; what config.json asks for is built before its weights are looked at
 # Model types that number positions from the padding id + 1, which leaves that many fewer than the table has.
@@ -31,9 +26,10 @@ FP32_ONLY = ("deberta",)  # model types that transformers cannot run in bf16: it
 
 
 def refuse(source: Source, description: Description) -> None:
-    """
+    """Refuse a model whose files ask for something that is lacking here, without which its scores would be others.
+
     Raises:
-        InputError: the model's files ask for something that is lacking here, without which its scores would be others.
+        InputError: it is one.
     """
     if description.unsupported:
         raise InputError(f"{source.name}: has {description.unsupported}, which is not supported; take another model")
