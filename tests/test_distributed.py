@@ -16,6 +16,7 @@ from conftest import PAIRS
 from pytorch_lightning.loops.training_epoch_loop import _TrainingEpochLoop as TrainingEpochLoop
 
 from transenc import distributed
+from transenc.cli import take_gpu
 from transenc.data.module import PairDataModule
 from transenc.data.tokens import number_sentences, tokenise
 from transenc.encoders import BiEncoder, OptimizerConfig
@@ -176,6 +177,18 @@ def test_a_rank_without_what_torchrun_sets_beside_it_is_one_line(monkeypatch):
         distributed.group(),
     ):
         pass
+
+
+def test_jobs_of_a_sweep_take_turns_on_the_gpus_there_are_and_keep_to_one(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,7")
+    take_gpu(4)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "5"
+    take_gpu(5)  # the same process, its next job
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "5"
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    take_gpu(1)
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
 
 
 def test_alone_every_exchange_gives_back_what_it_gets():

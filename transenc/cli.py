@@ -169,10 +169,20 @@ def interruptible() -> Iterator[None]:
     """Say what stopped the command and how to resume it; exit with 128 and the signal's number."""
 
     def interrupt(number: int, _: Any) -> None:
-        signal.signal(number, signal.SIG_DFL)  # one that lands in a destructor is lost; the next then ends the process
+        signal.signal(number, signal.SIG_DFL)  # a second one ends the process
         raise Interrupted(number)
 
+    def send_again(dropped: Any) -> None:
+        """Python drops what is raised in a destructor, and only tells this hook."""
+        if not isinstance(dropped.exc_value, Interrupted):
+            sys.__unraisablehook__(dropped)
+            return
+        number = dropped.exc_value.args[0]
+        signal.signal(number, interrupt)
+        threading.Timer(0.05, os.kill, (os.getpid(), number)).start()  # when the destructor is done
+
     before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    sys.unraisablehook = send_again
     try:
         yield
     except Interrupted as interrupted:
@@ -180,6 +190,7 @@ def interruptible() -> Iterator[None]:
         print_error(f"stopped by {number.name}; the same command resumes where it stopped")
         sys.exit(128 + number)
     finally:
+        sys.unraisablehook = sys.__unraisablehook__
         for number, handler in before.items():
             signal.signal(number, handler)
 
