@@ -1,5 +1,5 @@
 #!/bin/sh
-# What a GPU does with this project, in some ten minutes. What is finished is not run again.
+# What a GPU does with this project, the telling parts first. What is finished is not run again.
 #
 #   sh benchmarks/gpu.sh [DEVICE] [PAIRS] [POOL]     gpu 5749 37000; "cpu 64 96" is a dry run, in MiniLM's shape alone
 #
@@ -61,7 +61,7 @@ for round in $rounds; do
     while kill -0 $! && ! ls $out/killed/artifacts/.train-*/*.checkpoint; do sleep 0.1; done >$out/waiting 2>&1
     kill -9 $! || true
     wait $! || (one killed)
-    grep "resumed at step" $out/killed/train.log
+    grep "resumed at step" $out/killed/train.log || echo "not resumed: it had ended before it was killed"
     for file in results.csv models/bi-encoder/model.safetensors models/cross-encoder/model.safetensors; do
         cmp $out/whole/$file $out/killed/$file && echo "resumed: the same $file" || echo "resumed: another $file"
     done

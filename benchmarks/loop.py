@@ -262,8 +262,8 @@ def compare(prepared: Path, options: argparse.Namespace) -> None:
     setup = {"pairs": options.pairs, "model": options.model, "device": options.device}
     if options.json and options.json.exists():
         kept = json.loads(options.json.read_text())
-        if kept["setup"] != setup:
-            sys.exit(f"{options.json}: holds runs of {kept['setup']}, not of {setup}; name another file")
+        if kept.get("setup") != setup:
+            sys.exit(f"{options.json}: holds runs of {kept.get('setup')}, not of {setup}; name another file")
         rates, results = kept["rates"], kept["sides"]
     for seed in range(options.rounds):
         for name in names:

@@ -96,6 +96,8 @@ def test_columns_of_a_data_frame_are_found_by_their_names_and_others_are_not_gue
     assert _rows(kind(rows, columns=["id", "a", "b"]), ("a", "b")) == [("one", "two"), ("three", "four")]
     with pytest.raises(InputError, match=r"with the columns 'id', 'x', 'b'; name two of them 'a' and 'b'"):
         _rows(kind(rows, columns=["id", "x", "b"]), ("a", "b"))
+    with pytest.raises(InputError, match=r"with the columns 'a', 'a', 'b'"):
+        _rows(kind(rows, columns=["a", "a", "b"]), ("a", "b"))
 
 
 @pytest.mark.parametrize(

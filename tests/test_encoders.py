@@ -73,6 +73,13 @@ def test_what_is_longer_than_max_tokens_is_counted(models, kind):
         assert encoder.truncated(tokens) == sum(own > longest)
 
 
+def test_a_sentence_is_counted_with_the_prompts_it_is_read_with_alone(models):
+    encoder = load("bi", models["bert"], max_tokens=4)
+    tokens = tokenise(["a b c d", "e"], np.array([[0, 1]]), encoder.tokenizer, prompts=("", "f "))
+    assert tokens.second  # each sentence is stored with either prompt
+    assert encoder.truncated(tokens) == 1
+
+
 @pytest.mark.parametrize("family", ["bert", "electra"])
 def test_models_with_segments_are_given_them_in_pairs(models, family):
     encoder = load("cross", models[family])

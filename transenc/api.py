@@ -107,7 +107,7 @@ def _file(pairs: Any, cfg: Train) -> Path:
 def _rows(pairs: Iterable[Any], names: Sequence[Any]) -> list[tuple[str, str]]:
     if hasattr(pairs, "itertuples") or hasattr(pairs, "iter_rows"):  # a data frame of pandas or polars
         columns = list(pairs.columns)
-        if set(names) <= set(columns):
+        if all(columns.count(name) == 1 for name in names):
             pairs = pairs[list(names)]
         elif len(columns) != 2:
             raise InputError(

@@ -161,7 +161,7 @@ class Store:
         return Artifact(path, record.get("content", fingerprint), facts, reused=True)
 
     def _find(self, path: Path, fingerprint: str, warn: bool = False) -> dict[str, Any] | None:
-        """The record of a finished artifact; None where there is none, or it is not what was written."""
+        """The record of a finished artifact; None where there is none, or, with a warning if `warn`, it is damaged."""
         try:
             record = json.loads((path / RECORD).read_text(encoding="utf-8"))
             files, intact = record["files"], record.pop("sha256") == digest(record)

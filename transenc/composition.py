@@ -125,7 +125,7 @@ def check_folder(name: str, key: str, folder: Any) -> None:
     """Refuse a run folder of others before Hydra writes into it.
 
     Raises:
-        InputError: it has no name, or is not empty and no run's, or is a training run's and what runs is none.
+        InputError: it has no name, or is not empty and no run's, or is a training run's and `name` is another command.
     """
     if folder in (None, ""):
         raise InputError(f"{key}: no folder is named; name one, or leave it out")

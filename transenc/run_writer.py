@@ -212,8 +212,8 @@ class RunWriter:
             fixed = ", ".join(as_code(public_name(name)) for name in stages.teachers)
             method += f"; fixed teachers that were not trained labelled with them ({fixed})"
         text = {
-            Select.dev: "Checkpoint and iteration were selected by gold development scores.",
-            Select.agreement: "Checkpoint and iteration were selected by agreement with held-out labels.",
+            Select.dev: "Weights and iteration were selected by gold development scores.",
+            Select.agreement: "Weights and iteration were selected by agreement with held-out labels.",
             Select.last: "It has the last weights of the last iteration.",
         }[stages.select]
         if member.kind == "cross" and self.cfg.distill.symmetric and not self.cfg.data.ordered:

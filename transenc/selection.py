@@ -10,9 +10,8 @@ from transenc.results import Row
 from transenc.stages.evaluation import Member
 from transenc.stages.interpolation import MIN_HELD_OUT
 
-MIN_AGREEMENT = (
-    0.8  # Spearman with the teacher's labels; each cross-encoder measured below it was worse than its teacher
-)
+# Spearman with the teacher's labels. Each cross-encoder that was measured below it was worse than its teacher.
+MIN_AGREEMENT = 0.8
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ class Direction(Enum):
     bi_to_cross = "the bi-encoder labels for the cross-encoder, once"
     cross_to_bi = "a trained cross-encoder labels for the bi-encoder, once"
     gold_to_cross = "supervised: the cross-encoder is trained on human scores (data.gold)"
-    gold_to_bi = "supervised: the bi-encoder is trained on them"
+    gold_to_bi = "supervised: trains the bi-encoder on data.gold"
 
     @property
     def turns(self) -> list[tuple[str, str]]:

@@ -16,7 +16,7 @@ import torch
 
 from transenc.errors import InputError
 
-KINDS = ("nearest", "lexical", "random")  # made in this order: of random pairs there are always enough
+KINDS = ("nearest", "lexical", "random")  # made in this order: random pairs last, as there are the most of them
 BINS = 20  # of scores, in a flat sample
 BATCH = 512  # Q: a search holds 200 MB of cosines with EXACT sentences
 EXACT = 100_000  # S up to which every cosine is computed: 1.3 ms a sentence there, measured on two cores with D = 384

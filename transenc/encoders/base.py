@@ -307,7 +307,7 @@ class PairEncoder(pl.LightningModule, ABC):
             raise
         except BaseException as error:  # whatever the libraries stumble over in files of others
             if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # Rust's
-                raise  # a signal's
+                raise  # a signal
             raise InputError(
                 f"{source.name}: its files make no encoder ({reason(error)}); copy or save them again"
             ) from error

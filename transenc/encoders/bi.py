@@ -144,7 +144,7 @@ class BiEncoder(PairEncoder):
         )
 
     def truncated(self, pairs: TokenisedPairs) -> int:
-        return int(np.sum(pairs.lengths > self.inputs.room))
+        return int(np.sum(pairs.lengths[np.unique(pairs.sides())] > self.inputs.room))
 
     @torch.inference_mode()
     def encode(

@@ -26,10 +26,10 @@ FP32_ONLY = ("deberta",)  # model types that transformers cannot run in bf16: it
 
 
 def refuse(source: Source, description: Description) -> None:
-    """Refuse a model whose files ask for something that is lacking here, without which its scores would be others.
+    """Refuse a model whose files ask for something that is not supported, without which its scores would differ.
 
     Raises:
-        InputError: it is one.
+        InputError: they do.
     """
     if description.unsupported:
         raise InputError(f"{source.name}: has {description.unsupported}, which is not supported; take another model")

@@ -21,7 +21,7 @@ MIN_HELD_OUT = 10  # pairs, for a standard error
 
 @dataclass(frozen=True)
 class SelectionMetric:
-    """What a student's checkpoints are compared by: its metric on N pairs.
+    """What a student's weights are selected by: its metric on N pairs.
 
     Attributes:
         pairs: the development pairs, or held-out pairs of the pool.

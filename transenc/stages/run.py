@@ -40,7 +40,7 @@ REMEDIES = {  # by the cause of a failed training
     "nan": "lower distill.{kind}.learning_rate, or set trainer.precision=32-true",
     "chance": "try another distill.{kind}.learning_rate, or raise distill.{kind}.min_steps",
 }
-TEACHER_TOKENS = 64  # tokens of a pair, which make a batch size for fixed teachers of trainer.score_tokens
+TEACHER_TOKENS = 64  # tokens of a pair, to turn trainer.score_tokens into a batch size for fixed teachers
 MIN_POOL = 3  # pairs, of which two are held out
 HEAD_SEEDS = 1_000_003  # between the seeds of two members' new heads, so that no other run has the same
 
@@ -323,7 +323,7 @@ class Stages(Evaluation):
             "select": self.select.name,
             "holdout": self.cfg.distill.holdout if self.select is Select.agreement else None,
             "split_seed": self.cfg.seed,
-            # Where the embeddings lose what the tokens hold, the trained weights are taken whole, for any gain.
+            # Where the embeddings lose what the tokens hold, all of the trained weights are taken, for any gain.
             "interpolate": self.cfg.distill.interpolate if well_pooled and student.kind == "bi" else 1.0,
             "one_standard_error": well_pooled,
             "trained_already": student.kind == "bi" or student.iteration != 0,

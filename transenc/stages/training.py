@@ -131,7 +131,7 @@ def train(
     labels: Artifact,
     *more: Artifact,
 ) -> Facts:
-    """A student trained on the labels. It keeps its best checkpoint by the selection that `config` names, or its last.
+    """A student trained on the labels. It keeps its best weights by the selection that `config` names, or its last.
     What was trained already is interpolated with its weights from before (`interpolated`); by agreement, only if that
     improves it (`interpolate_by_agreement`). With a `fold`, it learns from the other folds only.
 
