@@ -120,6 +120,19 @@ def test_biases_and_normalisation_weights_do_not_decay(bert):
     assert len(decaying["params"]) + len(others["params"]) == len(list(encoder.parameters()))
 
 
+@pytest.mark.parametrize(("clip", "factor"), [(2.0, 0.4), (5.0, 1.0), (None, 1.0)], ids=["longer", "as long", "off"])
+def test_gradients_longer_than_the_limit_are_scaled_to_it_and_others_stay_as_they_are(bert, clip, factor):
+    encoder = BiEncoder.load(bert)
+    for number, weight in enumerate(encoder.parameters()):
+        weight.grad = torch.zeros_like(weight)
+        if number < 2:
+            weight.grad.view(-1)[0] = (3.0, 4.0)[number]  # a norm of 5 over all weights
+    encoder.configure_gradient_clipping(None, clip)
+    found = [weight.grad.sum().item() for weight in encoder.parameters()]
+    assert found[:2] == pytest.approx([3 * factor, 4 * factor], rel=1e-5)
+    assert not any(found[2:])
+
+
 @pytest.mark.parametrize("family", ["bert", "roberta", "modernbert", "deberta-v2"])
 def test_training_the_used_rows_alone_gives_them_the_gradients_of_the_whole_table(models, family):
     full, held = BiEncoder.load(models[family]), BiEncoder.load(models[family])

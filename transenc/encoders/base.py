@@ -209,8 +209,12 @@ class PairEncoder(pl.LightningModule, ABC):
         """Clip by norm. Lightning's own refuses a fused optimiser under any autocast, though only fp16 has scaled
         gradients that clipping would get wrong.
         """
-        if gradient_clip_val:
-            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+        if not gradient_clip_val:
+            return
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
+        if self.device.type == "cpu" and norm <= gradient_clip_val:
+            return  # torch would multiply all gradients by 1; elsewhere the comparison would wait for the device
+        torch.nn.utils.clip_grads_with_norm_(self.parameters(), gradient_clip_val, norm)
 
     @contextmanager
     def used_rows(self, pairs: TokenisedPairs) -> Iterator[None]:
