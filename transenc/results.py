@@ -20,7 +20,8 @@ class Row:
 
     Attributes:
         iteration: 0 for the initial encoders; None for a model beside the run.
-        encoder: "bi", "cross", "bi-ensemble" or "cross-ensemble"; in iteration 0 also "bi-centred".
+        encoder: "bi", "cross", "bi-ensemble" or "cross-ensemble"; in iteration 0 also
+            "bi-centred" and "bi-centred-ensemble".
         member: place in `model.bi` or `model.cross`; None for an ensemble.
         task: name of the scored set.
         n: pairs in it.

@@ -77,7 +77,7 @@ class TrainingCallback(pl.Callback):
 
     Args:
         last: steps of the whole training.
-        checkpoint: written at the end of each epoch and every `INTERVAL_SECONDS`; None: never.
+        checkpoint: written at the end of each epoch but the last, and every `INTERVAL_SECONDS`; None: never.
         selection: computes the student's selection score, higher is better, and any number is better than NaN. None
             keeps the last weights.
         eval_steps: steps between selection scores, which are also computed at the end of each epoch; 0: only there.

@@ -271,7 +271,7 @@ class Distill:
     select: Select
     adapters: Adapters
     folds: int  # parts of the pool for cross-fitting; 1: none
-    interpolate: float  # a well pooled bi-encoder's share of trained weights (0: initial ones, 1: trained ones)
+    interpolate: float  # a well pooled bi-encoder's share of trained weights, above 0; 1: only these
     holdout: float  # share of the pool held out for selection by agreement
     retries: int  # repeats, with other seeds, of a training that failed for no known cause
     failure: Failure
