@@ -4,6 +4,7 @@ import json
 
 import pandas
 import pytest
+import torch
 from conftest import LEXICON
 
 import transenc.training
@@ -39,12 +40,7 @@ def test_a_failed_training_is_repeated_with_another_seed_and_reported(setting, m
     records = [json.loads(path.read_text()) for path in (setting.root / "artifacts").glob("train-*/artifact.json")]
     assert len({record["config"]["seed"] for record in records}) == 4
     assert "1/cross failed (it collapsed" in caplog.text
-    failed = [
-        path.parent
-        for path in (setting.root / "artifacts").glob("train-*/artifact.json")
-        if '"failed"' in path.read_text()
-    ]
-    assert [{file.name for file in folder.iterdir()} for folder in failed] == [{"artifact.json", "curve.jsonl"}] * 2
+    assert sum("failed" in record["facts"] for record in records) == 2
     again = setting.run("distill.retries=2", name="again")  # what failed is known, and not tried again
     assert setting.built == []
     assert failures(again) == failures(run)
@@ -133,6 +129,29 @@ def test_nearly_constant_labels_stop_the_run_before_any_training(setting, tmp_pa
     setting.run(f"data.path={tmp_path}/same.tsv", "data.clean.identical=false", "distill.failure=ignore")
 
 
-def test_students_are_not_checked_for_collapse_where_failure_is_ignored(setting, monkeypatch):
-    failing(monkeypatch, times=9)
-    assert failures(setting.run("distill.failure=ignore")) == []
+def test_failed_students_are_taken_where_failure_is_ignored_and_the_others_are_not_trained_again(setting, monkeypatch):
+    failing(monkeypatch, times=9, after=1)
+    with pytest.raises(InputError, match="1/bi failed"):
+        setting.run("distill.retries=0")
+    assert failures(setting.run("distill.retries=0", "distill.failure=ignore")) == []
+    assert setting.trained() == []
+
+
+@pytest.mark.parametrize("select", ["last", "agreement"])
+@pytest.mark.parametrize("share", [0.5, 1])
+def test_a_bi_encoder_that_collapses_has_failed_however_much_of_it_is_taken(setting, monkeypatch, select, share):
+    train = transenc.training.train
+
+    def collapsing(student, *more, **settings):
+        result = train(student, *more, **settings)
+        if student.kind == "bi":
+            torch.nn.init.zeros_(student.backbone.encoder.layer[-1].output.LayerNorm.weight)
+        return result
+
+    monkeypatch.setattr(transenc.training, "train", collapsing)
+    monkeypatch.setattr(transenc.training, "MIN_EXAMINED_PAIRS", 10)
+    monkeypatch.setattr(transenc.training, "MIN_SPEARMAN", -1)  # of a cross-encoder that has learnt little
+    run = setting.run(
+        f"distill.select={select}", f"distill.interpolate={share}", "distill.failure=keep", "distill.retries=0"
+    )
+    assert [(one["place"], one["kept"]) for one in failures(run)] == [("1/bi", "0/bi")]

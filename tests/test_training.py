@@ -3,6 +3,7 @@
 import gc
 import shutil
 import weakref
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -98,11 +99,25 @@ def test_training_learns_the_labels(bert):
     assert np.mean(losses[-6:]) < np.mean(losses[:6]) - 0.05
 
 
-def test_memory_holds_a_trained_student_no_longer_than_someone_refers_to_it(bert):
+def test_inside_a_slurm_job_of_several_tasks_one_process_trains_by_itself(bert, monkeypatch):
+    for name, value in {"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "mine", "SLURM_JOB_ID": "7"}.items():
+        monkeypatch.setenv(name, value)
+    assert train_on(BiEncoder.load(bert)).step == 9
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_memory_holds_a_trained_student_no_longer_than_someone_refers_to_it(bert, fails):
+    def fail(count):
+        raise TrainingFailed("the loss is nan", "nan")
+
     gc.disable()  # as in a command, where full collections are rare
     try:
         student = BiEncoder.load(bert, pooling="cls")
-        train_on(student)
+        if fails:
+            with suppress(TrainingFailed):
+                train_on(student, progress=fail)
+        else:
+            train_on(student)
         found = [weakref.ref(student), weakref.ref(student.backbone.encoder)]
         del student
         assert [one() for one in found] == [None, None]

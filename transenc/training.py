@@ -290,15 +290,18 @@ def train(
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
         try:
             trainer.fit(student, datamodule=datamodule)
+        except TrainingFailed as failure:
+            raise failure.with_traceback(None)  # noqa: B904  # its frames would keep the trainer, see below
         except torch.OutOfMemoryError:
             raise InputError(
                 f"a batch of {datamodule.batch_size} pairs does not fit into the GPU's memory at step"
                 f" {callback.steps_done + trainer.global_step}; lower distill.{student.kind}.micro_batch_size, which"
                 f" changes no gradient, or model.{student.kind}_max_tokens, now {student.max_tokens}"
             ) from None
-        # The trainer refers to itself. Until it is collected it keeps the optimiser's state and the student in memory.
-        trainer = student.trainer = datamodule.trainer = None
-        gc.collect()
+        finally:
+            # The trainer refers to itself: until it is collected it keeps the optimiser's state and the student.
+            trainer = student.trainer = datamodule.trainer = None
+            gc.collect()
         callback.restore_best(student)
     student.eval()
     return callback.result
@@ -306,9 +309,10 @@ def train(
 
 def _processes() -> dict[str, Any]:
     """Lightning's settings for the processes of this run."""
-    if distributed.size() == 1:
-        return {"devices": 1}
-    from pytorch_lightning.plugins.environments import TorchElasticEnvironment
+    from pytorch_lightning.plugins.environments import LightningEnvironment, TorchElasticEnvironment
+
+    if distributed.size() == 1:  # also inside a Slurm job, where Lightning would ask for all of its tasks
+        return {"devices": 1, "plugins": [LightningEnvironment()]}
     from pytorch_lightning.strategies import DDPStrategy
 
     local_size = int(os.environ["LOCAL_WORLD_SIZE"])

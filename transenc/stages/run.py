@@ -60,7 +60,8 @@ class Stages(Evaluation):
         self.cfg = cfg
         self.initial_sources: dict[tuple[str, int], Source] = {}
         self.failures: list[dict[str, Any]] = []
-        self.initial_labels: Artifact | None = None  # which bi-encoders are judged by too; None: plain cosines
+        # What bi-encoders are judged by too; None where these are plain cosines, or no bi-encoder labels first.
+        self.initial_labels: Artifact | None = None
         self.well_pooled: dict[int, bool] = {}  # initial bi-encoders by number, where their tokens label too
         self.teachers = [] if cfg.model.teachers is None else listed(cfg.model.teachers)
         # Found once: a wrong name is an error before hours of training, and a hub's name is one revision throughout.
@@ -328,7 +329,6 @@ class Stages(Evaluation):
             "one_standard_error": well_pooled,
             "trained_already": student.kind == "bi" or student.iteration != 0,
             **self.scoring,
-            "check_collapse": self.cfg.distill.failure is not Failure.ignore,
         }
         if student.kind == "bi" and self._centring(student) is Centre.students:
             config["centre"] = True
@@ -365,12 +365,13 @@ class Stages(Evaluation):
             artifact = self.store(train, config | {"seed": seed}, *inputs, progress=progress, title=f"{place} train")
             if artifact.reused:  # its curve belongs to this run as well
                 progress.rows(map(json.loads, (artifact / "curve.jsonl").read_text(encoding="utf-8").splitlines()))
-            if "failed" not in artifact.facts:
+            cause = artifact.facts.get("cause")
+            if cause is None or (cause != "nan" and self.cfg.distill.failure is Failure.ignore):
                 if reasons:
                     self.failures.append({"place": place, "reasons": reasons, "kept": None})
                 return artifact
             reasons.append(artifact.facts["failed"])
-            if artifact.facts["cause"] != "chance":
+            if cause != "chance":
                 break
         self.failures.append({"place": place, "reasons": reasons, "kept": previous.place})
         seeds = f"{len(reasons)} seeds" if len(reasons) > 1 else "one seed"

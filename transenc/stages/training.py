@@ -120,7 +120,38 @@ class InitialState:
         return cls(weights, None if metric is None else similarities(encoder, metric.pairs, metric.config))
 
 
-@stage(version=16, ignore=("batch_tokens",))
+def interpolate(
+    encoder: "PairEncoder",
+    initial: InitialState,
+    metric: SelectionMetric | None,
+    initial_labels: np.ndarray | None,
+    config: Config,
+) -> float:
+    """Interpolate a trained student with its weights from before; by agreement, only if that improves it.
+
+    Args:
+        encoder: with its trained weights.
+        initial: before the training.
+        metric: the held-out pairs and their labels.
+        initial_labels: [N], the initial bi-encoder's labels of these.
+        config: of the stage.
+
+    Returns:
+        The share of trained weights that it has now; 0: it is as it was.
+    """
+    share = config["interpolate"]
+    if initial.scores is None:
+        encoder.load_state_dict(interpolated(initial.weights, encoder.trained_state(), share), strict=False)
+        return share
+    assert metric is not None
+    assert initial_labels is not None
+    moved = interpolate_by_agreement(
+        encoder, initial.weights, initial.scores, share, metric, initial_labels, config["one_standard_error"]
+    )
+    return share if moved else 0.0
+
+
+@stage(version=17, ignore=("batch_tokens",))
 @distributed.collective
 def train(
     out: Path,
@@ -137,8 +168,8 @@ def train(
 
     `more` are the development pairs, if they select, or the initial bi-encoder's labels, if these judge a student too.
 
-    Of a failed training only the curve is kept, and the facts `failed`, the reason, and `cause`. What was trained with
-    LoRA is kept twice: as a model, and as its adapter (in `ADAPTER_FOLDER`).
+    A failed training has the facts `failed`, the reason, and `cause`; where that is "nan", only its curve is kept. What
+    was trained with LoRA is kept twice: as a model, and as its adapter (in `ADAPTER_FOLDER`).
     """
     from transenc.checkpoint import Checkpoint
     from transenc.data.module import PairDataModule
@@ -178,8 +209,9 @@ def train(
         (out / "curve.jsonl").write_text("".join(json.dumps(row) + "\n" for row in curve), encoding="utf-8")
         return {"kind": encoder.kind, **facts}
 
-    before, share = None, config["interpolate"]
-    if config["trained_already"] and (by_agreement or share < 1):
+    failed: Facts = {}
+    before, share = None, 1.0
+    if config["trained_already"] and (by_agreement or config["interpolate"] < 1):
         before = InitialState.of(encoder, metric if by_agreement else None)
         if metric is not None and before.scores is not None:
             record({"step": 0, "selection": main_metric(before.scores, metric.truth, False)})
@@ -201,22 +233,19 @@ def train(
                 progress=bar.update,
             )
             encoder.to(config["accelerator"])
-            if before is not None and before.scores is not None and metric is not None:
-                initial_labels = np.load((more or [labels])[0] / "labels.npy")[held_out]
-                moved = interpolate_by_agreement(
-                    encoder, before.weights, before.scores, share, metric, initial_labels, config["one_standard_error"]
-                )
-                share, result.step = (share, result.step) if moved else (0, 0)
-            elif before is not None:
-                encoder.load_state_dict(interpolated(before.weights, encoder.trained_state(), share), strict=False)
-            if "centre" in config:
-                encoder.centre(pairs, config["batch_tokens"])
-            if metric is not None and (share < 1 or "centre" in config):
-                result.best = metric(encoder)  # iterations are compared as they are handed on
-            if config["check_collapse"]:
-                check_student(encoder, pairs, learnt, steps, config)
+            check_student(encoder, pairs, learnt, steps, config)
         except TrainingFailed as failure:
-            return finished({"failed": str(failure), "cause": failure.cause, "summary": f"failed: {failure}"})
+            failed = {"failed": str(failure), "cause": failure.cause, "summary": f"failed: {failure}"}
+            if failure.cause == "nan":
+                return finished(failed)
+    if before is not None:
+        judged_by = np.load((more or [labels])[0] / "labels.npy")[held_out] if by_agreement else None
+        share = interpolate(encoder, before, metric, judged_by, config)
+        result.step = result.step if share else 0
+    if "centre" in config:
+        encoder.centre(pairs, config["batch_tokens"])
+    if metric is not None and (share < 1 or "centre" in config):
+        result.best = metric(encoder)  # iterations are compared as they are handed on
     if distributed.rank():
         return {}
     if settings["lora_rank"]:
@@ -234,4 +263,4 @@ def train(
     facts["centred"] = "centre" in config or student.facts.get("centred", False)
     facts["held_out"] = len(held_out)
     facts["trained"] = result.step > 0 or student.facts.get("trained", False)
-    return finished({**model_facts(out, encoder), **facts})
+    return finished({**model_facts(out, encoder), **facts, **failed})
