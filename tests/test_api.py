@@ -1,11 +1,15 @@
 """The loop from Python: pairs in memory go in, and the results and the selected encoders come out."""
 
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from types import SimpleNamespace
+
 import pandas
 import pytest
 from conftest import pairs
 
 import transenc
-from transenc.api import _file, _rows
+from transenc.api import _file, _new_folder, _rows
 from transenc.composition import compose
 from transenc.data.files import Format, read_pairs
 from transenc.errors import InputError
@@ -119,7 +123,7 @@ def test_a_wrong_argument_is_refused_before_anything_is_written(tmp_path, monkey
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("item", ["ab", ("one",), ("one", None), ("one", float("nan")), {"a": "one", "b": "two"}])
+@pytest.mark.parametrize("item", ["ab", ("one",), ("one", 2), {"a": "one", "b": "two"}])
 def test_what_is_no_pair_of_sentences_is_refused_with_its_number(settings, item):
     with pytest.raises(InputError, match=r"pairs: item 1 is .*; give two sentences"):
         transenc.distill(*settings, pairs=[("one", "two"), item])
@@ -138,3 +142,44 @@ def test_a_file_where_a_folder_belongs_is_refused(settings, tmp_path):
     with pytest.raises(InputError, match=r"file: is a file; give a folder for the run"):
         transenc.distill(*settings, pairs=[("a", "b")], folder=tmp_path / "file")
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_each_run_of_a_second_has_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("transenc.api.datetime", SimpleNamespace(now=lambda: datetime(2026, 1, 2, 3, 4, 5)))
+    names = [str(_new_folder().relative_to(tmp_path)) for _ in range(3)]
+    assert names == [f"outputs/2026-01-02/03-04-05{end}" for end in ("", "-1", "-2")]
+
+
+def test_runs_at_once_may_put_the_same_pairs_into_the_store(tmp_path):
+    cfg = compose("train", ["data=pairs", "data.path=-", f"paths.artifacts={tmp_path}"])
+    many = [(f"a sentence {i}", "another") for i in range(20_000)]
+    with ThreadPoolExecutor(4) as pool:
+        paths = list(pool.map(lambda _: _file(many, cfg), range(12)))
+    assert len(set(paths)) == 1
+    assert len(paths[0].read_text().splitlines()) == 20_001
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (["hydra.run.dir=here"], r"hydra.run.dir=here: is for the command line; give folder=\.\.\."),
+        (["experiment=quickstart distill.iterations=1"], "holds several settings; give each as a text of its own"),
+    ],
+)
+def test_settings_of_the_command_line_that_python_does_not_take_are_refused(given, says):
+    with pytest.raises(InputError, match=says):
+        transenc.distill(*given)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "says"),
+    [
+        (pandas.DataFrame({"a": ["one", None], "b": ["two", "three"]}), r"item 1 lacks a sentence; .*dropna\(\)"),
+        ([("one", float("nan"))], "item 0 lacks a sentence"),
+        ({"sentence1": ["one"], "sentence2": ["two"]}, "is a mapping; give a data frame"),
+    ],
+)
+def test_pairs_that_lack_sentences_are_refused_with_the_remedy(pairs, says):
+    with pytest.raises(InputError, match=says):
+        _rows(pairs, ("sentence1", "sentence2"))

@@ -194,7 +194,7 @@ def test_a_run_that_was_stopped_ends_in_the_same_bytes_when_started_again(inputs
     process.send_signal(number)
     output = process.communicate()[0]
     assert process.returncode == 128 + number
-    assert output.endswith(f"stopped by {number.name}; the same command resumes where it stopped\n")
+    assert output.endswith(f"stopped by {number.name}; the same command goes on from the last stage or checkpoint\n")
     assert "Traceback" not in output
     again = subprocess.run(command("killed"), cwd=ROOT, check=True, capture_output=True, text=True)
     assert "resumed at step" in again.stdout
@@ -227,7 +227,7 @@ with interruptible():
 def test_a_signal_that_lands_in_a_destructor_is_not_lost():
     status, out, error = python("-c", IN_A_DESTRUCTOR)
     assert (status, out) == (128 + signal.SIGTERM, "goes on\n")
-    assert error == "stopped by SIGTERM; the same command resumes where it stopped\n"
+    assert error == "stopped by SIGTERM; the same command goes on from the last stage or checkpoint\n"
 
 
 TWICE = """

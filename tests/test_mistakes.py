@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from transenc.cli import expand_home
-from transenc.composition import check_overrides, check_own_data, compose
+from transenc.composition import check_overrides, check_own_data, compose, parsed, readable
 from transenc.config.checks import check
 from transenc.encoders import BiEncoder, CrossEncoder
 from transenc.errors import InputError
@@ -206,3 +206,28 @@ def test_a_word_that_is_no_setting_is_one_line(name, word, says, monkeypatch):
 
 def test_what_follows_a_flag_of_hydra_and_a_removed_key_are_no_mistakes():
     check_overrides("train", ["--config-dir", "mine", "-cn", "train", "~experiment", "seed=1"])
+
+
+@pytest.mark.parametrize(
+    ("argument", "found"),
+    [
+        ("data.path=Größe/en.csv", "Größe/en.csv"), ("data.columns.score=Ähnlichkeit", "Ähnlichkeit"),
+        ("data.path=数据/a b.csv", "数据/a b.csv"), ("seed=1,2", [1, 2]), ("data.test=[a,b]", ["a", "b"]),
+    ],
+)  # fmt: skip
+def test_letters_beyond_ascii_need_no_quotes_and_all_else_is_as_it_is_written(argument, found):
+    override = next(parsed([readable(argument)]))
+    value = list(override.sweep_iterator()) if override.is_sweep_override() else override.value()
+    assert value == found
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["data.extra_limit=20"], "data.extra_limit=20: there are no extra pairs"),
+        (["distill=supervised_bi", "data.path=a.csv", "data.gold=[b.csv]"], "it takes no data.path"),
+    ],
+)
+def test_settings_without_an_effect_are_refused(overrides, says):
+    with pytest.raises(InputError, match=says):
+        check(compose("train", ["data=stsb", "model=minilm", *overrides]))

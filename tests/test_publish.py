@@ -1,6 +1,7 @@
 """What goes to the hub, and that nothing does without --push."""
 
 import dataclasses
+import json
 
 import huggingface_hub
 import pytest
@@ -25,6 +26,10 @@ def run(bert, tmp_path):
         row = Row(2, kind, 0, "stsb-test", 1379, 0.81234567, 0.8)
         text = card(kind, "princeton-nlp/sup", "made.", ["stsb-train", "mine.csv"], 0, [row], "python train.py")
         (model / "README.md").write_text(text)
+    warnings, notes = {"cross": "it is worse"}, {"bi": "1/bi: the initial weights are kept."}
+    (folder / "run.json").write_text(json.dumps({"stages": [], "warnings": warnings, "notes": notes}))
+    for name in ("results.csv", "curves.csv"):
+        (folder / name).touch()
     return folder
 
 
@@ -57,6 +62,8 @@ def test_without_push_it_says_what_would_be_sent_and_copies_and_sends_nothing(ru
     output = capsys.readouterr().out
     assert "me/better-bi-encoder" in output
     assert "1_Pooling/config.json" in output
+    assert "  1/bi: the initial weights are kept.\n" in output
+    assert "  Do not use it: it is worse.\n" in output
     assert "Nothing was sent" in output
     assert hub == {}
 
@@ -175,3 +182,16 @@ def test_no_name_breaks_a_card(name):
 
 
 # Settings.
+
+
+def test_what_a_killed_run_left_is_not_published(run, hub):
+    (run / "run.json").unlink()  # a run removes it when it begins
+    with pytest.raises(InputError, match="no finished run"):
+        main([str(run), "me/better", "--push"])
+    assert hub == {}
+
+
+def test_a_folder_that_a_killed_run_was_copying_is_no_model(run, hub):
+    (run / "models" / "bi-encoder").rename(run / "models" / ".bi-encoder.part")
+    main([str(run), "me/better", "--push"])
+    assert list(hub) == ["me/better-cross-encoder"]

@@ -182,7 +182,7 @@ def test_a_setting_of_a_sweeps_job_stands_whole_on_its_line(tmp_path):
     path.parent.mkdir(parents=True)
     long = "model.bi_prompt='" + "a long prompt " * 12 + "'"
     OmegaConf.save([long], path)  # over several lines
-    assert sweep_table(tmp_path).splitlines()[1].endswith(long)
+    assert sweep_table([tmp_path / "0"]).splitlines()[1].endswith(long)
 
 
 def test_published_figures_stand_beside_the_scores_on_the_page_and_the_terminal(runs, tmp_path):

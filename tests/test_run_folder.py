@@ -1,6 +1,7 @@
 """A run deletes nothing that it did not write, and begins in no folder of others."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from transenc.composition import check_overrides
 from transenc.errors import InputError
-from transenc.run_folder import PARTS, RECORD, RunFolder, recorded
+from transenc.run_folder import PARTS, RECORD, RunFolder, lock_run, recorded
 
 TRAIN = Path(__file__).parents[1] / "train.py"
 
@@ -84,7 +85,7 @@ def test_only_what_an_earlier_run_wrote_is_removed(tmp_path):
     second.remove_earlier()
     assert sorted(path.name for path in (tmp_path / "models").iterdir()) == ["mine", "one"]
     assert (tmp_path / "labels" / "mine.csv").read_text() == "mine"
-    assert json.loads((tmp_path / RECORD).read_text()) == {"written": ["models/one", "tensorboard"]}
+    assert json.loads((tmp_path / RECORD).read_text()) == {"written": ["models/one"]}
 
 
 def test_a_folder_that_is_a_link_by_now_loses_the_link_and_not_what_it_leads_to(others, tmp_path):
@@ -137,3 +138,21 @@ def test_an_evaluation_replaces_the_results_of_another_and_not_of_a_training_run
     check_overrides("train", [f"hydra.run.dir={tmp_path}"])
     with pytest.raises(InputError, match=r"is a training run's folder, whose results.csv would be replaced"):
         check_overrides("evaluate", [f"hydra.run.dir={tmp_path}"])
+
+
+def test_a_folder_that_a_run_writes_to_is_refused_before_hydra_writes_there(tmp_path):
+    (tmp_path / RECORD).write_text(json.dumps({"written": []}))
+    running = lock_run(tmp_path)
+    with pytest.raises(InputError, match="another run writes there"):
+        check_overrides("train", [f"hydra.run.dir={tmp_path}"])
+    os.close(running)
+    check_overrides("train", [f"hydra.run.dir={tmp_path}"])
+
+
+def test_a_wrong_setting_leaves_what_the_last_run_wrote_as_it_was(setting):
+    folder = setting.run()
+    written = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    for wrong in ("model.cross=./nowhere", "data.path=nowhere.tsv"):
+        with pytest.raises(InputError, match="no such f"):
+            setting.run(wrong)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == written

@@ -147,7 +147,7 @@ def test_a_model_that_scores_below_the_initial_bi_encoder_is_warned_of_in_run_ca
 
 def test_without_gold_scores_a_cross_encoder_that_hardly_agrees_with_its_teacher_is_warned_of(setting, caplog):
     caplog.set_level("INFO", "transenc")
-    folder = setting.run("data.dev=null", "data.test=[]")
+    folder = setting.run("data.dev=null", "data.test=[]", "distill.holdout=0.3")
     scores = {
         kind: json.loads((folder / "run.json").read_text())["selected"][kind]["score"] for kind in ("bi", "cross")
     }
@@ -173,9 +173,17 @@ def test_without_gold_scores_a_cross_encoder_is_warned_of_where_the_bi_encoder_w
 
 
 def test_human_scores_are_no_teacher_that_a_cross_encoder_has_to_agree_with():
-    member = Member("cross", 1, 0, False, Artifact(Path(), "", {"selection": 0.7}))
+    member = Member("cross", 1, 0, False, Artifact(Path(), "", {"selection": 0.7, "held_out": 10}))
     assert "below 0.8" in warning(member, [], Select.agreement, [])
     assert warning(member, [], Select.agreement, [], supervised=True) is None
+
+
+def test_few_held_out_pairs_do_not_tell_whether_a_cross_encoder_agrees_with_its_teacher():
+    few, enough = (
+        Member("cross", 1, 0, False, Artifact(Path(), "", {"selection": -1.0, "held_out": n})) for n in (9, 10)
+    )
+    assert warning(few, [], Select.agreement, []) is None
+    assert "is -1.00 on held-out pairs" in warning(enough, [], Select.agreement, [])
 
 
 def test_few_held_out_pairs_are_told_where_they_kept_the_initial_weights():

@@ -1,13 +1,16 @@
 """The loop from Python, in a notebook or a script: the same code, settings and run folder as `python train.py`."""
 
 import csv
+import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-from transenc.artifacts import digest, replacing
-from transenc.composition import check_own_data, compose, quoted
+from transenc.artifacts import digest, lock, replacing
+from transenc.composition import check_own_data, compose, quoted, readable
 from transenc.config.schema import Train
 from transenc.errors import InputError
 from transenc.loop import distill as run_loop
@@ -71,7 +74,11 @@ def distill(*overrides: str, pairs: Any = None, folder: str | Path | None = None
     """
     if wrong := [one for one in overrides if not isinstance(one, str) or one.startswith("-")]:
         raise InputError(f'{wrong[0]!r:.80} is no setting; give texts like "model=minilm", and pairs=... by name')
-    settings = list(overrides)
+    if wrong := [one for one in overrides if one.count("=") > 1 and all("=" in part for part in one.split())]:
+        raise InputError(f"{wrong[0]!r:.80} holds several settings; give each as a text of its own")
+    if wrong := [one for one in overrides if one.startswith("hydra")]:
+        raise InputError(f"{wrong[0]}: is for the command line; give folder=... for the run folder")
+    settings = [readable(one) for one in overrides]
     if pairs is None:
         check_own_data(settings)
     elif twice := [one for one in settings if one.startswith(("data.path=", "data.sentences="))]:
@@ -79,12 +86,23 @@ def distill(*overrides: str, pairs: Any = None, folder: str | Path | None = None
     else:
         cfg = compose("train", ["data=pairs", "data.path=-", *settings])
         settings = ["data=pairs", *settings, f"data.path={quoted(str(_file(pairs, cfg)))}"]
-    place = Path(folder or datetime.now().strftime("outputs/%Y-%m-%d/%H-%M-%S")).absolute()
+    place = _new_folder() if folder is None else Path(folder).absolute()
     try:
         run_loop(compose("train", settings), place)
     finally:
         release()
     return DistilledRun.read(place)
+
+
+def _new_folder() -> Path:
+    """outputs/DATE/TIME, with a number where another run of this second has it."""
+    base = Path(datetime.now().strftime("outputs/%Y-%m-%d/%H-%M-%S")).absolute()
+    for number in count():
+        folder = base.with_name(f"{base.name}-{number}") if number else base
+        with suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            return folder
+    raise AssertionError("count() never ends")
 
 
 def _file(pairs: Any, cfg: Train) -> Path:
@@ -99,8 +117,12 @@ def _file(pairs: Any, cfg: Train) -> Path:
     check_store(store)
     store.mkdir(parents=True, exist_ok=True)
     path = store / f"pairs-{digest(rows)[:16]}.csv"
-    with replacing(path) as file:
-        csv.writer(file).writerows(rows)
+    handle = lock(store)  # another process may write the same pairs
+    try:
+        with replacing(path) as file:
+            csv.writer(file).writerows(rows)
+    finally:
+        os.close(handle)
     return path
 
 
@@ -115,10 +137,14 @@ def _rows(pairs: Iterable[Any], names: Sequence[Any]) -> list[tuple[str, str]]:
                 f" {names[0]!r} and {names[1]!r}, or give two columns, as df[['a', 'b']]"
             )
         pairs = pairs.itertuples(index=False, name=None) if hasattr(pairs, "itertuples") else pairs.iter_rows()
+    if isinstance(pairs, Mapping):
+        raise InputError("pairs: is a mapping; give a data frame, or the pairs one after another")
     rows = []
     for number, pair in enumerate(pairs):
         found = [pair.get(name) for name in names] if isinstance(pair, Mapping) else pair
         sentences = () if isinstance(found, str) else tuple(found)[:2]
+        if not isinstance(pair, Mapping) and any(one is None or one != one for one in sentences):
+            raise InputError(f"pairs: item {number} lacks a sentence; leave such rows out (of a data frame: dropna())")
         if len(sentences) < 2 or not all(isinstance(sentence, str) for sentence in sentences):
             raise InputError(
                 f"pairs: item {number} is {pair!r:.80}; give two sentences, or mappings with {names[0]!r} and"

@@ -275,7 +275,10 @@ def lock(folder: Path, wait: bool = True) -> int:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[str]]:
-    """A text file, UTF-8, to write what `path` is to hold; it takes that name when all is written, or not at all."""
+    """A text file, UTF-8, to write what `path` is to hold; it takes that name when all is written, or not at all.
+
+    One process at a time: `lock` the folder where several may write.
+    """
     aside = path.with_name(f".{path.name}.part")
     try:
         with open(aside, "w", encoding="utf-8", newline="") as file:

@@ -25,7 +25,15 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from transenc.composition import CONF, check_overrides, check_own_data, explain, of_configuration, settings_help
+from transenc.composition import (
+    CONF,
+    check_overrides,
+    check_own_data,
+    explain,
+    of_configuration,
+    readable,
+    settings_help,
+)
 from transenc.errors import InputError
 from transenc.terminal import show
 
@@ -70,7 +78,7 @@ def main(name: str, task: Task, usage: str, shorthand: Callable[[str], str] = st
     logging.raiseExceptions = TRACEBACKS  # where a log file cannot be written, the error itself says why
     threading.excepthook = ignore_writer_oserror
     with few_full_collections(), interruptible(), one_line_errors(name, print_error), join_ranks(name):
-        sys.argv[1:] = [expand_home(shorthand(argument)) for argument in sys.argv[1:]]
+        sys.argv[1:] = [readable(expand_home(shorthand(argument))) for argument in sys.argv[1:]]
         if not {"-sc", "--shell-completion"} & set(sys.argv):  # its words look like key=value
             check_overrides(name, sys.argv[1:])
             if name == "train":
@@ -137,22 +145,30 @@ class Sweep(Callback):
     """Ends a multirun with one table, whatever became of its jobs."""
 
     folder: ClassVar[Path | None] = None
+    earlier: ClassVar[dict[Path, int]] = {}  # jobs of earlier sweeps in this folder, by when Hydra wrote their settings
 
     def on_multirun_start(self, config: Any, **_: Any) -> None:
         Sweep.folder = Path(config.hydra.sweep.dir)
+        Sweep.earlier = Sweep.written()
+
+    @classmethod
+    def written(cls) -> dict[Path, int]:
+        assert cls.folder is not None
+        return {path.parents[1]: path.stat().st_mtime_ns for path in cls.folder.glob("*/.hydra/overrides.yaml")}
 
     @classmethod
     def report(cls) -> None:
         if cls.folder is None:
             return
-        jobs = sorted((path.parent for path in cls.folder.glob("*/.hydra")), key=lambda path: path.name.zfill(9))
+        own = [job for job, when in cls.written().items() if cls.earlier.get(job) != when]
+        jobs = sorted(own, key=lambda path: path.name.zfill(9))
         finished = [job for job in jobs if (job / "run.json").exists()]
         if not finished:
             return
         from transenc.report.comparison import sweep_table
         from transenc.report.page import write_report
 
-        print(f"\n{sweep_table(cls.folder)}")
+        print(f"\n{sweep_table(jobs)}")
         print("(x100: the selected encoders, averaged over the test sets; their selection scores if there are none)")
         if len(jobs) > 1:
             failed = [job.name for job in jobs if job not in finished]
@@ -187,7 +203,7 @@ def interruptible() -> Iterator[None]:
         yield
     except Interrupted as interrupted:
         number = signal.Signals(interrupted.args[0])
-        print_error(f"stopped by {number.name}; the same command resumes where it stopped")
+        print_error(f"stopped by {number.name}; the same command goes on from the last stage or checkpoint")
         sys.exit(128 + number)
     finally:
         sys.unraisablehook = sys.__unraisablehook__

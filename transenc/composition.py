@@ -18,7 +18,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from transenc.config.schema import Evaluate, Train
 from transenc.errors import InputError, nearest
-from transenc.run_folder import recorded
+from transenc.run_folder import lock_run, recorded
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 SCHEMAS = {"train": Train, "evaluate": Evaluate}
@@ -121,18 +121,26 @@ def quoted(text: str) -> str:
     return "'" + text.replace("'", "\\'") + "'"
 
 
+def readable(argument: str) -> str:
+    """`key=value` with quotes around a value that only letters beyond ASCII keep Hydra's grammar from reading."""
+    key, equals, value = argument.partition("=")
+    return argument if value.isascii() or set(value) & set("'\"[]{}(),\\$") else key + equals + quoted(value)
+
+
 def check_folder(name: str, key: str, folder: Any) -> None:
     """Refuse a run folder of others before Hydra writes into it.
 
     Raises:
-        InputError: it has no name, or is not empty and no run's, or is a training run's and `name` is another command.
+        InputError: it has no name, or is not empty and no run's, or another run writes there, or it is a training run's
+            and `name` is another command.
     """
     if folder in (None, ""):
         raise InputError(f"{key}: no folder is named; name one, or leave it out")
     if key != "hydra.run.dir" or "${" in str(folder):
         return
     if name == "train":
-        recorded(Path(str(folder)))
+        if recorded(Path(str(folder))) is not None:
+            os.close(lock_run(Path(str(folder))))
     elif recorded(Path(str(folder)), own=("results.csv",)) is not None:
         raise InputError(f"{folder}: is a training run's folder, whose results.csv would be replaced; give another")
 

@@ -43,6 +43,7 @@ def distill(cfg: Train, folder: Path, overrides: Sequence[str] | None = None) ->
             candidates.extend(members)
 
         initial = {kind: stages.initial_encoders(kind) for kind in direction.kinds}
+        run.begin()
         for kind in stages.trained(initial):
             evaluate(initial[kind])
         pool = stages.gather(initial)

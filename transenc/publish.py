@@ -8,16 +8,17 @@ import argparse
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from transenc.cli import one_line_errors, print_error
 from transenc.errors import InputError, reason
 from transenc.model_card import HERE
+from transenc.report.run import Run
 
 CARD = "README.md"
-WEIGHTS = ("model.safetensors", "adapter_model.safetensors")  # the latter of a LoRA adapter (distill.adapters=separate)
+PUBLISHED = ("model.safetensors", "adapter_model.safetensors")  # the latter of a LoRA adapter
 
 
 def models(run: Path) -> list[Path]:
@@ -26,10 +27,17 @@ def models(run: Path) -> list[Path]:
     Raises:
         InputError: it has none.
     """
-    found = sorted(path.parent for name in WEIGHTS for path in (run / "models").glob(f"*/{name}"))
+    found = sorted(path.parent for name in PUBLISHED for path in (run / "models").glob(f"[!.]*/{name}"))
     if not found:
-        raise InputError(f"{run}: no finished run (it holds no models/*/{WEIGHTS[0]})")
+        raise InputError(f"{run}: no finished run (it holds no models/*/{PUBLISHED[0]})")
     return found
+
+
+def remarks(facts: Mapping[str, Any], model: Path) -> list[str]:
+    """What a run's run.json says of one of its models."""
+    name = model.name.replace("-encoder", "")
+    warnings = [f"Do not use it: {facts['warnings'][name]}."] if name in facts["warnings"] else []
+    return warnings + ([facts["notes"][name]] if name in facts["notes"] else [])
 
 
 def card(model: Path, repository: str) -> str:
@@ -68,14 +76,17 @@ def push(model: Path, repository: str, private: bool) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", metavar="RUN", type=Path)
-    parser.add_argument("repository", metavar="NAME/REPO")
-    parser.add_argument("--push", action="store_true")
+    parser = argparse.ArgumentParser(
+        "python -m transenc.publish", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", metavar="RUN", type=Path, help="a finished run's folder")
+    parser.add_argument("repository", metavar="NAME/REPO", help="what the repositories' names begin with")
+    parser.add_argument("--push", action="store_true", help="send the models")
     parser.add_argument("--private", action="store_true", help="where the repository is new")
     options = parser.parse_args(arguments)
     from huggingface_hub.utils import HFValidationError, validate_repo_id
 
+    facts = Run.read(options.run).facts  # of a finished run: a killed one may hold the models of two
     for model in models(options.run):
         repository = f"{options.repository}-{model.name}"
         try:
@@ -86,6 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         files = sorted(path for path in model.rglob("*") if path.is_file())
         size = sum(path.stat().st_size for path in files) / 1e6
         print(f"{model} -> {repository}, {len(files)} files, {size:.1f} MB")
+        for line in remarks(facts, model):
+            print(f"  {line}")
         if not options.push:
             print("\n".join(f"  {path.relative_to(model)}" for path in files))
             continue

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
-from transenc.artifacts import replacing
+from transenc.artifacts import lock, replacing
 from transenc.errors import InputError
 
 RECORD = ".transenc.json"
@@ -60,6 +60,18 @@ def recorded(folder: Path, own: Collection[str] = ()) -> set[str] | None:
     return None
 
 
+def lock_run(folder: Path) -> int:
+    """Hold a run folder against other runs, see `transenc.artifacts.lock`.
+
+    Raises:
+        InputError: another run holds it.
+    """
+    try:
+        return lock(folder, wait=False)
+    except BlockingIOError:
+        raise InputError(f"{folder}: another run writes there; wait for it, or give another hydra.run.dir") from None
+
+
 def check_store(store: Path) -> None:
     """Check that the store of the artifacts is a folder, or can become one.
 
@@ -91,7 +103,10 @@ class RunFolder:
         if inside.is_relative_to(artifacts) or any(artifacts.is_relative_to(part) for part in parts):
             raise InputError(f"paths.artifacts={store}: it and the run folder, {folder}, must not lie in one another")
         self.earlier, self.written = recorded(folder) or set(), set[str]()
-        self.remove("tensorboard")  # in the folder of a killed run everything is written again
+
+    def begin(self) -> None:
+        """Make room for what is written as the run goes; in the folder of a killed run everything is written again."""
+        self.remove("tensorboard")
         self.path("tensorboard")
 
     def path(self, *parts: str) -> Path:

@@ -20,16 +20,15 @@ from typing import Any, Self
 import numpy as np
 
 from transenc import distributed
-from transenc.artifacts import Artifact, lock, replacing
+from transenc.artifacts import Artifact, replacing
 from transenc.config.schema import Adapters, Direction, Select, Train, Verbosity, listed
-from transenc.errors import InputError
 from transenc.model_card import as_code, card, public_name
 from transenc.model_folder import ADAPTER_CONFIG, Source, name_base
 from transenc.progress import Progress
 from transenc.report.page import write_report
 from transenc.report.run import flat
 from transenc.results import RESULT, Row, published_results, table, write_results
-from transenc.run_folder import RunFolder, model_path, predictions_path, recorded
+from transenc.run_folder import RunFolder, lock_run, model_path, predictions_path, recorded
 from transenc.selection import Selected, note, warning
 from transenc.stages.evaluation import Member
 from transenc.stages.models import read_as
@@ -67,22 +66,22 @@ class RunWriter:
         recorded(self.folder)  # refuses a file, before mkdir does
         self.folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as opened:
-            try:
-                opened.callback(os.close, lock(self.folder, wait=False))
-            except BlockingIOError:
-                raise InputError(
-                    f"{self.folder}: another run writes there; wait for it, or give another hydra.run.dir"
-                ) from None
+            opened.callback(os.close, lock_run(self.folder))
             self.files = RunFolder(self.folder, Path(self.cfg.paths.artifacts))
-            (self.folder / "run.json").unlink(missing_ok=True)  # it marks a finished run
-            self.trackers = Trackers(self.cfg.loggers, self.settings, self.folder)
-            opened.push(lambda failure, *_: self.trackers.close(failed=failure is not None))
-            self.curves = opened.enter_context(open(self.folder / "curves.csv", "w", encoding="utf-8", newline=""))
-            self.curve_writer = csv.DictWriter(self.curves, ("place", "step", *CURVES), lineterminator="\n")
-            self.curve_writer.writeheader()
             self.progress = Progress(self._write_curve, bars=self.cfg.verbosity is not Verbosity.quiet)
             self.opened = opened.pop_all()
         return self
+
+    def begin(self) -> None:
+        """Open what is written as the run goes. Data and models are found: what an earlier run left here may go."""
+        (self.folder / "run.json").unlink(missing_ok=True)  # it marks a finished run
+        self.files.begin()
+        self.trackers = Trackers(self.cfg.loggers, self.settings, self.folder)
+        self.opened.push(lambda failure, *_: self.trackers.close(failed=failure is not None))
+        replaced = open(self.folder / "curves.csv", "w", encoding="utf-8", newline="")  # noqa: SIM115
+        self.curves = self.opened.enter_context(replaced)
+        self.curve_writer = csv.DictWriter(self.curves, ("place", "step", *CURVES), lineterminator="\n")
+        self.curve_writer.writeheader()
 
     def __exit__(self, *failure: Any) -> None:
         self.opened.__exit__(*failure)
@@ -254,17 +253,17 @@ class RunWriter:
 
     def _show(
         self,
-        selected: Sequence[Member],
+        members: Sequence[Member],
         reference: Sequence[Row],
         notes: Mapping[str, str],
         warnings: Mapping[str, str],
         stages: Stages,
     ) -> None:
-        marked = [member.key for member in selected]
+        marked = [member.key for member in members]
         lines = [table([*self.rows, *reference], stages.tests, marked, self.published)] if self.rows else []
         by = next(iter(stages.dev)) if stages.select is Select.dev else stages.select.name
-        lines.append(f"* by {by}: " + ", ".join(f"{m.name} of iteration {m.iteration}" for m in selected))
-        unknown = [m.name for m in selected if m.name not in notes and m.name not in warnings]
+        lines.append(f"* by {by}: " + ", ".join(f"{m.name} of iteration {m.iteration}" for m in members))
+        unknown = [m.name for m in members if m.name not in notes and m.name not in warnings]
         for failure in stages.failures:
             kept = "trained with another seed" if failure["kept"] is None else f"{failure['kept']} stays in its place"
             lines.append(f"{failure['place']} failed ({'; '.join(failure['reasons'])}): {kept}.")

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from transenc.cli import expand_home, few_full_collections, one_line_errors, print_error
-from transenc.composition import compose
+from transenc.composition import compose, readable
 from transenc.config.checks import check_evaluation
 from transenc.config.schema import Evaluate, listed
 from transenc.data.files import KINDS, Format, Reader, Record
@@ -118,7 +118,7 @@ def main(arguments: Sequence[str]) -> None:
     options = {key: value for key, equals, value in parts if equals and key in ("column", "format")}
     files = [argument for argument in arguments if "=" not in argument or os.path.isfile(argument)]
     settings = [a for a in arguments if a not in files and a.partition("=")[0] not in options]
-    cfg = compose("evaluate", ["data=pairs", *(expand_home(shorthand(argument)) for argument in settings)])
+    cfg = compose("evaluate", ["data=pairs", *(readable(expand_home(shorthand(argument))) for argument in settings)])
     check_evaluation(cfg)
     if cfg.trainer.precision.name == "bf16-mixed":
         raise InputError("trainer.precision=bf16-mixed: transenc.score computes in fp32; leave it out")

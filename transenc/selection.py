@@ -101,7 +101,9 @@ def warning(
         score, before = (100 * sum(values) / len(values) for values in zip(*defined.values(), strict=True))
         where = next(iter(defined)) if len(defined) == 1 else f"{len(defined)} sets on average"
         return f"{score:.2f} on {where}, below the initial bi-encoder's {before:.2f}" if score < before else None
-    agreement = member.artifact.facts.get("selection") if by is Select.agreement and not supervised else None
+    facts = member.artifact.facts
+    told = by is Select.agreement and not supervised and facts.get("held_out", 0) >= MIN_HELD_OUT
+    agreement = facts.get("selection") if told else None
     if member.kind == "cross" and agreement is not None and agreement < MIN_AGREEMENT:
         return f"Spearman with its teacher's labels is {agreement:.2f} on held-out pairs, below {MIN_AGREEMENT:g}"
     if member.kind == "cross" and well_pooled:

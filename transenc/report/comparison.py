@@ -71,23 +71,24 @@ def _spread(column: Sequence[float | None]) -> str:
     return f"{mean(values):.2f} ± {stdev(values) if len(values) > 1 else 0:.2f}"
 
 
-def sweep_table(folder: Path) -> str:
+def sweep_table(folders: Sequence[Path]) -> str:
     """A line for each job of a multirun: the selected encoders' mean test scores x100 (selection scores if there are no
     test sets), and the settings of this job alone.
     """
     jobs: list[tuple[str, dict[str, str], list[str]]] = []
-    for path in sorted(folder.glob("*/.hydra/overrides.yaml"), key=lambda path: path.parts[-3].zfill(9)):
-        overrides = [str(one) for one in yaml.safe_load(path.read_text(encoding="utf-8"))]
+    for folder in folders:
+        settings = yaml.safe_load((folder / ".hydra" / "overrides.yaml").read_text(encoding="utf-8"))
+        overrides = [str(one) for one in settings]
         try:
-            run = Run.read(path.parents[1])
+            run = Run.read(folder)
         except InputError:
-            jobs.append((path.parts[-3], {}, overrides))
+            jobs.append((folder.name, {}, overrides))
             continue
         cells = {}
         for name, selected in run.selected.items():
             values = run.test_values(run.key(name)) or [selected["score"]]
             cells[name] = "" if values == [None] else percent(sum(values) / len(values))
-        jobs.append((path.parts[-3], cells, overrides))
+        jobs.append((folder.name, cells, overrides))
     common = set.intersection(*(set(overrides) for _, _, overrides in jobs)) if len(jobs) > 1 else set()
     names = list(dict.fromkeys(name for _, cells, _ in jobs for name in cells)) or ["failed"]
     width = max(8, *(len(name) + 2 for name in names))
