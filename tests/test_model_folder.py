@@ -193,3 +193,8 @@ def test_the_folder_of_a_run_is_no_model_and_the_line_says_where_its_models_are(
     for folder in (tmp_path, tmp_path / "models"):
         with pytest.raises(InputError, match=r"there is one in .*/models/bi-encoder and in .*/models/cross-encoder$"):
             find(str(folder))
+
+
+def test_a_file_of_a_model_is_no_model(bert):
+    with pytest.raises(InputError, match=r"model.safetensors: is a file; give its folder"):
+        find(f"{bert}/model.safetensors")

@@ -1,5 +1,7 @@
 """The pairs to train on: cleaned, drawn, and free of the pairs that encoders are judged by."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -139,3 +141,15 @@ def test_blanks_that_are_kept_make_no_other_sentence_of_one(bench):
     rows = [(" a", "b"), ("a", "b "), (" ", "c"), ("d ", "d"), ("e ", "f")]
     found, _ = bench.gather(bench.pairs(rows), bench.pairs([("f", " e")], [1.0]))
     assert found == [(" a", "b")]
+
+
+def test_text_that_the_tokenizer_does_not_know_is_warned_of_once(setting, tmp_path, caplog):
+    rows = "".join(f"狗 {i}\t猫 {i}\n" for i in range(20))
+    (tmp_path / "zh.tsv").write_text(f"sentence1\tsentence2\n{rows}", encoding="utf-8")
+    settings = [f"data.path={tmp_path}/zh.tsv", "distill.failure=ignore"]
+    for name in ("built", "reused"):
+        caplog.clear()
+        setting.run(*settings, name=name)
+        told = [record.getMessage() for record in caplog.records if "unknown to the tokenizer" in record.getMessage()]
+        assert len(told) == 1
+        assert re.match(r"pool: \d\d0?% of the tokens are unknown", told[0])

@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from transenc.cli import main
+from transenc.composition import CONF, quoted
 from transenc.config.checks import check_evaluation
 from transenc.config.schema import Evaluate, Pooling, Scored, Verbosity, listed
 from transenc.errors import InputError
@@ -46,8 +49,14 @@ class EvaluationRow(Row):
 
 
 def shorthand(argument: str) -> str:
-    """`model=X` for `model.path=X`."""
-    return argument.replace("model=", "model.path=", 1) if argument.startswith("model=") else argument
+    """`model=X` for `model.path=X`, and for the bi-encoder of conf/model/X.yaml where there is one."""
+    if not argument.startswith("model="):
+        return argument
+    value = argument.removeprefix("model=")
+    choice = CONF / "model" / f"{value}.yaml"
+    if value.isidentifier() and choice.is_file() and isinstance(bi := OmegaConf.load(choice).get("bi"), str):
+        value = quoted(bi)
+    return f"model.path={value}"
 
 
 def recognise(source: Source, model: Scored) -> tuple[str, dict[str, Any]]:
@@ -91,6 +100,9 @@ def run(cfg: Evaluate, folder: Path, overrides: Sequence[str] | None = None) -> 
     from transenc.stages.models import find_model
 
     check_evaluation(cfg)
+    for name in ("path", "sentences"):
+        if getattr(cfg.data, name) is not None:
+            raise InputError(f"data.{name}: is for training; give data.test=[FILE]")
     if not cfg.data.test:
         raise InputError("data.test: no test set; give data.test=[FILE], or data=NAME for a known set")
     progress = Progress(bars=cfg.verbosity is not Verbosity.quiet)

@@ -106,6 +106,8 @@ def find(name: str, adapters: bool = True) -> Source:
         root = _in_package(path)
     elif os.path.isdir(os.path.expanduser(path)):  # Path.expanduser raises where there is no such user
         root = Path(os.path.expanduser(path))
+    elif os.path.isfile(os.path.expanduser(path)):
+        raise InputError(f"{path}: is a file; give its folder")
     elif re.fullmatch(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?", path) and not Path(path).is_absolute() and path[0] != ".":
         root = download(path, (*DESCRIPTION, "*/config.json"), _to_download)
     else:

@@ -97,6 +97,8 @@ def check(cfg: Train) -> None:
     shares = (data.mining.random, data.mining.nearest, data.mining.lexical)
     if min(shares) < 0 or sum(shares) == 0:
         raise InputError("data.mining: the shares random, nearest, lexical must be at least 0, and one of them above")
+    if data.extra_limit is not None and data.extra is None:
+        raise InputError(f"data.extra_limit={data.extra_limit}: there are no extra pairs; give data.extra=FILE too")
     if data.flatten and data.limit is None:
         raise InputError("data.flatten=true: flattening leaves pairs out; give data.limit=N, how many to keep")
     if direction is not Direction.both and distill.iterations > 1:
@@ -120,8 +122,9 @@ def check(cfg: Train) -> None:
     if distill.select is Select.dev and data.dev is None:
         raise InputError("distill.select=dev: there is no development set; give data.dev=FILE, or select by agreement")
     if direction.supervised:
-        if data.flatten or data.extra is not None or distill.centre is not Centre.none:
-            refused = "takes no data.flatten, no data.extra and no distill.centre"
+        own = data.path is not None or data.sentences is not None
+        if own or data.flatten or data.extra is not None or distill.centre is not Centre.none:
+            refused = "learns from data.gold; it takes no data.path, sentences, flatten or extra, and no distill.centre"
             raise InputError(f"distill.direction={direction.name}: {refused}")
         if model.teachers is not None:
             raise InputError(

@@ -26,6 +26,7 @@ UNREADABLE |= dict.fromkeys(("xlsx", "xls", "ods"), "a spreadsheet; save it as .
 STDIN = Path("-")
 csv.field_size_limit(2**31 - 1)  # of characters in a cell; Python's own is 131,072
 NAME_YOURS = "name yours with data.columns.sentence1=..., .sentence2=..., .score=..."
+SEPARATORS = {";": "semicolons; save it with commas", ",": "commas; name it .csv", "\t": "tabs; name it .tsv"}
 SHOWN = 40  # characters of what is wrong that an error repeats
 
 
@@ -81,9 +82,9 @@ class Format:
         """
         if not self.binary:
             return parse_score(written, self.score_min, self.score_max, where)
-        label = _number(written, where)
+        label = _number({"false": 0, "true": 1}.get(str(written).lower(), written), where)  # as pandas and Excel do
         if label not in (0, 1):
-            raise InputError(f"{where}: the label {written!s:.{SHOWN}} is neither 0 nor 1")
+            raise InputError(f"{where}: the label {written!s:.{SHOWN}} is neither 0 nor 1; write 0 and 1")
         return label
 
 
@@ -290,10 +291,11 @@ class Reader:
             yield Record(where, row[places[0]], row[places[1]], row[places[-1]], text + delimiter * missing)
 
     def _find(self, column: str, header: list[str]) -> int:
-        if len(header) == 1 and ";" in header[0]:
-            raise InputError(f"{self.path}:1: its columns are separated by semicolons; save it with commas")
+        for mark, remedy in SEPARATORS.items():
+            if len(header) == 1 and mark in header[0] and (self.path != STDIN or mark == ";"):
+                raise InputError(f"{self.path}:1: its columns are separated by {remedy}")
         if column not in header:
-            yours = f"{NAME_YOURS}; without a header, number them from 0"
+            yours = f"{NAME_YOURS}; only where there is no header, number them from 0"
             if self.path == STDIN and "," in header[0]:
                 yours = "standard input is read as tab-separated; set format=csv"
             if column == self.form.score and self.form.sentence1 in header:

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModel
 
-import transenc.encoders.modules as st
 from transenc.data.tokens import TokenisedPairs
+from transenc.encoders import modules as st_modules
 from transenc.encoders.base import PairEncoder, Progress
 from transenc.encoders.cpu_layers import speed_up
 from transenc.encoders.inputs import in_batches
@@ -77,9 +77,9 @@ class BiEncoder(PairEncoder):
         truncate_dim: int | None = None,
         pooling_guessed: bool = False,
     ):
-        static = isinstance(backbone, st.StaticEmbeddings)
+        static = isinstance(backbone, st_modules.StaticEmbeddings)
         if isinstance(head, str):
-            head = [st.pooling_of(head, backbone.config.hidden_size)]
+            head = [st_modules.pooling_of(head, backbone.config.hidden_size)]
         modes, self.include_prompt = head[0].pooling_mode, head[0].include_prompt
         first_only = modes == "cls" and (self.include_prompt or prompts.used == ("", ""))
         super().__init__(backbone, tokenizer, max_tokens, first_only, prompts.used, special=not static)
@@ -315,14 +315,14 @@ class BiEncoder(PairEncoder):
                 raise InputError(f"{source.name}: {layers} layers asked for, and static embeddings have none")
             if pooling not in ("auto", "mean"):
                 raise InputError(f"{source.name}: static embeddings are pooled by their mean; set model.pooling=auto")
-            backbone, tokenizer, limit = st.load_static(source)
+            backbone, tokenizer, limit = st_modules.load_static(source)
             length, width = max_tokens or limit or UNLIMITED, backbone.table.embedding_dim
         else:
             config, tokenizer, length = load_parts(
                 source, description, max_tokens or description.max_tokens, layers, pair=False
             )
             backbone, width = load_backbone(AutoModel, source, config), config.hidden_size
-        head, guessed = st.load_modules(source, width, None if pooling == "auto" else pooling)
+        head, guessed = st_modules.load_modules(source, width, None if pooling == "auto" else pooling)
         if guessed and tokenizer.cls_token_id is None:
             raise InputError(
                 f"{source.name}: its files name no pooling, and its tokenizer has no [CLS]; set model.pooling to"
@@ -347,9 +347,9 @@ class BiEncoder(PairEncoder):
         nothing here uses, it would report the folder as incomplete.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        if isinstance(self.backbone, st.StaticEmbeddings):
+        if isinstance(self.backbone, st_modules.StaticEmbeddings):
             limit = self.max_tokens if self.max_tokens < UNLIMITED else None
-            st.save_static(self.backbone, self.tokenizer, limit, folder)
+            st_modules.save_static(self.backbone, self.tokenizer, limit, folder)
         else:
             (pooler,) = self._pooler
             self._save_backbone(
@@ -358,11 +358,11 @@ class BiEncoder(PairEncoder):
         self._save_modules(folder)
 
     def _save_modules(self, folder: Path) -> None:
-        static = isinstance(self.backbone, st.StaticEmbeddings)  # which take the mean by themselves
+        static = isinstance(self.backbone, st_modules.StaticEmbeddings)  # which take the mean by themselves
         first, behind = "StaticEmbedding" if static else "Transformer", [*self.head, *self._normalise][static:]
         modules = [{"idx": 0, "name": "0", "path": "", "type": f"sentence_transformers.models.{first}"}]
         files = {
-            "modules.json": modules + st.save_modules(behind, folder),
+            "modules.json": modules + st_modules.save_modules(behind, folder),
             "sentence_bert_config.json": {"max_seq_length": self.max_tokens, "do_lower_case": False},
             "config_sentence_transformers.json": {"similarity_fn_name": "cosine", **self.named_prompts.settings()}
             | ({} if self.truncate_dim is None else {"truncate_dim": self.truncate_dim}),

@@ -25,6 +25,7 @@ from transenc.stages.pairs import read, tokenise
 
 log = logging.getLogger("transenc")
 
+MAX_UNKNOWN = 0.1  # share of a set's tokens that may be unknown without a warning
 MAX_NAME_BYTES = 200  # in a set's name. A file name may have 255, and some are made of this and the encoder's
 SCORE_TOKENS = {"cpu": 2048, "cuda": 65536}  # on a CPU a batch's activations stay in the cache
 KNOWN_DATASETS = (*published.PUBLISHED, *hub.HUB)
@@ -141,6 +142,7 @@ class Evaluation:
         self.store, self.data, self.dataset, self.progress = store, data, Path(paths.dataset), progress
         self.accelerator = device_of(trainer.accelerator)
         _check_processes()
+        self.unknown: set[Path] = set()  # tokens that were warned of
         self.models: list[dict[str, Any]] = []  # named by the configuration: `key`, `name`, and what was read
         self.scoring = {
             "batch_tokens": trainer.score_tokens or SCORE_TOKENS[self.accelerator],
@@ -238,7 +240,17 @@ class Evaluation:
             "folder": str(model.path),
             "prompts": model.facts["encoder"]["prompts"],
         }
-        return self.store(tokenise, config, pairs, progress=self.progress.at(title), title=f"tokenise {title}")
+        tokens = self.store(tokenise, config, pairs, progress=self.progress.at(title), title=f"tokenise {title}")
+        if tokens.facts["unknown"] > MAX_UNKNOWN * tokens.facts["tokens"] and tokens.path not in self.unknown:
+            self.unknown.add(tokens.path)
+            share = tokens.facts["unknown"] / tokens.facts["tokens"]
+            log.warning(
+                "%s: %.0f%% of the tokens are unknown to the tokenizer, which the encoder cannot tell apart; take a"
+                " model of this language",
+                title,
+                100 * share,
+            )
+        return tokens
 
     def score(self, model: Artifact, pairs: Artifact, place: str, title: str) -> Artifact:
         """A model's similarities for a set of pairs."""

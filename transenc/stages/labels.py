@@ -13,7 +13,7 @@ from transenc import distributed
 from transenc.artifacts import Artifact, stage
 from transenc.data.tokens import TokenisedPairs
 from transenc.progress import Progress
-from transenc.stages.models import loaded, similarities
+from transenc.stages.models import loaded, similarities, truncated_text
 from transenc.stages.pairs import Config, Facts, label_statistics
 
 
@@ -61,20 +61,22 @@ def folds_of(pairs: int, folds: int, seed: int) -> list[np.ndarray]:
     return np.array_split(np.random.default_rng(seed).permutation(pairs), folds)
 
 
-@stage(version=1, ignore=("batch_tokens", "accelerator"))
+@stage(version=2, ignore=("batch_tokens", "accelerator"))
 @distributed.collective
 def score_held_out(out: Path, config: Config, progress: Progress, tokens: Artifact, *models: Artifact) -> Facts:
     """The pool's scores by cross-fitting: each fold is scored by the encoder that did not learn from it."""
     pairs = TokenisedPairs.load(tokens.path)
-    scores = np.empty(len(pairs), dtype=np.float32)
+    scores, cut = np.empty(len(pairs), dtype=np.float32), 0
     folds = folds_of(len(pairs), len(models), config["split_seed"])
     with progress.bar("score", len(pairs), "pair") as bar:
         for rows, model in zip(map(np.sort, folds), models, strict=True):
             encoder = loaded(model, config)
-            raw = similarities(encoder, pairs.select(rows), config)
+            of_fold = pairs.select(rows)
+            raw, cut = similarities(encoder, of_fold, config), cut + encoder.truncated(of_fold)
             scores[rows] = encoder.to_score(torch.from_numpy(raw)).numpy()
             bar.update(len(rows))
     if distributed.rank():
         return {}
     np.save(out / "scores.npy", scores)
-    return {"pairs": len(pairs), "summary": f"{len(pairs):,} pairs, each by an encoder that did not learn from it"}
+    summary = f"{len(pairs):,} pairs, each by an encoder that did not learn from it" + truncated_text(encoder, cut)
+    return {"pairs": len(pairs), "truncated": cut, "summary": summary}

@@ -157,7 +157,7 @@ def load(out: Path, config: Config, progress: Progress) -> Facts:
     return {**facts, "summary": summary}
 
 
-@stage(version=3, ignore=("batch_tokens", "accelerator"))
+@stage(version=3, ignore=("batch_tokens", "accelerator", "precision"))
 def centre(out: Path, config: Config, progress: Progress, model: Artifact, tokens: Artifact) -> Facts:
     """A bi-encoder whose embeddings are mean-centred over the sentences of the pool."""
     from transenc.encoders.bi import CENTRING_SENTENCES
@@ -174,7 +174,7 @@ def centre(out: Path, config: Config, progress: Progress, model: Artifact, token
     }
 
 
-@stage(version=1, ignore=("batch_tokens", "accelerator"))
+@stage(version=1, ignore=("batch_tokens", "accelerator", "precision"))
 def embed(out: Path, config: Config, progress: Progress, model: Artifact, tokens: Artifact) -> Facts:
     """A bi-encoder's embedding of each sentence: [S, D] float16 of length 1, precise enough to find neighbours."""
     encoder = loaded(model, config)
@@ -205,10 +205,15 @@ def score(out: Path, config: Config, progress: Progress, model: Artifact, tokens
         metrics = compute_metrics(raw, pairs.gold, binary)
         name = main_metric_name(binary)
         summary += f", {METRIC_NAMES[name]} {percent(metrics[name])}"
-    if cut := encoder.truncated(pairs):
-        what = "sentences" if encoder.kind == "bi" else "pairs"
-        summary += f", {cut:,} {what} cut to {encoder.max_tokens} tokens"
+    cut = encoder.truncated(pairs)
+    summary += truncated_text(encoder, cut)
     return {"kind": encoder.kind, "pairs": len(raw), **metrics, "truncated": cut, "summary": summary}
+
+
+def truncated_text(encoder: "PairEncoder", count: int) -> str:
+    """How many sentences or pairs are cut, as a summary ends with it; nothing where none are."""
+    what = "sentences" if encoder.kind == "bi" else "pairs"
+    return f", {count:,} {what} cut to {encoder.max_tokens} tokens" if count else ""
 
 
 @stage(version=6, ignore=("batch_tokens", "accelerator"))

@@ -11,6 +11,7 @@
 All that unsupervised training learns from comes through `gather`, which reads no scores.
 """
 
+import logging
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -30,6 +31,8 @@ from transenc.data.tokens import assemble, token_chunks
 from transenc.errors import InputError
 from transenc.progress import Progress
 from transenc.terminal import quiet
+
+log = logging.getLogger("transenc")
 
 Config = Mapping[str, Any]
 Facts = dict[str, Any]
@@ -115,6 +118,13 @@ def mine(out: Path, config: Config, progress: Progress, corpus: Artifact, *vecto
         raise InputError(
             "data.mining: makes no pair of these sentences; raise data.mining.random or data.mining.nearest"
         )
+    if len(pairs) < count:
+        log.warning(
+            "data.mining: %s of %s pairs, since there are no more of these kinds; raise data.mining.neighbours, or"
+            " lower data.mining.pairs",
+            f"{len(pairs):,}",
+            f"{count:,}",
+        )
     facts = _write(out, sentences, pairs)
     kinds = ", ".join(f"{number:,} {kind}" for kind, number in made.items() if number)
     return {**facts, "made": made, "summary": f"{len(pairs):,} pairs ({kinds})"}
@@ -162,7 +172,7 @@ def gold(out: Path, config: Config, progress: Progress, *artifacts: Artifact) ->
     return {**facts, **label_statistics(labels), "clamped": 0.0, **_account(facts, shared[rows], dropped)}
 
 
-@stage(version=2, ignore=("folder",))
+@stage(version=3, ignore=("folder",))
 def tokenise(out: Path, config: Config, progress: Progress, pairs: Artifact) -> Facts:
     """The tokens of a set of pairs; models that share a tokenizer and prompts share them."""
     from transenc.encoders.loading import saved_tokenizer
@@ -181,7 +191,9 @@ def tokenise(out: Path, config: Config, progress: Progress, pairs: Artifact) -> 
     tokens.save(out)
     aside.unlink()
     facts = {"binary": pairs.facts["binary"]} if gold is not None else {}
-    return {**facts, "tokens": len(tokens.ids), "summary": f"{len(tokens.ids):,} tokens"}
+    unknown = 0 if tokenizer.unk_token_id is None else int(np.count_nonzero(tokens.ids == tokenizer.unk_token_id))
+    summary = f"{len(tokens.ids):,} tokens" + (f", {unknown:,} of them unknown" if unknown else "")
+    return {**facts, "tokens": len(tokens.ids), "unknown": unknown, "summary": summary}
 
 
 def _cleaned(
