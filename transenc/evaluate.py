@@ -5,6 +5,7 @@ with the first.
 """
 
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,11 +53,14 @@ def shorthand(argument: str) -> str:
     """`model=X` for `model.path=X`, and for the bi-encoder of conf/model/X.yaml where there is one."""
     if not argument.startswith("model="):
         return argument
-    value = argument.removeprefix("model=")
-    choice = CONF / "model" / f"{value}.yaml"
-    if value.isidentifier() and choice.is_file() and isinstance(bi := OmegaConf.load(choice).get("bi"), str):
-        value = quoted(bi)
-    return f"model.path={value}"
+    opening, names, closing = re.fullmatch(r"(\[?)(.*?)(\]?)", argument.removeprefix("model="), re.DOTALL).groups()
+    return f"model.path={opening}{','.join(map(_bi_of, names.split(',')))}{closing}"
+
+
+def _bi_of(name: str) -> str:
+    choice = CONF / "model" / f"{name}.yaml"
+    bi = OmegaConf.load(choice).get("bi") if name.isidentifier() and choice.is_file() else None
+    return quoted(bi) if isinstance(bi, str) else name
 
 
 def recognise(source: Source, model: Scored) -> tuple[str, dict[str, Any]]:
