@@ -168,6 +168,13 @@ def choices(name: str) -> dict[str, list[str]]:
     return found
 
 
+def bi_encoder_of(choice: str) -> str | None:
+    """The bi-encoder that conf/model/CHOICE.yaml names; None if there is no such file, or it names several."""
+    path = CONF / "model" / f"{choice}.yaml"
+    bi = OmegaConf.load(path).get("bi") if choice.isidentifier() and path.is_file() else None
+    return bi if isinstance(bi, str) else None
+
+
 def settings_help(name: str, overrides: Sequence[str]) -> str:
     """The choices of `conf/<name>.yaml`, and its settings with their values. Hydra's own help takes a second, and names
     the groups of other commands too.

@@ -11,10 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from transenc.cli import main
-from transenc.composition import CONF, quoted
+from transenc.composition import bi_encoder_of, quoted
 from transenc.config.checks import check_evaluation
 from transenc.config.schema import Evaluate, Pooling, Scored, Verbosity, listed
 from transenc.errors import InputError
@@ -54,13 +52,8 @@ def shorthand(argument: str) -> str:
     if not argument.startswith("model="):
         return argument
     opening, names, closing = re.fullmatch(r"(\[?)(.*?)(\]?)", argument.removeprefix("model="), re.DOTALL).groups()
-    return f"model.path={opening}{','.join(map(_bi_of, names.split(',')))}{closing}"
-
-
-def _bi_of(name: str) -> str:
-    choice = CONF / "model" / f"{name}.yaml"
-    bi = OmegaConf.load(choice).get("bi") if name.isidentifier() and choice.is_file() else None
-    return quoted(bi) if isinstance(bi, str) else name
+    models = (quoted(bi) if (bi := bi_encoder_of(name)) else name for name in names.split(","))
+    return f"model.path={opening}{','.join(models)}{closing}"
 
 
 def recognise(source: Source, model: Scored) -> tuple[str, dict[str, Any]]:

@@ -122,9 +122,8 @@ def check(cfg: Train) -> None:
     if distill.select is Select.dev and data.dev is None:
         raise InputError("distill.select=dev: there is no development set; give data.dev=FILE, or select by agreement")
     if direction.supervised:
-        own = data.path is not None or data.sentences is not None
-        if own or data.flatten or data.extra is not None or distill.centre is not Centre.none:
-            refused = "learns from data.gold; it takes no data.path, sentences, flatten or extra, and no distill.centre"
+        if data.flatten or data.extra is not None or distill.centre is not Centre.none:
+            refused = "takes no data.flatten, no data.extra and no distill.centre"
             raise InputError(f"distill.direction={direction.name}: {refused}")
         if model.teachers is not None:
             raise InputError(

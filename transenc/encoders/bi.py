@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModel
 
+import transenc.encoders.modules as st_modules
 from transenc.data.tokens import TokenisedPairs
-from transenc.encoders import modules as st_modules
 from transenc.encoders.base import PairEncoder, Progress
 from transenc.encoders.cpu_layers import speed_up
 from transenc.encoders.inputs import in_batches
