@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas
 import pytest
-from conftest import PAIRS
+from conftest import MODELS, PAIRS
 from pytorch_lightning.loops.training_epoch_loop import _TrainingEpochLoop as TrainingEpochLoop
 
 from transenc import distributed
@@ -77,8 +77,9 @@ def test_two_processes_give_the_labels_and_results_of_one(files, model, tmp_path
 
 
 @pytest.mark.slow
-def test_when_one_process_is_killed_all_end_and_the_same_command_goes_on(files, model, tmp_path):
-    command = settings(files, model, tmp_path, "distill.cross.epochs=100", "distill.retries=0")
+def test_when_one_process_is_killed_all_end_and_the_same_command_ends_in_the_same_bytes(files, model, tmp_path):
+    longer = "distill.cross.epochs=100", "distill.retries=0"
+    command = settings(files, model, tmp_path, *longer)
     started = subprocess.Popen(
         [sys.executable, *TWO, *command], cwd=ROOT, env=QUIET, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -99,7 +100,10 @@ def test_when_one_process_is_killed_all_end_and_the_same_command_goes_on(files, 
     again = python(*TWO, *command)
     assert again.returncode == 0, again.stderr[:3000]
     assert "resumed at step" in again.stdout
-    assert (tmp_path / "run" / "results.csv").exists()
+    undisturbed = python(*TWO, *settings(files, model, tmp_path / "undisturbed", *longer))
+    assert undisturbed.returncode == 0, undisturbed.stderr[:3000]
+    for name in ("results.csv", "curves.csv", *(f"models/{kind}/model.safetensors" for kind in MODELS)):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "undisturbed" / "run" / name).read_bytes(), name
 
 
 @pytest.mark.slow

@@ -20,15 +20,20 @@ from transenc.data.files import KINDS, Format, Reader, Record
 from transenc.errors import InputError, nearest
 from transenc.evaluate import recognise, shorthand
 
-USAGE = """python -m transenc.score model=MODEL FILE [column=NAME] [format=FORMAT] [data.columns.sentence1=NAME ...]
+USAGE = """python -m transenc.score model=MODEL FILE [KEY=VALUE ...]
 
-FILE holds pairs: .tsv, .csv, .jsonl, .parquet, or sentence1||sentence2 a line; - is standard input. Standard output
-gets the same with one column more at the end: each pair's score in [0, 1] (a negative cosine is 0), and none where a
-sentence is empty. All else stays as it is, line ends and byte-order mark too; parquet becomes csv. A file of any size
-is scored as it is read.
+FILE holds pairs: .tsv, .csv, .jsonl, .parquet, or sentence1||sentence2 a line;
+- is standard input. Standard output gets the same with one column more at the
+end: each pair's score in [0, 1] (a negative cosine is 0), and none where a
+sentence is empty. All else stays as it is, line ends and byte-order mark too;
+parquet becomes csv. A file of any size is scored as it is read.
 
 column=NAME     what the new column is called; score by default
-format=FORMAT   csv, tsv, jsonl or txt (sentence1||sentence2); by default what FILE's suffix says, tsv for -"""
+format=FORMAT   csv, tsv, jsonl or txt (sentence1||sentence2); by default what
+                FILE's suffix says, tsv for -
+
+Other settings are those of transenc.evaluate: data.columns.sentence1=NAME,
+model.pooling, model.prompt and so on (docs/settings.md)."""
 
 CHUNK = 8192  # pairs scored at once: enough to sort by length, little to hold
 FORMATS = [kind for kind in KINDS if kind != "parquet"]  # whose end must be read first, so it cannot come from a pipe
