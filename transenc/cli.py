@@ -288,7 +288,7 @@ def lost_rank_line(error: BaseException) -> str | None:
     distributed = sys.modules.get("transenc.distributed")
     if distributed is None or not distributed.lost(error):
         return None
-    return "another process of this run ended; the same command resumes where it stopped"
+    return "another process of this run ended; the same command goes on from the last stage or checkpoint"
 
 
 def print_error(message: str) -> None:

@@ -97,9 +97,8 @@ def run(cfg: Evaluate, folder: Path, overrides: Sequence[str] | None = None) -> 
     from transenc.stages.models import find_model
 
     check_evaluation(cfg)
-    for name in ("path", "sentences"):
-        if getattr(cfg.data, name) is not None:
-            raise InputError(f"data.{name}: is for training; give data.test=[FILE]")
+    if cfg.data.path is not None and not any(override.startswith("data.test=") for override in overrides or ()):
+        raise InputError("data.path: is for training; give data.test=[FILE]")
     if not cfg.data.test:
         raise InputError("data.test: no test set; give data.test=[FILE], or data=NAME for a known set")
     progress = Progress(bars=cfg.verbosity is not Verbosity.quiet)
