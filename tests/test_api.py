@@ -164,7 +164,7 @@ def test_runs_at_once_may_put_the_same_pairs_into_the_store(tmp_path):
     ("given", "says"),
     [
         (["hydra.run.dir=here"], r"hydra.run.dir=here: is for the command line; give folder=\.\.\."),
-        (["experiment=quickstart distill.iterations=1"], "holds several settings; give each as a text of its own"),
+        (["experiment=quickstart distill.iterations=1"], "if it is several settings, give each by itself"),
     ],
 )
 def test_settings_of_the_command_line_that_python_does_not_take_are_refused(given, says):

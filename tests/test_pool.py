@@ -93,3 +93,14 @@ def test_sentences_of_which_no_pair_can_be_made_are_refused_before_a_model_score
     shares = ["data.mining.random=0", "data.mining.nearest=0", "data.mining.lexical=1"]
     with pytest.raises(InputError, match=r"^data.mining: makes no pair .* raise data.mining.random"):
         setting.run("data.path=null", f"data.sentences={tmp_path}/corpus.txt", *shares)
+
+
+def test_mining_that_runs_out_of_pairs_of_a_kind_is_warned_of(setting, files, tmp_path, caplog):
+    pool = pandas.read_csv(files / "pool.tsv", sep="\t")
+    (tmp_path / "corpus.txt").write_text("\n".join(pool.sentence1) + "\n")
+    corpus, shares = f"data.sentences={tmp_path}/corpus.txt", ["data.mining.random=0", "data.mining.lexical=0"]
+    for pairs, warned in ((20, False), (5000, True)):
+        caplog.clear()
+        settings = ["data.path=null", corpus, *shares, f"data.mining.pairs={pairs}", "distill.failure=ignore"]
+        setting.run(*settings, name=str(pairs))
+        assert ("of 5,000 pairs, as there are no more of these kinds" in caplog.text) == warned

@@ -181,9 +181,6 @@ def test_no_name_breaks_a_card(name):
             assert quoted in line
 
 
-# Settings.
-
-
 def test_what_a_killed_run_left_is_not_published(run, hub):
     (run / "run.json").unlink()  # a run removes it when it begins
     with pytest.raises(InputError, match="no finished run"):

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from conftest import PAIRS
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
+from transenc.cli import Sweep
 from transenc.composition import compose
 from transenc.loop import distill
 from transenc.report import plots
@@ -182,7 +184,31 @@ def test_a_setting_of_a_sweeps_job_stands_whole_on_its_line(tmp_path):
     path.parent.mkdir(parents=True)
     long = "model.bi_prompt='" + "a long prompt " * 12 + "'"
     OmegaConf.save([long], path)  # over several lines
-    assert sweep_table([tmp_path / "0"]).splitlines()[1].endswith(long)
+    assert sweep_table([tmp_path / "0"], []).splitlines()[1].endswith(long)
+
+
+def test_a_sweeps_table_has_its_own_jobs_and_no_earlier_results_of_one_that_failed(runs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Sweep, "folder", None)
+    monkeypatch.setattr(Sweep, "earlier", {})
+
+    def job(number, finished):
+        if finished:
+            shutil.copytree(runs[0], tmp_path / number, dirs_exist_ok=True)
+        OmegaConf.save([f"seed={number}"], (tmp_path / number / ".hydra" / "overrides.yaml"))
+        if finished:
+            (tmp_path / number / "run.json").touch()
+
+    for number in "012":
+        (tmp_path / number / ".hydra").mkdir(parents=True)
+        job(number, True)
+    Sweep().on_multirun_start(OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}}))
+    time.sleep(0.02)
+    job("0", True)
+    job("1", False)
+    Sweep.report()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines if line.endswith(("seed=0", "seed=1", "seed=2"))] == ["0", "1"]
+    assert [line.split()[1] == "failed" for line in lines if line[:2] in ("0 ", "1 ")] == [False, True]
 
 
 def test_published_figures_stand_beside_the_scores_on_the_page_and_the_terminal(runs, tmp_path):

@@ -3,9 +3,7 @@
 import csv
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from datetime import datetime
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +72,6 @@ def distill(*overrides: str, pairs: Any = None, folder: str | Path | None = None
     """
     if wrong := [one for one in overrides if not isinstance(one, str) or one.startswith("-")]:
         raise InputError(f'{wrong[0]!r:.80} is no setting; give texts like "model=minilm", and pairs=... by name')
-    if wrong := [one for one in overrides if one.count("=") > 1 and all("=" in part for part in one.split())]:
-        raise InputError(f"{wrong[0]!r:.80} holds several settings; give each as a text of its own")
     if wrong := [one for one in overrides if one.startswith("hydra")]:
         raise InputError(f"{wrong[0]}: is for the command line; give folder=... for the run folder")
     settings = [readable(one) for one in overrides]
@@ -84,11 +80,12 @@ def distill(*overrides: str, pairs: Any = None, folder: str | Path | None = None
     elif twice := [one for one in settings if one.startswith(("data.path=", "data.sentences="))]:
         raise InputError(f"{twice[0]}: pairs=... are given too; leave one of them out")
     else:
-        cfg = compose("train", ["data=pairs", "data.path=-", *settings])
-        settings = ["data=pairs", *settings, f"data.path={quoted(str(_file(pairs, cfg)))}"]
+        path = _file(pairs, compose("train", ["data=pairs", "data.path=-", *settings]))
+        settings = ["data=pairs", *settings, f"data.path={quoted(str(path))}"]
+    cfg = compose("train", settings)  # before there is a folder
     place = _new_folder() if folder is None else Path(folder).absolute()
     try:
-        run_loop(compose("train", settings), place)
+        run_loop(cfg, place)
     finally:
         release()
     return DistilledRun.read(place)
@@ -97,12 +94,14 @@ def distill(*overrides: str, pairs: Any = None, folder: str | Path | None = None
 def _new_folder() -> Path:
     """outputs/DATE/TIME, with a number where another run of this second has it."""
     base = Path(datetime.now().strftime("outputs/%Y-%m-%d/%H-%M-%S")).absolute()
-    for number in count():
-        folder = base.with_name(f"{base.name}-{number}") if number else base
-        with suppress(FileExistsError):
+    folder, number = base, 0
+    while True:
+        try:
             folder.mkdir(parents=True)
             return folder
-    raise AssertionError("count() never ends")
+        except FileExistsError:
+            number += 1
+            folder = base.with_name(f"{base.name}-{number}")
 
 
 def _file(pairs: Any, cfg: Train) -> Path:

@@ -156,19 +156,25 @@ class Sweep(Callback):
         assert cls.folder is not None
         return {path.parents[1]: path.stat().st_mtime_ns for path in cls.folder.glob("*/.hydra/overrides.yaml")}
 
+    @staticmethod
+    def finished(job: Path) -> bool:
+        """Whether the job has ended. A run.json that is older than its settings is of an earlier run."""
+        record = job / "run.json"
+        return record.exists() and record.stat().st_mtime_ns >= (job / ".hydra/overrides.yaml").stat().st_mtime_ns
+
     @classmethod
     def report(cls) -> None:
         if cls.folder is None:
             return
         own = [job for job, when in cls.written().items() if cls.earlier.get(job) != when]
         jobs = sorted(own, key=lambda path: path.name.zfill(9))
-        finished = [job for job in jobs if (job / "run.json").exists()]
+        finished = [job for job in jobs if cls.finished(job)]
         if not finished:
             return
         from transenc.report.comparison import sweep_table
         from transenc.report.page import write_report
 
-        print(f"\n{sweep_table(jobs)}")
+        print(f"\n{sweep_table(jobs, finished)}")
         print("(x100: the selected encoders, averaged over the test sets; their selection scores if there are none)")
         if len(jobs) > 1:
             failed = [job.name for job in jobs if job not in finished]

@@ -110,8 +110,9 @@ def parsed(arguments: Sequence[str]) -> Iterator[Any]:
             yield OverridesParser.create().parse_override(argument)
         except HydraException as error:
             key, _, value = argument.partition("=")
+            several = "if it is several settings, give each by itself; " if re.search(r"\s[\w.]+=", value) else ""
             raise InputError(
-                f"{argument}: cannot be read ({' '.join(str(error).split())[:100]}); if it is one text, put it"
+                f"{argument}: cannot be read ({' '.join(str(error).split())[:100]}); {several}if it is one text, put it"
                 f' into two sorts of quotes: "{key}={quoted(value)}"'
             ) from None
 
@@ -124,7 +125,8 @@ def quoted(text: str) -> str:
 def readable(argument: str) -> str:
     """`key=value` with quotes around a value that only letters beyond ASCII keep Hydra's grammar from reading."""
     key, equals, value = argument.partition("=")
-    return argument if value.isascii() or set(value) & set("'\"[]{}(),\\$") else key + equals + quoted(value)
+    kept = value.isascii() or set(value) & set("'\"[]{}(),\\$") or key.startswith("-")  # a flag is not Hydra's grammar
+    return argument if kept else key + equals + quoted(value)
 
 
 def check_folder(name: str, key: str, folder: Any) -> None:

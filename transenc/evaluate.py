@@ -5,6 +5,7 @@ with the first.
 """
 
 import logging
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,12 +49,15 @@ class EvaluationRow(Row):
 
 
 def shorthand(argument: str) -> str:
-    """`model=X` for `model.path=X`, and for the bi-encoder of conf/model/X.yaml where there is one."""
+    """`model=X` for `model.path=X`. Where X is no folder, it may be a choice of training's, `minilm`."""
     if not argument.startswith("model="):
         return argument
-    opening, names, closing = re.fullmatch(r"(\[?)(.*?)(\]?)", argument.removeprefix("model="), re.DOTALL).groups()
-    models = (quoted(bi) if (bi := bi_encoder_of(name)) else name for name in names.split(","))
-    return f"model.path={opening}{','.join(models)}{closing}"
+
+    def path(name: re.Match[str]) -> str:
+        bi = None if os.path.isdir(name[0]) else bi_encoder_of(name[0])
+        return name[0] if bi is None else quoted(bi)
+
+    return "model.path=" + re.sub(r"(?<![^\[,])\w+(?![^\],])", path, argument.removeprefix("model="))
 
 
 def recognise(source: Source, model: Scored) -> tuple[str, dict[str, Any]]:

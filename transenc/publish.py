@@ -15,10 +15,11 @@ from typing import Any
 from transenc.cli import one_line_errors, print_error
 from transenc.errors import InputError, reason
 from transenc.model_card import HERE
+from transenc.model_folder import ADAPTER_WEIGHTS
 from transenc.report.run import Run
 
 CARD = "README.md"
-PUBLISHED = ("model.safetensors", "adapter_model.safetensors")  # the latter of a LoRA adapter
+PUBLISHED_WEIGHTS = ("model.safetensors", ADAPTER_WEIGHTS)
 
 
 def models(run: Path) -> list[Path]:
@@ -27,9 +28,9 @@ def models(run: Path) -> list[Path]:
     Raises:
         InputError: it has none.
     """
-    found = sorted(path.parent for name in PUBLISHED for path in (run / "models").glob(f"[!.]*/{name}"))
+    found = sorted(path.parent for name in PUBLISHED_WEIGHTS for path in (run / "models").glob(f"[!.]*/{name}"))
     if not found:
-        raise InputError(f"{run}: no finished run (it holds no models/*/{PUBLISHED[0]})")
+        raise InputError(f"{run}: no finished run (it holds no models/*/{PUBLISHED_WEIGHTS[0]})")
     return found
 
 

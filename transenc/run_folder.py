@@ -105,7 +105,7 @@ class RunFolder:
         self.earlier, self.written = recorded(folder) or set(), set[str]()
 
     def begin(self) -> None:
-        """Make room for what is written as the run goes; in the folder of a killed run everything is written again."""
+        """Empty `tensorboard/`: in the folder of a killed run everything is written again."""
         self.remove("tensorboard")
         self.path("tensorboard")
 

@@ -73,13 +73,13 @@ class RunWriter:
         return self
 
     def begin(self) -> None:
-        """Open what is written as the run goes. Data and models are found: what an earlier run left here may go."""
+        """Open the files that are written as the run goes, in place of an earlier run's: data and models are found."""
         (self.folder / "run.json").unlink(missing_ok=True)  # it marks a finished run
         self.files.begin()
         self.trackers = Trackers(self.cfg.loggers, self.settings, self.folder)
         self.opened.push(lambda failure, *_: self.trackers.close(failed=failure is not None))
-        replaced = open(self.folder / "curves.csv", "w", encoding="utf-8", newline="")  # noqa: SIM115
-        self.curves = self.opened.enter_context(replaced)
+        curves = open(self.folder / "curves.csv", "w", encoding="utf-8", newline="")  # noqa: SIM115
+        self.curves = self.opened.enter_context(curves)
         self.curve_writer = csv.DictWriter(self.curves, ("place", "step", *CURVES), lineterminator="\n")
         self.curve_writer.writeheader()
 

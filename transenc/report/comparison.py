@@ -7,7 +7,6 @@ from statistics import mean, stdev
 
 import yaml
 
-from transenc.errors import InputError
 from transenc.report.run import Run, flat
 from transenc.report.tables import html_table
 from transenc.results import percent
@@ -71,20 +70,22 @@ def _spread(column: Sequence[float | None]) -> str:
     return f"{mean(values):.2f} ± {stdev(values) if len(values) > 1 else 0:.2f}"
 
 
-def sweep_table(folders: Sequence[Path]) -> str:
+def sweep_table(folders: Sequence[Path], finished: Sequence[Path]) -> str:
     """A line for each job of a multirun: the selected encoders' mean test scores x100 (selection scores if there are no
     test sets), and the settings of this job alone.
+
+    Args:
+        folders: of the jobs.
+        finished: those of them that ended; the others failed.
     """
     jobs: list[tuple[str, dict[str, str], list[str]]] = []
     for folder in folders:
         settings = yaml.safe_load((folder / ".hydra" / "overrides.yaml").read_text(encoding="utf-8"))
         overrides = [str(one) for one in settings]
-        try:
-            run = Run.read(folder)
-        except InputError:
+        if folder not in finished:
             jobs.append((folder.name, {}, overrides))
             continue
-        cells = {}
+        run, cells = Run.read(folder), {}
         for name, selected in run.selected.items():
             values = run.test_values(run.key(name)) or [selected["score"]]
             cells[name] = "" if values == [None] else percent(sum(values) / len(values))

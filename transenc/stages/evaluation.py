@@ -142,7 +142,7 @@ class Evaluation:
         self.store, self.data, self.dataset, self.progress = store, data, Path(paths.dataset), progress
         self.accelerator = device_of(trainer.accelerator)
         _check_processes()
-        self.unknown: set[Path] = set()  # tokens that were warned of
+        self.warned: set[Path] = set()  # tokens, that many are unknown
         self.models: list[dict[str, Any]] = []  # named by the configuration: `key`, `name`, and what was read
         self.scoring = {
             "batch_tokens": trainer.score_tokens or SCORE_TOKENS[self.accelerator],
@@ -241,12 +241,12 @@ class Evaluation:
             "prompts": model.facts["encoder"]["prompts"],
         }
         tokens = self.store(tokenise, config, pairs, progress=self.progress.at(title), title=f"tokenise {title}")
-        if tokens.facts["unknown"] > MAX_UNKNOWN * tokens.facts["tokens"] and tokens.path not in self.unknown:
-            self.unknown.add(tokens.path)
-            share = tokens.facts["unknown"] / tokens.facts["tokens"]
+        share = tokens.facts["unknown"] / max(1, tokens.facts["tokens"])
+        if share > MAX_UNKNOWN and tokens.path not in self.warned:
+            self.warned.add(tokens.path)
             log.warning(
-                "%s: %.0f%% of the tokens are unknown to the tokenizer, which the encoder cannot tell apart; take a"
-                " model of this language",
+                "%s: %.0f%% of the tokens are unknown to the tokenizer, and all the same to the encoder; take a model"
+                " for this language",
                 title,
                 100 * share,
             )

@@ -72,7 +72,8 @@ def score_held_out(out: Path, config: Config, progress: Progress, tokens: Artifa
         for rows, model in zip(map(np.sort, folds), models, strict=True):
             encoder = loaded(model, config)
             of_fold = pairs.select(rows)
-            raw, cut = similarities(encoder, of_fold, config), cut + encoder.truncated(of_fold)
+            raw = similarities(encoder, of_fold, config)
+            cut += encoder.truncated(of_fold)
             scores[rows] = encoder.to_score(torch.from_numpy(raw)).numpy()
             bar.update(len(rows))
     if distributed.rank():

@@ -120,7 +120,7 @@ def mine(out: Path, config: Config, progress: Progress, corpus: Artifact, *vecto
         )
     if len(pairs) < count:
         log.warning(
-            "data.mining: %s of %s pairs, since there are no more of these kinds; raise data.mining.neighbours, or"
+            "data.mining: makes %s of %s pairs, as there are no more of these kinds; raise data.mining.neighbours, or"
             " lower data.mining.pairs",
             f"{len(pairs):,}",
             f"{count:,}",
