@@ -114,6 +114,14 @@ def test_what_another_process_began_while_one_published_is_left_alone(tmp_path, 
     assert (tmp_path / f".{built.path.name}" / "of another").exists()
 
 
+def test_a_folders_modification_time_is_when_a_run_last_used_it(tmp_path):
+    built = Store(tmp_path)(copying([]), {})
+    os.utime(built.path, (0, 0))
+    before = time.time()
+    assert Store(tmp_path)(copying([]), {}).reused
+    assert built.path.stat().st_mtime >= before - 1
+
+
 def test_a_folder_without_its_record_is_not_taken_for_finished(tmp_path):
     calls = []
     built = Store(tmp_path)(copying(calls), {})

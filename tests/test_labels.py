@@ -150,6 +150,12 @@ def test_gold_pairs_are_no_part_of_an_unsupervised_run(setting, files):
     assert weights(first) == weights(second)
 
 
+def test_pairs_that_a_supervised_run_does_not_read_are_named(setting, files, caplog):
+    setting.run("distill.direction=gold_to_bi", f"data.gold=[{files}/pool.tsv]")
+    told = [record.getMessage() for record in caplog.records if "not read" in record.getMessage()]
+    assert told == [f"data.path={files}/pool.tsv: not read, distill.direction=gold_to_bi learns from data.gold"]
+
+
 def test_gold_scores_of_test_pairs_are_never_labels(setting, files):
     gold = f"data.gold=[{files}/pool.tsv,{files}/test.tsv]"
     folder = setting.run("distill.direction=gold_to_cross", gold, "data.transductive=true")

@@ -9,7 +9,7 @@ import yaml
 
 from transenc.encoders import BiEncoder, CrossEncoder
 from transenc.errors import InputError
-from transenc.model_card import card
+from transenc.model_card import card, public_name
 from transenc.publish import main
 from transenc.results import Row
 
@@ -24,7 +24,16 @@ def run(bert, tmp_path):
         model.mkdir(parents=True)
         encoder.save(model)
         row = Row(2, kind, 0, "stsb-test", 1379, 0.81234567, 0.8)
-        text = card(kind, "princeton-nlp/sup", "made.", ["stsb-train", "mine.csv"], 0, [row], "python train.py")
+        text = card(
+            kind,
+            "princeton-nlp/sup",
+            "princeton-nlp/sup",
+            "made.",
+            ["stsb-train", "mine.csv"],
+            0,
+            [row],
+            "python train.py",
+        )
         (model / "README.md").write_text(text)
     warnings, notes = {"cross": "it is worse"}, {"bi": "1/bi: the initial weights are kept."}
     (folder / "run.json").write_text(json.dumps({"stages": [], "warnings": warnings, "notes": notes}))
@@ -105,7 +114,7 @@ def test_a_card_holds_its_metrics_data_and_base_model_as_the_hub_reads_them(run)
 @pytest.mark.parametrize("names", [("dev", "test"), ("stsb-dev", "stsb-test"), ("sts12", "sts13", "mine")])
 def test_a_card_has_an_entry_of_its_own_for_each_data_set_as_the_hub_reads_them(tmp_path, names):
     rows = [Row(1, "bi", 0, name, 7, 0.1 * number, 0.5) for number, name in enumerate(names, 1)]
-    (tmp_path / "README.md").write_text(card("bi", "x", "made.", ["x"], 0, rows, "x"))
+    (tmp_path / "README.md").write_text(card("bi", "x", "x", "made.", ["x"], 0, rows, "x"))
     results = huggingface_hub.ModelCard.load(tmp_path / "README.md").data.eval_results
     assert {result.dataset_name: result.metric_value for result in results} == {
         row.task: pytest.approx(row.spearman) for row in rows
@@ -162,9 +171,9 @@ NAMES = [
 @pytest.mark.parametrize("name", NAMES)
 def test_no_name_breaks_a_card(name):
     rows = [Row(1, "bi", 0, name, 7, 0.5, 0.5, None, None)]
-    assert "| task |" not in card("bi", "x", "made.", ["x"], 0, [], "x")
-    plain = card("bi", "x", "made.", ["x"], 0, [dataclasses.replace(rows[0], task="x")], "x")
-    text = card("bi", name, "made.", [name], 0, rows, name)
+    assert "| task |" not in card("bi", "x", "x", "made.", ["x"], 0, [], "x")
+    plain = card("bi", "x", "x", "made.", ["x"], 0, [dataclasses.replace(rows[0], task="x")], "x")
+    text = card("bi", name, name, "made.", [name], 0, rows, name)
     (_, body), (_, plain_body) = (content.split("\n---\n", 1) for content in (text, plain))
     head, expected = (yaml.safe_load(content.split("\n---\n", 1)[0].removeprefix("---\n")) for content in (text, plain))
     assert "base_model" not in head
@@ -179,6 +188,21 @@ def test_no_name_breaks_a_card(name):
             assert "<" not in line.replace("\\<", "")
         if line.startswith(("- Learnt", "- Command")) and name.isprintable():
             assert quoted in line
+
+
+def test_a_card_tells_no_folder_of_the_machine_it_was_made_on():
+    command = "python train.py 'model.bi=[/home/me/bi,package://p/model,a/b]' data.path=/home/me/pairs.csv x=~/runs/1"
+    sources = ["/home/me/pairs.csv", "~/more.tsv", "stsb-train"]
+    text = card("bi", public_name("/home/me/bi"), "/home/me/bi", "made.", sources, 0, [], command)
+    assert "/me/" not in text
+    assert "~" not in text
+    assert "Learnt from: `pairs.csv`, `more.tsv`, `stsb-train`." in text
+    assert "`python train.py 'model.bi=[bi,package://p/model,a/b]' data.path=pairs.csv x=1`" in text
+
+
+def test_a_local_folder_is_no_base_model_whatever_its_name():
+    text = card("bi", "models/bi", "/home/me/models/bi", "made.", ["x"], 0, [], "x")
+    assert "base_model" not in text
 
 
 def test_what_a_killed_run_left_is_not_published(run, hub):

@@ -41,6 +41,16 @@ def scored(monkeypatch, capsys):
     return scored
 
 
+def test_text_that_the_tokenizer_does_not_know_is_warned_of_once(bert, tmp_path, capsys, caplog, monkeypatch):
+    monkeypatch.setattr(score, "CHUNK", 3)
+    rows = "".join(f"狗 {i}\t猫 {i}\n" for i in range(20))
+    (tmp_path / "zh.tsv").write_text(f"sentence1\tsentence2\n{rows}", encoding="utf-8")
+    score.main([f"model={bert}", "model.pooling=mean", f"{tmp_path}/zh.tsv"])
+    assert len(capsys.readouterr().out.splitlines()) == 21
+    (told,) = [record.getMessage() for record in caplog.records if "unknown" in record.getMessage()]
+    assert told.startswith("pairs: 50% of the tokens are unknown to the tokenizer")
+
+
 def expected(first, second):
     return f"{(len(first) * 100 + len(second)) / 1e5:.6f}" if first.strip() and second.strip() else ""
 

@@ -230,7 +230,7 @@ def test_the_card_of_an_initial_encoder_that_is_handed_back_says_so():
 
 
 def card_of(row, sources, shared=0, trained=True):
-    return card("bi", "model", "It was trained.", sources, shared, [row], "python train.py", trained=trained)
+    return card("bi", "model", "model", "It was trained.", sources, shared, [row], "python train.py", trained=trained)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ works in a scratch folder; the record is written last, and one rename publishes 
 name is complete, a killed run leaves none that looks so, and running again builds only what is missing. The record
 holds the sha256 of every file and its own: a damaged artifact is logged and built again.
 
-Two processes that want the same artifact build it once: the second waits for the first.
+Two processes that want the same artifact build it once: the second waits for the first. A folder's modification time
+is when a run last used it.
 
 Standard library only: nothing here knows what a stage computes.
 """
@@ -158,6 +159,8 @@ class Store:
             self.log.append({"title": title, "seconds": round(record["seconds"], 2), "reused": True})
             log.info("%-24s %9s  %s", title, "reused", facts.get("summary", ""))
             self.logged.add(fingerprint)
+            with suppress(OSError):  # a store may be read-only
+                os.utime(path)
         return Artifact(path, record.get("content", fingerprint), facts, reused=True)
 
     def _find(self, path: Path, fingerprint: str, warn: bool = False) -> dict[str, Any] | None:

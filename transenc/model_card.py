@@ -11,6 +11,7 @@ from transenc.data.published import PUBLISHED
 from transenc.results import METRIC_NAMES, Row, percent
 
 NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)  # of a model on the hub
+FOLDERS = re.compile(r"(?<![^\s=,\[{(\"'])[~/][^\s,\[\]{}\"']*/")  # an absolute path's, also in a command
 HERE = "path/to/this/folder"  # stands in a card's snippet until the model has a name
 SNIPPETS = {
     "bi": """from sentence_transformers import SentenceTransformer
@@ -31,8 +32,8 @@ print(model.predict([("A man is eating.", "Someone has a meal.")]))  # a score i
 
 
 def public_name(name: str) -> str:
-    """A model's name without the digest demanded of it."""
-    return name.partition("#")[0]
+    """The name of a model or a file, without a demanded digest and without the folders of this machine."""
+    return FOLDERS.sub("", name.partition("#sha256=")[0])
 
 
 def as_code(text: str) -> str:
@@ -50,6 +51,7 @@ def _cell(text: str) -> str:
 def card(
     kind: str,
     initial: str,
+    base: str,
     made: str,
     sources: Sequence[str],
     shared: int,
@@ -65,6 +67,7 @@ def card(
     Args:
         kind: "bi" or "cross".
         initial: name of the model it was fine-tuned from.
+        base: its `Source.public` name.
         made: how, in a sentence or two.
         sources: the sets or files it learnt from.
         shared: how many of the pairs it learnt from are also in its development or test sets.
@@ -92,7 +95,7 @@ def card(
     head = ModelCardData(
         library_name="sentence-transformers",
         pipeline_tag=tag,
-        base_model=initial if NAME.fullmatch(initial) else None,  # the hub takes no others
+        base_model=base if NAME.fullmatch(base) else None,  # the hub takes no others
         datasets=[] if unchanged else sorted({known[name].hub for name in sources if name in known} - {""}),
         tags=["sentence-transformers", tag, "trans-encoder", "distillation"],
         license="other",
@@ -127,8 +130,8 @@ def card(
 
 {scores if rows else "It was not evaluated on scored pairs."}
 
-- Learnt from: {", ".join(map(as_code, sources))}.
+- Learnt from: {", ".join(as_code(public_name(name)) for name in sources)}.
 - Development or test pairs among them (transductive): {transductive}.
-- Command: {as_code(command)}
+- Command: {as_code(FOLDERS.sub("", command))}
 - Licence: {licence}
 """

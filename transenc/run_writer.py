@@ -231,6 +231,7 @@ class RunWriter:
         return card(
             member.kind,
             public_name(initial[member.kind][member.number]),
+            stages.initial_sources[member.kind, member.number].public[0],
             f"{method}. {text}",
             self.cfg.sources,
             pool.facts["shared"],

@@ -1,5 +1,6 @@
 """What the types of the schema cannot say: ranges, and settings that do not go together."""
 
+import logging
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +20,8 @@ from transenc.config.schema import (
     listed,
 )
 from transenc.errors import InputError, nearest
+
+log = logging.getLogger("transenc")
 
 Rule = tuple[str, Any, bool, str]  # a key, its value, whether the value is valid, and what is valid
 
@@ -131,6 +134,9 @@ def check(cfg: Train) -> None:
             )
         if not data.gold:
             raise InputError(f"distill.direction={direction.name}: no gold scores to learn from; give data.gold=[FILE]")
+        for key, file in (("data.path", data.path), ("data.sentences", data.sentences)):
+            if file is not None:
+                log.warning("%s=%s: not read, distill.direction=%s learns from data.gold", key, file, direction.name)
     elif not cfg.sources:
         raise InputError(
             "data.path: no pairs to learn from; give data.path=FILE, data.sentences=FILE, or data=NAME for a known set"

@@ -3,6 +3,7 @@
 Axes: S sentences, N pairs, T tokens in all, V tokens of the vocabulary.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +13,9 @@ from typing import Any
 
 import numpy as np
 
+log = logging.getLogger("transenc")
+
+MAX_UNKNOWN = 0.1  # share of the tokens that may be unknown without a warning
 CHUNK = 1024  # sentences handed to the tokenizer at once: enough for its own threads, little to hold
 COUNTED = 1 << 16  # sentences whose tokens are counted at once
 
@@ -90,6 +94,23 @@ class TokenisedPairs:
         found = {p.stem: np.load(p, mmap_mode="r") for p in folder.glob("*.npy")}
         second = int(found["second"][0]) if "second" in found else 0
         return cls(found["ids"], found["offsets"], found["pairs"], found.get("gold"), second)
+
+
+def count_unknown(ids: np.ndarray, tokenizer: Any) -> int:
+    """How many tokens stand for text that the tokenizer does not know."""
+    return 0 if tokenizer.unk_token_id is None else int(np.count_nonzero(ids == tokenizer.unk_token_id))
+
+
+def warn_of_unknown(unknown: int, tokens: int, where: str) -> bool:
+    """Log a warning if many of some tokens are unknown, and return whether they are."""
+    if many := unknown > MAX_UNKNOWN * tokens:
+        log.warning(
+            "%s: %.0f%% of the tokens are unknown to the tokenizer, and all the same to the encoder; take a model for"
+            " this language",
+            where,
+            100 * unknown / tokens,
+        )
+    return many
 
 
 def number_sentences(pairs: Sequence[tuple[str, str]]) -> tuple[list[str], np.ndarray]:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from transenc.data.tokens import TokenisedPairs, number_sentences, tokenise
+from transenc.data.tokens import TokenisedPairs, count_unknown, number_sentences, tokenise, warn_of_unknown
 from transenc.encoders.cpu_layers import speed_up
 from transenc.encoders.inputs import ModelInputs
 from transenc.encoders.loading import FP32_ONLY, OFFSET_POSITIONS, compute_in_fp32
@@ -87,6 +87,7 @@ class PairEncoder(pl.LightningModule, ABC):
         self.part_size: int | None = None  # sequences whose activations are held at once in training; None: a batch's
         self._adapted: Any = None  # peft's model around the backbone, while there is LoRA
         self._first_only = first_only
+        self._warned = False  # that many tokens of given pairs are unknown
         self.use_cpu_layers(True)
 
     # What the two differ in.
@@ -276,7 +277,10 @@ class PairEncoder(pl.LightningModule, ABC):
     def predict(self, pairs: list[tuple[str, str]], batch_tokens: int = 4096) -> np.ndarray:
         """Scores of pairs of plain sentences, [N] float32 in [0, 1]."""
         sentences, numbers = number_sentences([(first.strip(), second.strip()) for first, second in pairs])
-        raw = self.score(self.tokenise(sentences, numbers), batch_tokens)
+        tokens = self.tokenise(sentences, numbers)
+        if not self._warned:
+            self._warned = warn_of_unknown(count_unknown(tokens.ids, self.tokenizer), len(tokens.ids), "pairs")
+        raw = self.score(tokens, batch_tokens)
         return self.to_score(torch.from_numpy(raw)).clamp(0, 1).numpy()
 
     def tokenise(self, sentences: list[str], pairs: np.ndarray) -> TokenisedPairs:

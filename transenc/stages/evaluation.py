@@ -14,6 +14,7 @@ from transenc import distributed
 from transenc.artifacts import Artifact, Store, file_digest
 from transenc.config.schema import Accelerator, Data, Paths, Precision, Scores, Trainer
 from transenc.data import hub, published
+from transenc.data.tokens import warn_of_unknown
 from transenc.errors import InputError, nearest
 from transenc.metrics import compute_metrics
 from transenc.model_folder import Source
@@ -25,7 +26,6 @@ from transenc.stages.pairs import read, tokenise
 
 log = logging.getLogger("transenc")
 
-MAX_UNKNOWN = 0.1  # share of a set's tokens that may be unknown without a warning
 MAX_NAME_BYTES = 200  # in a set's name. A file name may have 255, and some are made of this and the encoder's
 SCORE_TOKENS = {"cpu": 2048, "cuda": 65536}  # on a CPU a batch's activations stay in the cache
 KNOWN_DATASETS = (*published.PUBLISHED, *hub.HUB)
@@ -241,15 +241,8 @@ class Evaluation:
             "prompts": model.facts["encoder"]["prompts"],
         }
         tokens = self.store(tokenise, config, pairs, progress=self.progress.at(title), title=f"tokenise {title}")
-        share = tokens.facts["unknown"] / max(1, tokens.facts["tokens"])
-        if share > MAX_UNKNOWN and tokens.path not in self.warned:
+        if tokens.path not in self.warned and warn_of_unknown(tokens.facts["unknown"], tokens.facts["tokens"], title):
             self.warned.add(tokens.path)
-            log.warning(
-                "%s: %.0f%% of the tokens are unknown to the tokenizer, and all the same to the encoder; take a model"
-                " for this language",
-                title,
-                100 * share,
-            )
         return tokens
 
     def score(self, model: Artifact, pairs: Artifact, place: str, title: str) -> Artifact:

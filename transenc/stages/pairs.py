@@ -27,7 +27,7 @@ from transenc.data.files import Format, Pair, read_pairs, read_sentences
 from transenc.data.mining import flat_sample
 from transenc.data.mining import mine as mine_pairs
 from transenc.data.sentences import DIGEST, Sentences, digest, digests, distinct, write
-from transenc.data.tokens import assemble, token_chunks
+from transenc.data.tokens import assemble, count_unknown, token_chunks
 from transenc.errors import InputError
 from transenc.progress import Progress
 from transenc.terminal import quiet
@@ -191,7 +191,7 @@ def tokenise(out: Path, config: Config, progress: Progress, pairs: Artifact) -> 
     tokens.save(out)
     aside.unlink()
     facts = {"binary": pairs.facts["binary"]} if gold is not None else {}
-    unknown = 0 if tokenizer.unk_token_id is None else int(np.count_nonzero(tokens.ids == tokenizer.unk_token_id))
+    unknown = count_unknown(tokens.ids, tokenizer)
     summary = f"{len(tokens.ids):,} tokens" + (f", {unknown:,} of them unknown" if unknown else "")
     return {**facts, "tokens": len(tokens.ids), "unknown": unknown, "summary": summary}
 
