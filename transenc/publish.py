@@ -1,7 +1,7 @@
 """Push a run's models to the Hugging Face Hub: `python -m transenc.publish RUN NAME/REPO`.
 
 Each model goes to a repository of its own, NAME/REPO-bi-encoder and so on, with its card, whose snippet then loads it
-from there. Without --push nothing is sent: it says what would be. A token is taken from where `hf auth login` puts it.
+from there. Without --push it only lists what it would send. A token is taken from where `hf auth login` puts it.
 """
 
 import argparse
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("run", metavar="RUN", type=Path, help="a finished run's folder")
     parser.add_argument("repository", metavar="NAME/REPO", help="what the repositories' names begin with")
     parser.add_argument("--push", action="store_true", help="send the models")
-    parser.add_argument("--private", action="store_true", help="where the repository is new")
+    parser.add_argument("--private", action="store_true", help="make new repositories private")
     options = parser.parse_args(arguments)
     from huggingface_hub.utils import HFValidationError, validate_repo_id
 

@@ -110,7 +110,7 @@ class Adapters(Enum):
 
 
 class Failure(Enum):
-    """What to do if a training fails after all retries: its loss is NaN, or its scores are nearly constant."""
+    """What to do if a training fails after all retries: its loss or scores are NaN, or its scores nearly constant or unlike its labels."""
 
     stop = "the run ends with an error that says why"
     keep = "the encoder of the iteration before, or the initial bi-encoder, stays in its place"
@@ -163,7 +163,7 @@ Precision = Enum(
 class Model:
     """The initial encoders. For a list of models (mutual distillation), the other settings may be lists too."""
 
-    bi: Any  # initial bi-encoder(s): a hub name (NAME or NAME@REVISION), a folder, package://..., or a list of them
+    bi: Any  # initial bi-encoder(s): a hub name (OWNER/NAME or OWNER/NAME@REVISION), a folder, package://..., or a list of them
     cross: Any  # pretrained model(s) that the cross-encoder starts from; a trained one with distill=cross_to_bi
     pooling: Any  # how the bi-encoder pools: auto (what the folder says, else cls), or a mode (docs/encoders.md)
     bi_prompt: Any  # text before each sentence, or two, before first and second ones
@@ -182,7 +182,7 @@ class Columns:
 
     sentence1: Any  # a column's name, or its number (from 0) in a file without a header line
     sentence2: Any  # the same
-    score: Any  # the same; only read from development, test and gold pairs
+    score: Any  # the same; only read from files that have scores
 
 
 @dataclass
@@ -307,7 +307,7 @@ class Train:
     trainer: Trainer
     paths: Paths
     seed: int  # random seed of new heads, held-out pairs, folds, order, and dropout
-    save_predictions: bool  # write predictions/ of every encoder, not of the selected only
+    save_predictions: bool  # write predictions/ of every encoder, not only the selected ones
     loggers: list[Logger]
     verbosity: Verbosity
 
@@ -337,8 +337,8 @@ class Train:
 class Scored:
     """The encoders to evaluate, or to score pairs with."""
 
-    path: Any  # bi- or cross-encoder(s), as for model.bi; of a list, each model is scored, and their mean score
-    pooling: Pooling  # as for model.pooling
+    path: Any  # bi- or cross-encoder(s), as for model.bi; of a list, each model, and their mean score
+    pooling: Pooling  # as for train.py's model.pooling
     prompt: Any  # as for model.bi_prompt
     prompt_name: Any  # as for model.bi_prompt_name
     max_tokens: int | None  # texts are truncated to this many tokens
