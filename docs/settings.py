@@ -21,8 +21,8 @@ from transenc.config import schema  # noqa: E402
 
 INTRO = """# Settings
 
-Set them on the command line: `python train.py distill.iterations=3 model.cross=FacebookAI/roberta-base`. A group takes a named
-choice: `python train.py data=pairs model=minilm`. The defaults below are those of `python train.py`; a recipe
+Set them on the command line: `python train.py distill.iterations=3 model.cross=FacebookAI/roberta-base`. A group takes
+a named choice: `python train.py data=pairs model=minilm`. The defaults below are those of `python train.py`; a recipe
 (`experiment=NAME`) and a choice change some. `--cfg job --resolve` shows a command's values. `null` means none, all, or
 what the model folder says.
 

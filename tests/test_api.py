@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from types import SimpleNamespace
 
+import numpy as np
 import pandas
 import pytest
 from conftest import pairs
@@ -29,6 +30,8 @@ def test_pairs_in_memory_are_distilled_and_results_and_models_come_back(settings
     run = transenc.distill(*settings, pairs=sentences, folder=tmp_path / "run")
     assert not transenc.stages.models._last_used  # a notebook goes on without the run's last encoder in memory
     assert list(run.results.encoder) == ["bi", "bi", "cross", "cross", "bi", "bi"]
+    assert run.results.auc.isna().all()
+    assert run.results.dtypes["spearman"] == run.results.dtypes["auc"] == "float64"
     assert {name: (path / "config.json").exists() for name, path in run.models.items()} == {"bi": True, "cross": True}
     assert "<td>0  bi</td>" in run._repr_html_()
     assert "Spearman x100" in caplog.text
@@ -56,7 +59,11 @@ def test_a_mistake_is_an_error_that_python_code_can_catch(settings):
 
 @pytest.mark.parametrize(
     ("columns", "read"),
-    [((), ["sentence1", "sentence2"]), (("question", "answer"), ["question", "answer"]), ((0, 1), [0, 1])],
+    [
+        ((), ["sentence1", "sentence2"]),
+        (("question", "answer"), ["question", "answer"]),
+        *(((places), list(places)) for places in ((0, 1), (1, 0), (3, 5))),
+    ],
 )
 def test_pairs_in_memory_are_a_file_with_the_columns_that_the_settings_name(tmp_path, columns, read):
     settings = [f"data.columns.sentence{i}={column}" for i, column in enumerate(columns, start=1)]
@@ -177,6 +184,10 @@ def test_settings_of_the_command_line_that_python_does_not_take_are_refused(give
     [
         (pandas.DataFrame({"a": ["one", None], "b": ["two", "three"]}), r"item 1 lacks a sentence; .*dropna\(\)"),
         ([("one", float("nan"))], "item 0 lacks a sentence"),
+        (pandas.DataFrame({"a": ["one", None], "b": ["two", "c"]}).convert_dtypes(), "item 1 lacks a sentence"),
+        ([None], "item 0 is None; give two sentences"),
+        ([(np.array(["a"]), "b")], "item 0 is .*; give two sentences"),
+        (5, "pairs: 5 holds no pairs"),
         ({"sentence1": ["one"], "sentence2": ["two"]}, "is a mapping; give a data frame"),
     ],
 )

@@ -81,6 +81,7 @@ def test_a_choice_of_models_may_be_named_as_for_training(tmp_path, monkeypatch):
     assert shorthand("model=some/folder") == "model.path=some/folder"
     assert shorthand("model=[a,'b,c']") == "model.path=[a,'b,c']"
     assert shorthand("model=[minilm,some/folder]").endswith("',some/folder]")
+    assert shorthand("model=[some/folder, minilm]").startswith("model.path=[some/folder, 'package://")
     assert shorthand("model=minilm_mutual") == "model.path=minilm_mutual"  # two of them
     monkeypatch.chdir(tmp_path)
     (tmp_path / "minilm").mkdir()

@@ -1,5 +1,6 @@
 """Reading pairs: each format, and one clear line for whatever is wrong with a file."""
 
+import gzip
 import io
 import json
 import sys
@@ -176,6 +177,26 @@ def test_only_a_line_feed_ends_a_line(tmp_path):
     assert read_file(path, FORM) == [("one\u2028line", "one\x85line", 1.0)]
 
 
+@pytest.mark.parametrize("first", ["question,answer", "a dog,a cat"])
+def test_a_first_row_that_looks_like_a_header_is_told_where_columns_are_numbered(tmp_path, caplog, first):
+    (tmp_path / "pairs.csv").write_text(f"{first}\nthe man eats,a man is eating\n")
+    assert len(read_file(tmp_path / "pairs.csv", Format(0, 1, None, 0, 5))) == 2
+    assert ("pairs.csv:1: is read as a pair; if it is a header" in caplog.text) == ("question" in first)
+
+
+def test_a_compressed_file_is_told_by_its_bytes_too(tmp_path):
+    (tmp_path / "pairs.csv").write_bytes(gzip.compress(b"sentence1,sentence2\na,b\n"))
+    with pytest.raises(InputError, match=r"pairs.csv: is compressed; unpack it first"):
+        read_lines(tmp_path / "pairs.csv")
+
+
+def test_a_sentence_that_is_null_is_empty_as_in_csv(tmp_path):
+    rows = [{"sentence1": "a", "sentence2": None}, {"sentence1": "b", "sentence2": "c"}]
+    (tmp_path / "pairs.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    found = read_file(tmp_path / "pairs.jsonl", Format("sentence1", "sentence2", None, 0, 5))
+    assert [pair[:2] for pair in found] == [("a", ""), ("b", "c")]
+
+
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [
@@ -186,7 +207,12 @@ def test_only_a_line_feed_ends_a_line(tmp_path):
         ("pairs.jsonl", '{"sentence1": "a", "sentence2": "b", "score": 1}\n{"a', r"pairs.jsonl:2: not JSON"),
         ("pairs.jsonl", "[1]\n", r"pairs.jsonl:1: a JSON object belongs here"),
         ("pairs.jsonl", '{"sentence1": 3, "sentence2": "b"}\n', r"pairs.jsonl:1: 'sentence1' is 3, not a text; mend"),
-        ("pairs.jsonl", '{"sentence1": null, "sentence2": "b"}\n', r"pairs.jsonl:1: 'sentence1' is None, not a text"),
+        ("pairs.jsonl", '{"sentence1": "a\\u0000", "sentence2": "b"}\n', "pairs.jsonl:1: holds a NUL character"),
+        (
+            "pairs.jsonl",
+            '{"sentence1": "a", "sentence2": "b", "score": 1}\n{"sentence1": "a"}\n',
+            r"pairs.jsonl:2: no column 'sentence2' \(there are 'sentence1'\); mend or remove it",
+        ),
         ("pairs.jsonl", '{"a": "a", "b": "b"}\n', r"pairs.jsonl:1: no column 'sentence1' \(there are 'a', 'b'\); name"),
         ("pairs.tsv", "a\tb\tc\n1\t2\t3\n", r"pairs.tsv:1: no column 'sentence1' among 'a', 'b', 'c'; name yours"),
         ("pairs.csv.gz", "", "pairs.csv.gz: is compressed; unpack it first"),

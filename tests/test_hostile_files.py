@@ -88,7 +88,7 @@ def as_parquet(rows, header=("sentence1", "sentence2", "score")):
 WRITERS = {"tsv": as_tsv, "csv": as_csv, "jsonl": as_jsonl, "txt": as_txt, "parquet": as_parquet}
 
 
-FORBIDDEN = {"tsv": "\0\t\r\n", "csv": "\0", "jsonl": "", "txt": "\0\r\n|\ufeff", "parquet": ""}
+FORBIDDEN = {"tsv": "\0\t\r\n", "csv": "\0", "jsonl": "\0", "txt": "\0\r\n|\ufeff", "parquet": "\0"}
 
 
 ROWS = [("a dog", 'he said "hi"', 4.5), ("Zoë's café", "שלום", 0.0), ("x" * 300, "😀", 5.0)]

@@ -37,7 +37,7 @@ def test_the_papers_subsets_do_not_overlap(tmp_path):
     [
         ("mrpc-dev", "sentence1\tsentence2\tlabel\na\tb\t0.5\n", r"validation.tsv:2: the label 0.5 is neither 0 nor 1"),
         ("mrpc-dev", "sentence1\tsentence2\tlabel\na\tb\t2\n", r"validation.tsv:2: the label 2 is neither 0 nor 1"),
-        ("mrpc-dev", "sentence1\tsentence2\tlabel\na\tb\tyes\n", r"validation.tsv:2: the score 'yes' is not a number"),
+        ("mrpc-dev", "sentence1\tsentence2\tlabel\na\tb\tyes\n", r"validation.tsv:2: the label yes is neither 0 nor 1"),
         ("mrpc-dev", "sentence1\tsentence2\na\tb\n", r"no column 'label' among 'sentence1', 'sentence2'"),
         ("qqp-test", "question1\tquestion2\tlabel\na\tb\t1\n", r"ends before row 1000, where this set begins"),
     ],

@@ -41,6 +41,11 @@ def test_a_sentence_without_a_token_has_nothing_in_common():
     assert late_interaction(hidden, hidden, torch.tensor([[[1, 1]]]), torch.tensor([[[0, 0]]])).item() == 0
 
 
+def test_sentences_without_any_token_have_nothing_in_common():
+    hidden, weights = torch.ones(1, 0, 3), torch.ones(2, 1, 0)
+    assert late_interaction(hidden, hidden, weights, weights).tolist() == [[0], [0]]
+
+
 def test_a_token_weighs_less_the_more_sentences_have_it():
     pairs = TokenisedPairs(np.array([5, 5, 2, 5, 7, 7, 2]), np.array([0, 3, 4, 7, 7]), np.zeros((1, 2), dtype=np.int32))
     counts = pairs.sentence_counts(9)

@@ -48,7 +48,7 @@ def test_a_student_of_lora_scores_in_sentence_transformers_as_the_run_did_merged
         predictions = pandas.read_csv(run / "predictions" / f"1-{kind}-test.csv")
         np.testing.assert_allclose(theirs(folder, predictions, kind), predictions.score, atol=1e-5)
         pairs = list(zip(predictions.sentence1, predictions.sentence2, strict=True))
-        np.testing.assert_allclose(loader.load(folder).predict(pairs), predictions.score.clip(0, 1), atol=1e-5)
+        np.testing.assert_allclose(loader.load(folder).predict(pairs), predictions.score, atol=1e-5)
         separate = adapters == "separate"
         assert (folder / "adapter_model.safetensors").exists() == separate
         assert (folder / "model.safetensors").exists() != separate
@@ -216,6 +216,18 @@ def test_an_adapter_without_weights_or_of_another_model_is_one_line(adapter, mod
     (adapter / "adapter_model.safetensors").unlink()
     with pytest.raises(InputError, match=r"lacks adapter_model.safetensors, the weights of its LoRA adapter"):
         BiEncoder.load(adapter)
+
+
+def test_an_adapter_of_what_others_cannot_load_as_its_base_is_refused(setting, adapter, bert, tmp_path):
+    more = ["model.pooling=mean", "distill.adapters=separate", *LORA]
+    with pytest.raises(InputError, match=r"bi-encoder: is an adapter itself, .*; set distill.adapters=merged"):
+        setting.run(f"model.bi={adapter}", f"model.cross={bert}", *more, name="second")
+    root = tmp_path / "older"
+    shutil.copytree(bert, root / "0_Transformer")
+    module = {"idx": 0, "name": "0", "path": "0_Transformer", "type": "sentence_transformers.models.Transformer"}
+    (root / "modules.json").write_text(json.dumps([module]))
+    with pytest.raises(InputError, match="has its weights in 0_Transformer/, and no adapter can name it"):
+        setting.run(f"model.bi={root}", f"model.cross={bert}", *more, name="third")
 
 
 @pytest.mark.slow

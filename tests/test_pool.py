@@ -40,6 +40,9 @@ def test_a_file_of_one_sentence_makes_no_pairs(setting, tmp_path):
     with pytest.raises(InputError, match=r"corpus.txt: pairs are made of two different sentences"):
         setting.run("data.path=null", f"data.sentences={tmp_path}/corpus.txt")
     (tmp_path / "corpus.tsv").write_text("sentence1\tsentence2\tscore\na\tb\t1\n")
+    (tmp_path / "pairs.txt").write_text("a||b\nc||d\n")
+    with pytest.raises(InputError, match=r"pairs.txt: its lines are pairs, sentence1\|\|sentence2; give data=pairs"):
+        setting.run("data.path=null", f"data.sentences={tmp_path}/pairs.txt")
     with pytest.raises(InputError, match=r"corpus.tsv: a table; data.sentences takes one sentence a line"):
         setting.run("data.path=null", f"data.sentences={tmp_path}/corpus.tsv")
 

@@ -205,6 +205,28 @@ def test_a_local_folder_is_no_base_model_whatever_its_name():
     assert "base_model" not in text
 
 
+@pytest.mark.parametrize(
+    ("task", "files", "expected"),
+    [
+        ("stsb-dev", [], ("mteb/stsbenchmark-sts", "validation")), ("sts12", [], ("mteb/sts12-sts", "test")),
+        ("sickr-all", [], ("mteb/sickr-sts", "test")), ("sickr-test", [], ("unknown", "sickr-test")),
+        ("mrpc-test", [], ("nyu-mll/glue", "test")), ("qqp-test", [], ("unknown", "qqp-test")),
+        ("sts12", ["sts12"], ("unknown", "sts12")), ("mine", ["mine"], ("unknown", "mine")),
+    ],
+)  # fmt: skip
+def test_a_card_claims_a_result_on_a_set_of_the_hub_for_a_whole_split_of_it_alone(tmp_path, task, files, expected):
+    row = Row(1, "bi", 0, task, 7, 0.1, 0.5)
+    (tmp_path / "README.md").write_text(card("bi", "x", "x", "made.", ["x"], 0, [row], "x", files=files))
+    (result,) = huggingface_hub.ModelCard.load(tmp_path / "README.md").data.eval_results
+    assert (result.dataset_type, result.dataset_split) == expected
+
+
+def test_a_run_without_notes_is_published(run, hub):
+    facts = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({"stages": facts["stages"]}))
+    main([str(run), "me/better"])
+
+
 def test_what_a_killed_run_left_is_not_published(run, hub):
     (run / "run.json").unlink()  # a run removes it when it begins
     with pytest.raises(InputError, match="no finished run"):

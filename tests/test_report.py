@@ -87,7 +87,7 @@ def test_the_command_rebuilds_the_same_page_from_the_folder_alone(runs, tmp_path
 
 
 def test_runs_are_compared_with_mean_and_spread_over_seeds(runs, tmp_path):
-    assert main([str(runs[0].parent), "--out", str(tmp_path / "both.html")]) == 0
+    assert main([str(runs[0].parent), str(runs[0]), "--out", str(tmp_path / "both.html")]) == 0  # one of them twice
     page = (tmp_path / "both.html").read_text()
     for name in ("bi", "cross"):
         values = [100 * run.value(run.key(name), "test") for run in map(Run.read, runs)]

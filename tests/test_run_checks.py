@@ -35,6 +35,8 @@ from transenc.errors import InputError
         (["model.reference=no/model"], "model.reference=no/model: .*hub cannot be reached"),
         (["model.bi=minilm"], "model.bi=minilm: .*; the hub's names are OWNER/NAME"),
         (["data.columns.score=null"], "dev.tsv: has to be scored, and data.columns.score=null"),
+        (["paths.artifacts=''"], "paths.artifacts=: must be a folder"),
+        (["data.dev=''"], "data.dev=: must be a set, a file, or null"),
         (["paths.artifacts=train.py"], "paths.artifacts=train.py: must be a folder, or nothing yet"),
         (
             ["distill.direction=gold_to_bi", "data.flatten=true", "data.limit=9"],
@@ -134,6 +136,15 @@ def test_human_scores_that_are_all_alike_teach_nothing_and_are_refused(setting, 
     with pytest.raises(InputError, match=r"^data.gold: the scores are nearly constant"):
         setting.run("distill.direction=gold_to_bi", f"data.gold=[{tmp_path}/flat.tsv]")
     assert setting.trained() == []
+
+
+def test_scores_that_use_a_fifth_of_their_scale_are_told(setting, tmp_path, caplog):
+    (tmp_path / "unit.tsv").write_text("sentence1\tsentence2\tscore\nthe dog\ta dog\t0.9\na cat\ta man\t0.1\n")
+    setting.run(f"data.test=[{tmp_path}/unit.tsv]", "distill.failure=ignore")
+    assert f"{tmp_path}/unit.tsv: no score is above 0.9; set data.score_max, now 5, to your scale's" in caplog.text
+    caplog.clear()
+    setting.run(f"data.test=[{tmp_path}/unit.tsv]", f"data.dev={tmp_path}/unit.tsv", "data.score_max=1", name="right")
+    assert "no score is above" not in caplog.text
 
 
 def test_scores_of_0_and_1_only_are_told_as_they_may_be_binary(setting, tmp_path, caplog):

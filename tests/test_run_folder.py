@@ -50,6 +50,13 @@ def test_a_command_in_a_folder_of_others_ends_in_one_line_and_changes_nothing(ot
     assert content(others) == before
 
 
+def test_a_run_that_was_killed_while_it_wrote_its_first_record_is_given_again(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / f".{RECORD}.part").touch()
+    RunFolder(tmp_path / "run", tmp_path / "artifacts").path("labels")
+    assert (tmp_path / "run" / RECORD).exists()
+
+
 def test_a_folder_of_others_is_refused_from_python_too_and_behind_links(others, tmp_path):
     before = content(others)
     with pytest.raises(

@@ -158,7 +158,7 @@ def test_what_a_fixed_teacher_scored_is_reused_and_nobody_trains_it(setting, mod
 def test_a_fixed_teacher_is_found_once_for_all_iterations(setting, models, monkeypatch):
     found = []
     find = transenc.stages.run.find_model
-    monkeypatch.setattr("transenc.stages.run.find_model", lambda key, name: found.append(key) or find(key, name))
+    monkeypatch.setattr("transenc.stages.run.find_model", lambda key, *more: found.append(key) or find(key, *more))
     setting.run(f"model.teachers={models['electra']}", *ONE_TURN, "distill.iterations=2")
     assert found.count("model.teachers") == 1
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from transenc.artifacts import digest, lock, replacing
-from transenc.composition import check_own_data, compose, quoted, readable
+from transenc.composition import check_own_data, compose, expand_home, quoted, readable
 from transenc.config.schema import Train
 from transenc.errors import InputError
 from transenc.loop import distill as run_loop
@@ -74,7 +74,7 @@ def distill(*overrides: str, pairs: Any = None, folder: str | Path | None = None
         raise InputError(f'{wrong[0]!r:.80} is no setting; give texts like "model=minilm", and pairs=... by name')
     if wrong := [one for one in overrides if one.startswith("hydra")]:
         raise InputError(f"{wrong[0]}: is for the command line; give folder=... for the run folder")
-    settings = [readable(one) for one in overrides]
+    settings = [readable(expand_home(one)) for one in overrides]
     if pairs is None:
         check_own_data(settings)
     elif twice := [one for one in settings if one.startswith(("data.path=", "data.sentences="))]:
@@ -107,10 +107,13 @@ def _new_folder() -> Path:
 def _file(pairs: Any, cfg: Train) -> Path:
     """The pairs as a file; those that are in memory go into the store, which is safe to delete."""
     if isinstance(pairs, str | Path):
-        return Path(pairs)
+        return Path(os.path.expanduser(pairs))
     names = cfg.data.columns.sentence1, cfg.data.columns.sentence2
     rows = [tuple(text.encode("utf-8", "replace").decode() for text in row) for row in _rows(pairs, names)]
-    if not all(isinstance(name, int) for name in names):  # numbers are of a file without a header
+    if all(isinstance(name, int) for name in names):  # the places in a file without a header
+        places = [dict(zip(names, row, strict=True)) for row in rows]
+        rows = [tuple(row.get(place, "") for place in range(max(names) + 1)) for row in places]
+    else:
         rows.insert(0, tuple(map(str, names)))
     store = Path(cfg.paths.artifacts)
     check_store(store)
@@ -138,11 +141,13 @@ def _rows(pairs: Iterable[Any], names: Sequence[Any]) -> list[tuple[str, str]]:
         pairs = pairs.itertuples(index=False, name=None) if hasattr(pairs, "itertuples") else pairs.iter_rows()
     if isinstance(pairs, Mapping):
         raise InputError("pairs: is a mapping; give a data frame, or the pairs one after another")
+    if not _is_iterable(pairs):
+        raise InputError(f"pairs: {pairs!r:.80} holds no pairs; give a data frame, or the pairs one after another")
     rows = []
     for number, pair in enumerate(pairs):
         found = [pair.get(name) for name in names] if isinstance(pair, Mapping) else pair
-        sentences = () if isinstance(found, str) else tuple(found)[:2]
-        if not isinstance(pair, Mapping) and any(one is None or one != one for one in sentences):
+        sentences = () if isinstance(found, str) or not _is_iterable(found) else tuple(found)[:2]
+        if not isinstance(pair, Mapping) and any(_is_missing(one) for one in sentences):
             raise InputError(f"pairs: item {number} lacks a sentence; leave such rows out (of a data frame: dropna())")
         if len(sentences) < 2 or not all(isinstance(sentence, str) for sentence in sentences):
             raise InputError(
@@ -155,3 +160,17 @@ def _rows(pairs: Iterable[Any], names: Sequence[Any]) -> list[tuple[str, str]]:
     if not rows:
         raise InputError("pairs: there are none")
     return rows
+
+
+def _is_iterable(value: Any) -> bool:
+    """Whether a value can be gone through, also by `__getitem__` alone, as torch's data sets."""
+    try:
+        iter(value)
+    except TypeError:
+        return False
+    return True
+
+
+def _is_missing(cell: Any) -> bool:
+    """Whether a cell is None, NaN or pandas' NA."""
+    return cell is None or (str(cell) in ("nan", "<NA>", "NaT") and not isinstance(cell, str))

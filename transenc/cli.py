@@ -30,6 +30,7 @@ from transenc.composition import (
     CONF,
     check_overrides,
     check_own_data,
+    expand_home,
     explain,
     of_configuration,
     readable,
@@ -112,12 +113,6 @@ def ignore_writer_oserror(failure: threading.ExceptHookArgs) -> None:
     """Ignore an OSError in TensorBoard's writer thread: closing the writer raises it again."""
     if TRACEBACKS or not isinstance(failure.exc_value, OSError):
         threading.__excepthook__(failure)
-
-
-def expand_home(argument: str) -> str:
-    """Expand `~` in `key=~/path`, as a shell expands it in a word of its own."""
-    key, equals, value = argument.partition("=")
-    return key + equals + os.path.expanduser(value) if value.startswith("~") else argument
 
 
 def take_gpu(job: int) -> None:

@@ -62,6 +62,8 @@ def check_overrides(name: str, arguments: Sequence[str]) -> None:
         if "=" not in argument and argument[:1] not in ("-", "~") and not before.startswith("-"):
             file = f" (a file: data.{'path' if name == 'train' else 'test'}=...)" if os.path.exists(argument) else ""
             raise InputError(f"{argument}: is no setting{file}; settings are KEY=VALUE, --help shows them")
+        if argument.startswith("~") and argument[1:] in known:
+            raise InputError(f"{argument}: a setting cannot be left out; give it another value")
     for override in parsed([a for a in arguments if "=" in a and a[0] != "-"]):
         key = override.key_or_group
         if key == "hydra":
@@ -120,6 +122,11 @@ def parsed(arguments: Sequence[str]) -> Iterator[Any]:
 def quoted(text: str) -> str:
     """A text as Hydra's grammar takes it, whatever characters it holds."""
     return "'" + text.replace("'", "\\'") + "'"
+
+
+def expand_home(argument: str) -> str:
+    """Expand `~/` in `key=~/path` and in a list of paths, as a shell expands it in a word of its own."""
+    return re.sub(r"(?<=[=\[,])~(?=/|$)", lambda _: os.path.expanduser("~"), argument)
 
 
 def readable(argument: str) -> str:
@@ -203,21 +210,22 @@ def of_configuration(error: BaseException) -> bool:
 def explain(error: Exception, name: str) -> str:
     """One line for an error of ours, Hydra's or OmegaConf's: what, where, what to do."""
     if isinstance(error, InputError):
-        return "\\n".join(str(error).splitlines())  # a name that a person gave may hold line breaks
+        return str(error)
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, OmegaConfBaseException):
         cause = cause.__cause__
     if cause is None:
         text = " ".join(str(error).split())
         if several := re.match("Ambiguous value for argument '(.*?)' 1[.]", text):
-            return f"{several[1]}: several values; add -m to run a job for each, or put a list into brackets"
+            brackets = "" if several[1] in choices(name) else ", or put a list into brackets"
+            return f"{several[1]}: several values; add -m to run a job for each{brackets}"
         if "hydra/" in text and "Could not find" in text:
             return f"{text.partition(' Available options')[0]}; pip install -r requirements-extras.txt"
         return text
     key, message = cause.full_key or "", str(cause.msg or cause).split("\n")[0]
     if isinstance(cause, MissingMandatoryValue):
         return f"{key}: no value; give {key}=... on the command line"
-    if key and key not in keys(SCHEMAS[name]):
+    if key and key not in keys(SCHEMAS[name]) and not key.startswith("hydra."):
         return f"{key}: no such key{nearest(key, keys(SCHEMAS[name]))}"
     if ", expected one of [" in message:
         value, _, expected = message.removesuffix("]").partition(", expected one of [")

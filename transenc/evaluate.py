@@ -54,10 +54,10 @@ def shorthand(argument: str) -> str:
         return argument
 
     def path(name: re.Match[str]) -> str:
-        bi = None if os.path.isdir(name[0]) else bi_encoder_of(name[0])
-        return name[0] if bi is None else quoted(bi)
+        bi = None if os.path.isdir(name[2]) else bi_encoder_of(name[2])
+        return name[0] if bi is None else name[1] + quoted(bi)
 
-    return "model.path=" + re.sub(r"(?<![^\[,])\w+(?![^\],])", path, argument.removeprefix("model="))
+    return "model.path=" + re.sub(r"(^|[\[,]\s*)(\w+)(?=\s*(?:[\],]|$))", path, argument.removeprefix("model="))
 
 
 def recognise(source: Source, model: Scored) -> tuple[str, dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from huggingface_hub import EvalResult, ModelCardData
 
@@ -61,6 +61,7 @@ def card(
     trained: bool = True,
     centred: bool = False,
     two_prompts: bool = False,
+    files: Collection[str] = (),
 ) -> str:
     """A model card: what it is, how to use it, how it was made, what it scores, whose data it saw.
 
@@ -76,6 +77,7 @@ def card(
         trained: whether its weights are others than those of `initial`.
         centred: whether its embeddings were mean-centred; of a trained one, `made` says so.
         two_prompts: whether it has one for first and one for second sentences.
+        files: those tasks that are a person's own files, whatever they are called.
     """
     tag = {"bi": "sentence-similarity", "cross": "text-ranking"}[kind]
     snippet = SNIPPETS["ordered" if two_prompts else kind].format(HERE)
@@ -84,10 +86,10 @@ def card(
     unchanged = not trained and not centred
     first = f"Fine-tuned from {as_code(initial)}"
     if not trained:
-        change = "mean-centred on the pool" if centred else "unchanged"
-        first = f"{as_code(initial)}, {change}, since no iteration improved on it"
+        first = f"{as_code(initial)}, {'mean-centred on the pool' if centred else 'unchanged'}"
     licence = "The pairs and the weights it started from have licences of their own, which may bind this model too."
     known = {**PUBLISHED, **HUB}
+    splits = {name: one for name, one in known.items() if name not in files and one.hub and one.hub_split}
     if not unchanged:
         terms = dict.fromkeys(known[name].terms for name in sources if name in known and known[name].terms)
         licence += "".join(f" It learnt from {term}." for term in terms)
@@ -104,12 +106,12 @@ def card(
         eval_results=[
             EvalResult(
                 "semantic-similarity",
-                (known[row.task].hub if row.task in known else "") or "unknown",
+                splits[row.task].hub if row.task in splits else "unknown",
                 row.task,
                 row.metric,
                 round(row.value, 6),
                 # The hub merges results of one data set; without its split, a development and a test set would be one.
-                dataset_split=row.task.rpartition("-")[2] if row.task in known else row.task,
+                dataset_split=splits[row.task].hub_split if row.task in splits else row.task,
                 metric_name=METRIC_NAMES[row.metric],
             )
             for row in rows

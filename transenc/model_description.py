@@ -107,12 +107,12 @@ def describe(source: Source) -> Description:
         lacking.append(f"texts put into a chat template ({named.name})")
     if cross and source.modules and model_type != "CrossEncoder":
         lacking.append(f"a classification head in modules without model_type=CrossEncoder ({general.name})")
-    sides = [value["padding_side"] for value in reading.values() if isinstance(value, dict) and "padding_side" in value]
+    sides = {value.get("padding_side") for value in reading.values() if isinstance(value, dict)}
     return Description(
         cross=cross,
         max_tokens=value_of(reading, "max_seq_length", int, named),
         lowercase=bool(reading.get("do_lower_case")),
-        padding_side="left" if "left" in sides else None,
+        padding_side=next((side for side in ("left", "right") if side in sides), None),
         symmetric=symmetric,
         activation=_activation(config, settings),
         template=messages or not source.modules,

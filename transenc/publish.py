@@ -37,8 +37,9 @@ def models(run: Path) -> list[Path]:
 def remarks(facts: Mapping[str, Any], model: Path) -> list[str]:
     """What a run's run.json says of one of its models."""
     name = model.name.replace("-encoder", "")
-    warnings = [f"Do not use it: {facts['warnings'][name]}."] if name in facts["warnings"] else []
-    return warnings + ([facts["notes"][name]] if name in facts["notes"] else [])
+    warnings, notes = facts.get("warnings", {}), facts.get("notes", {})  # runs of earlier versions have none
+    warned = [f"Do not use it: {warnings[name]}."] if name in warnings else []
+    return warned + ([notes[name]] if name in notes else [])
 
 
 def card(model: Path, repository: str) -> str:

@@ -93,6 +93,13 @@ def write_results(path: Path, rows: Sequence[Row], kind: type[Row] = Row) -> Non
         )
 
 
+def failed_training(failure: Mapping[str, Any]) -> str:
+    """One sentence on a failed training, from run.json's `failures`."""
+    place, kept = failure["place"], failure["kept"]
+    result = {None: "trained with another seed", place: "used as it is"}.get(kept, f"{kept} stays in its place")
+    return f"{place} failed ({'; '.join(failure['reasons'])}): {result}."
+
+
 def percent(value: float) -> str:
     """A value x100, as tables show it."""
     return "undefined" if math.isnan(value) else f"{100 * value:.2f}"

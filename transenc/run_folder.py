@@ -49,13 +49,13 @@ def recorded(folder: Path, own: Collection[str] = ()) -> set[str] | None:
     with suppress(OSError, ValueError, TypeError):
         if {"selected", "stages", "config"} <= set(json.loads((folder / "run.json").read_text(encoding="utf-8"))):
             return {"tensorboard"}  # of a version that kept no record
-    known = {*HYDRAS, *own}
+    known = {*HYDRAS, *own, f".{RECORD}.part"}  # what a run leaves that was killed while it wrote its first record
     others = sorted(path.name for path in folder.iterdir() if path.name not in known and path.suffix != ".log")
     if others:
         more = f", and {len(others) - 3} more" if len(others) > 3 else ""
         raise InputError(
             f"{folder}: holds {', '.join(others[:3])}{more}, and is no run's folder; give an empty or new one"
-            " (hydra.run.dir)"
+            " (hydra.run.dir; in Python, folder=...)"
         )
     return None
 
@@ -69,7 +69,7 @@ def lock_run(folder: Path) -> int:
     try:
         return lock(folder, wait=False)
     except BlockingIOError:
-        raise InputError(f"{folder}: another run writes there; wait for it, or give another hydra.run.dir") from None
+        raise InputError(f"{folder}: another run writes there; wait for it, or give another one") from None
 
 
 def check_store(store: Path) -> None:

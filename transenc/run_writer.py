@@ -27,10 +27,10 @@ from transenc.model_folder import ADAPTER_CONFIG, Source, name_base
 from transenc.progress import Progress
 from transenc.report.page import write_report
 from transenc.report.run import flat
-from transenc.results import RESULT, Row, published_results, table, write_results
+from transenc.results import RESULT, Row, failed_training, published_results, table, write_results
 from transenc.run_folder import RunFolder, lock_run, model_path, predictions_path, recorded
 from transenc.selection import Selected, note, warning
-from transenc.stages.evaluation import Member
+from transenc.stages.evaluation import KNOWN_DATASETS, Member, task_name
 from transenc.stages.models import read_as
 from transenc.stages.pairs import sentences_of
 from transenc.stages.run import Stages
@@ -130,11 +130,11 @@ class RunWriter:
         warnings = {
             m.name: text
             for m in members
-            if (
-                text := warning(m, self.rows, stages.select, tasks, stages.well_pooled.get(m.number, False), supervised)
-            )
+            if (text := warning(m, self.rows, stages.select, tasks, stages.well_pooled, supervised))
         }
-        notes = {choice.member.name: text for choice in selected if (text := note(choice, stages.select))}
+        notes = {
+            choice.member.name: text for choice in selected if (text := note(choice, stages.select, stages.failures))
+        }
         for member in members:
             folder = self.files.path(model_path(member.name))
             source = stages.initial_sources[member.kind, member.number]
@@ -221,7 +221,8 @@ class RunWriter:
             which = "one" if stages.select is Select.last else "the best"
             text += f" It is {which} of {len(member.folds)}, each trained on the pool but one fold."
         if kept:
-            text += f" {kept}"
+            reason = kept.removeprefix(f"{member.place}: ")  # which says nothing to others
+            text += f" {reason[0].upper()}{reason[1:]}"
         facts = member.artifact.facts
         if facts.get("centred"):
             text += " Its embeddings were mean-centred over the sentences of the pool."
@@ -240,6 +241,7 @@ class RunWriter:
             trained=facts.get("trained", False),
             centred=facts.get("centred", False),
             two_prompts=member.kind == "bi" and len(set(facts["encoder"]["prompts"])) > 1,
+            files=[task_name(n) for n in (self.cfg.data.dev, *self.cfg.data.test) if n and n not in KNOWN_DATASETS],
         )
 
     def _chosen_settings(self) -> dict[str, Any]:
@@ -265,9 +267,7 @@ class RunWriter:
         by = next(iter(stages.dev)) if stages.select is Select.dev else stages.select.name
         lines.append(f"* by {by}: " + ", ".join(f"{m.name} of iteration {m.iteration}" for m in members))
         unknown = [m.name for m in members if m.name not in notes and m.name not in warnings]
-        for failure in stages.failures:
-            kept = "trained with another seed" if failure["kept"] is None else f"{failure['kept']} stays in its place"
-            lines.append(f"{failure['place']} failed ({'; '.join(failure['reasons'])}): {kept}.")
+        lines += map(failed_training, stages.failures)
         lines += notes.values()
         lines += [f"Do not use {name}: {text}." for name, text in warnings.items()]
         if not self.rows and unknown:

@@ -12,8 +12,8 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from transenc.cli import expand_home, few_full_collections, one_line_errors, print_error
-from transenc.composition import compose, readable
+from transenc.cli import few_full_collections, one_line_errors, print_error
+from transenc.composition import compose, expand_home, readable
 from transenc.config.checks import check_evaluation
 from transenc.config.schema import Evaluate, listed
 from transenc.data.files import KINDS, Format, Reader, Record
@@ -25,8 +25,8 @@ USAGE = """python -m transenc.score model=MODEL FILE [KEY=VALUE ...]
 FILE holds pairs: .tsv, .csv, .jsonl, .parquet, or sentence1||sentence2 a line;
 - is standard input. Standard output gets the same with one column more at the
 end: each pair's score in [0, 1] (a negative cosine is 0), and none where a
-sentence is empty. All else stays as it is, line ends and byte-order mark too;
-parquet becomes csv. A file of any size is scored as it is read.
+sentence is empty. Blank lines are left out. All else stays as it is, line ends
+and byte-order mark too; parquet becomes csv. A file of any size is scored as it is read.
 
 column=NAME     what the new column is called; score by default
 format=FORMAT   csv, tsv, jsonl or txt (sentence1||sentence2); by default what
@@ -62,7 +62,7 @@ def run(cfg: Evaluate, reader: Reader, column: str, out: TextIO) -> None:
     for chunk in chunks(chain([first], records)):
         pairs = [record[1:3] for record in chunk if whole(record)]
         scores_of_each = [encoder.predict(pairs, batch_tokens) for encoder in encoders] if pairs else [[]]
-        scores = iter(np.mean(scores_of_each, axis=0))
+        scores = iter(np.mean(scores_of_each, axis=0).clip(0, 1))
         for record in chunk:
             out.write(extended(record.text, reader.kind, column, f"{next(scores):.6f}" if whole(record) else "") + end)
         out.flush()
@@ -70,9 +70,14 @@ def run(cfg: Evaluate, reader: Reader, column: str, out: TextIO) -> None:
 
 def load(cfg: Evaluate) -> tuple[list[Any], int]:
     """The encoders, each of the kind that its folder says, on their device, and the tokens of a batch."""
-    from transenc.stages.evaluation import SCORE_TOKENS, device_of  # here, so that --help need not load torch
+    from transenc.stages.evaluation import (
+        SCORE_TOKENS,
+        check_processes,
+        device_of,
+    )  # here, so that --help need not load torch
     from transenc.stages.models import encoder_class, find_model
 
+    check_processes()
     device, encoders = device_of(cfg.trainer.accelerator), []
     for name in listed(cfg.model.path):
         source = find_model("model", name)
@@ -87,7 +92,8 @@ def without(column: str, reader: Reader) -> Iterator[Record]:
     """The records, as long as they have no such column."""
     for record in reader:
         if column in reader.names:
-            raise InputError(f"{record.where}: there is a {column!r} already; name the new column with column=NAME")
+            where = record.where if reader.header is None else f"{reader.path}:1"
+            raise InputError(f"{where}: there is a {column!r} already; name the new column with column=NAME")
         yield record
 
 

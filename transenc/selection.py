@@ -1,8 +1,10 @@
 """Which iteration's encoders are saved, and which of those are not worth using."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
 from transenc.config.schema import Select
 from transenc.metrics import ranked
@@ -58,9 +60,19 @@ def select(candidates: Sequence[Member], rows: Sequence[Row], by: Select, dev: s
     return [selected for _, selected in best.values()]
 
 
-def note(selected: Selected, by: Select) -> str | None:
-    """A sentence on a selected encoder that training did not improve; None of any other."""
+def note(selected: Selected, by: Select, failures: Sequence[Mapping[str, Any]] = ()) -> str | None:
+    """A sentence on a selected encoder that training did not improve; None of any other.
+
+    Args:
+        selected: the encoder.
+        by: what it was selected by.
+        failures: of the run's trainings, see `Stages.failures`.
+    """
     member = selected.member
+    for failure in failures:
+        place, kept = failure["place"], failure["kept"]
+        if member.place in (place, place.partition("/fold-")[0]) and kept not in (None, place):
+            return f"{member.place}: its training failed; {kept} is saved."
     if member.iteration == 0:
         return f"No iteration improved on the initial {member.name}: {member.place} is saved."
     if by is Select.agreement and member.artifact.facts.get("step") == 0:
@@ -79,23 +91,25 @@ def warning(
     rows: Sequence[Row],
     by: Select,
     tasks: Sequence[str],
-    well_pooled: bool = False,
+    well_pooled: Mapping[int, bool] = MappingProxyType({}),
     supervised: bool = False,
 ) -> str | None:
     """Why not to use a selected encoder; None if nothing speaks against it.
 
-    An encoder that scores below the initial bi-encoder is not worth using. Without gold scores, neither is a
-    cross-encoder that hardly agrees with its teacher, or whose teacher was well pooled (docs/adapting.md).
+    An encoder that scores below the initial bi-encoder (of its number, else the first) is not worth using. Without gold
+    scores, neither is a cross-encoder that hardly agrees with its teacher, or whose teacher was well pooled
+    (docs/adapting.md).
 
     Args:
         member: the encoder.
         rows: all results of the run.
         by: what it was selected by.
         tasks: the test sets, or the development set if there are none.
-        well_pooled: whether the initial bi-encoder's embeddings agree with its tokens.
+        well_pooled: whether an initial bi-encoder's embeddings agree with its tokens, by its number.
         supervised: whether it learnt human scores, with which no encoder agrees as with a teacher.
     """
-    initial = {row.task: row.value for row in rows if row.key == (0, "bi", member.number) and row.task in tasks}
+    bi = member.number if any(row.key == (0, "bi", member.number) for row in rows) else 0
+    initial = {row.task: row.value for row in rows if row.key == (0, "bi", bi) and row.task in tasks}
     both = {row.task: (row.value, initial[row.task]) for row in rows if row.key == member.key and row.task in initial}
     if defined := {task: values for task, values in both.items() if not any(map(math.isnan, values))}:
         score, before = (100 * sum(values) / len(values) for values in zip(*defined.values(), strict=True))
@@ -106,6 +120,6 @@ def warning(
     agreement = facts.get("selection") if told else None
     if member.kind == "cross" and agreement is not None and agreement < MIN_AGREEMENT:
         return f"Spearman with its teacher's labels is {agreement:.2f} on held-out pairs, below {MIN_AGREEMENT:g}"
-    if member.kind == "cross" and well_pooled:
+    if member.kind == "cross" and well_pooled.get(member.number if member.number in well_pooled else 0):
         return "a cross-encoder that learns from a well pooled bi-encoder mostly ends below it (docs/adapting.md)"
     return None

@@ -26,7 +26,7 @@ def show(verbosity: str) -> None:
     if not log.hasHandlers():
         log.addHandler(TerminalHandler())
     for handler in (*logging.getLogger().handlers, *log.handlers):
-        if not isinstance(handler, logging.FileHandler):
+        if isinstance(handler, TerminalHandler):
             handler.setLevel(RESULT if verbosity == "quiet" else logging.NOTSET)
     log.setLevel(logging.DEBUG if verbosity == "verbose" else logging.INFO)
     if verbosity == "quiet":

@@ -166,6 +166,8 @@ def _common_rules(cfg: Train | Evaluate) -> list[Rule]:
         ("data.score_max", data.score_max, data.score_max > data.score_min, "above data.score_min"),
         ("trainer.score_tokens", tokens, tokens is None or tokens >= 1, "at least 1, or null"),
         ("paths.artifacts", folder, folder.is_dir() or not folder.exists(), "a folder, or nothing yet"),
+        *((f"paths.{key}", name, name != "", "a folder") for key, name in asdict(cfg.paths).items()),
+        ("data.dev", data.dev, data.dev != "", "a set, a file, or null"),
     ]
 
 

@@ -110,7 +110,9 @@ class Adapters(Enum):
 
 
 class Failure(Enum):
-    """What to do if a training fails after all retries: its loss or scores are NaN, or its scores nearly constant or unlike its labels."""
+    """What to do if a training fails after all retries: its loss or its scores are NaN, or its scores are
+    nearly constant or unlike its labels.
+    """
 
     stop = "the run ends with an error that says why"
     keep = "the encoder of the iteration before, or the initial bi-encoder, stays in its place"
@@ -163,7 +165,7 @@ Precision = Enum(
 class Model:
     """The initial encoders. For a list of models (mutual distillation), the other settings may be lists too."""
 
-    bi: Any  # initial bi-encoder(s): a hub name (OWNER/NAME or OWNER/NAME@REVISION), a folder, package://..., or a list of them
+    bi: Any  # initial bi-encoder(s): a hub name (OWNER/NAME, or OWNER/NAME@REVISION), folder, package://..., or a list
     cross: Any  # pretrained model(s) that the cross-encoder starts from; a trained one with distill=cross_to_bi
     pooling: Any  # how the bi-encoder pools: auto (what the folder says, else cls), or a mode (docs/encoders.md)
     bi_prompt: Any  # text before each sentence, or two, before first and second ones

@@ -9,12 +9,13 @@ import os
 import string
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from transenc.data.scores import SHOWN, parse_label, parse_score
 from transenc.errors import InputError
 
 log = logging.getLogger("transenc")
@@ -27,7 +28,6 @@ STDIN = Path("-")
 csv.field_size_limit(2**31 - 1)  # of characters in a cell; Python's own is 131,072
 NAME_YOURS = "name yours with data.columns.sentence1=..., .sentence2=..., .score=..."
 SEPARATORS = {";": "semicolons; save it with commas", ",": "commas; name it .csv", "\t": "tabs; name it .tsv"}
-SHOWN = 40  # characters of what is wrong that an error repeats
 
 
 class Pair(NamedTuple):
@@ -80,12 +80,9 @@ class Format:
         Raises:
             InputError: it is none; the message begins with `where`.
         """
-        if not self.binary:
-            return parse_score(written, self.score_min, self.score_max, where)
-        label = _number({"false": 0, "true": 1}.get(str(written).lower(), written), where)  # as pandas and Excel do
-        if label not in (0, 1):
-            raise InputError(f"{where}: the label {written!s:.{SHOWN}} is neither 0 nor 1; write 0 and 1")
-        return label
+        if self.binary:
+            return parse_label(written, where)
+        return parse_score(written, self.score_min, self.score_max, where)
 
 
 def one_line(sentence: str) -> str:
@@ -108,26 +105,6 @@ def read_sentences(path: Path) -> list[str]:
         InputError: not a file, empty, or bytes that are not UTF-8 (with the line).
     """
     return [sentence for line in _lines(path) if (sentence := one_line(line).strip())]
-
-
-def _number(text: Any, where: str) -> float:
-    with suppress(TypeError, ValueError, OverflowError):
-        if (number := float(text)) == number:  # NaN is none
-            return number
-    raise InputError(f"{where}: the score {text!r:.{SHOWN}} is not a number; mend or remove the line")
-
-
-def parse_score(text: Any, low: float, high: float, where: str) -> float:
-    """A gold score in [low, high].
-
-    Raises:
-        InputError: not a number, or outside; the message begins with `where`.
-    """
-    score = _number(text, where)
-    if not low <= score <= high:
-        belongs = f"[{low:g}, {high:g}]; set data.score_min and data.score_max to what your scores are"
-        raise InputError(f"{where}: the score {text!s:.{SHOWN}} is not in {belongs}")
-    return score
 
 
 def read_file(path: Path, form: Format) -> list[Pair]:
@@ -275,8 +252,7 @@ class Reader:
         width = None  # of a file without a header, whose columns are where the first row has them
         for number, row, text in rows:
             where, missing = f"{self.path}:{number}", len(self.names) - len(row)
-            width = width or len(row)
-            if not self.names and len(row) != width:
+            if not self.names and len(row) != (width or len(row)):
                 raise InputError(
                     f"{where}: {len(row)} columns where the first row has {width}; is there a {delimiter!r} too many,"
                     " or a text not in quotes?"
@@ -288,6 +264,9 @@ class Reader:
                     f"{where}: {len(row)} columns where the header has {len(self.names)}; is there a {delimiter!r} too"
                     " many?"
                 )
+            if not (self.names or width) and row[places[0]].isidentifier() and row[places[1]].isidentifier():
+                log.warning("%s: is read as a pair; if it is a header, name the columns in data.columns", where)
+            width = len(row)
             yield Record(where, row[places[0]], row[places[1]], row[places[-1]], text + delimiter * missing)
 
     def _find(self, column: str, header: list[str]) -> int:
@@ -339,20 +318,21 @@ class Reader:
             yield self._object(row, f"{self.path}: row {number}", csv_line(row.values()))
 
     def _object(self, row: dict[str, Any], where: str, text: str) -> Record:
-        self.names, form = row, self.form
+        earlier, self.names, form = self.names, row, self.form
         sides = []
         for column in map(str, (form.sentence1, form.sentence2)):
             if column not in row:
-                raise InputError(f"{where}: no column {column!r} (there are {_some(row)}); {NAME_YOURS}")
-            if not isinstance(row[column], str):
+                advice = "mend or remove it" if column in earlier else NAME_YOURS
+                raise InputError(f"{where}: no column {column!r} (there are {_some(row)}); {advice}")
+            if not isinstance(row[column], str | None):
                 raise InputError(f"{where}: {column!r} is {row[column]!r:.{SHOWN}}, not a text; mend or remove it")
             # JSON can spell half a surrogate pair, which is no character and cannot be written again.
-            sides.append(row[column].encode("utf-8", "replace").decode())
+            sides.append(_decoded((row[column] or "").encode("utf-8", "replace"), where))
         return Record(where, *sides, None if form.score is None else row.get(str(form.score)), text)
 
 
 def _some(names: Collection[str]) -> str:
-    return ", ".join(f"{name!r:.{SHOWN}}" for name in islice(names, 8))
+    return ", ".join(f"{name[:SHOWN]!r}" for name in islice(names, 8))
 
 
 def _check(path: Path) -> None:
@@ -375,6 +355,8 @@ def _lines(path: Path, began: Callable[[bytes], Any] = lambda line: None) -> Ite
             for number, raw in enumerate(file, 1):
                 if number == 1:
                     began(raw)
+                    if raw.startswith(b"\x1f\x8b"):
+                        raise InputError(f"{path}: is {UNREADABLE['gz']}")
                 line = _decoded(raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw, f"{path}:{number}")
                 if number == 1 and not line.endswith("\n") and "\r" in line.rstrip("\r"):
                     raise InputError(f"{path}: lines end in carriage returns alone; save it with line feeds")

@@ -46,6 +46,11 @@ class HubSet:
     def hub(self) -> str:
         return self.source[0]
 
+    @property
+    def hub_split(self) -> str:
+        """The split there that they are, or "": they are a part of one."""
+        return self.split if self.rows == (0, None) else ""
+
 
 def _qqp(split: str, *rows: int | None) -> HubSet:
     terms = "QQP, whose pairs are under Quora's terms of service: not for commercial use"

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from transenc.data.files import Pair, one_line, parse_score, read_lines
+from transenc.data.files import Pair, one_line, read_lines
+from transenc.data.scores import parse_score
 from transenc.errors import InputError
 
 QUICKSTART = Path(__file__).parent / "quickstart"
@@ -30,6 +31,7 @@ class Published:
         scale: lowest and highest gold score.
         terms: what the pairs' publisher demands of those who use them.
         hub: the same pairs on the Hugging Face Hub, for a model's card.
+        hub_split: the split there that they are, or "": they are a part of one.
     """
 
     files: tuple[str, ...]
@@ -40,6 +42,7 @@ class Published:
     scale: tuple[float, float] = (0, 5)
     terms: str = ""
     hub: str = ""
+    hub_split: str = ""
 
 
 def _fields(path: Path, number: int, line: str, counts: tuple[int, ...]) -> list[str]:
@@ -88,19 +91,21 @@ def _quickstart(paths: Sequence[Path]) -> Iterator[Pair]:
 
 def _year(year: int, rows: int, scored: int, *subsets: str) -> Published:
     names = tuple(f"STS/STS{year}-en-test/STS.{part}.{s}.txt" for s in subsets for part in ("input", "gs"))
-    return Published(names, rows, scored, _sts, "sh download_dataset.sh sts", hub=f"mteb/sts{year}-sts")
+    return Published(
+        names, rows, scored, _sts, "sh download_dataset.sh sts", hub=f"mteb/sts{year}-sts", hub_split="test"
+    )
 
 
 def _stsb_split(split: str, rows: int) -> Published:
-    return Published(
-        (f"stsbenchmark/sts-{split}.csv",), rows, rows, _stsb, "sh download_dataset.sh", hub="mteb/stsbenchmark-sts"
-    )
+    hub = {"hub": "mteb/stsbenchmark-sts", "hub_split": "validation" if split == "dev" else split}
+    return Published((f"stsbenchmark/sts-{split}.csv",), rows, rows, _stsb, "sh download_dataset.sh", **hub)
 
 
 def _sick_splits(rows: int, *splits: str) -> Published:
     files = tuple(f"SICK/SICK_{split}.txt" for split in splits)
     terms = "SICK, which is CC BY-NC-SA 3.0: not for commercial use"
-    return Published(files, rows, rows, _sick, "sh download_dataset.sh sick", (1, 5), terms, "mteb/sickr-sts")
+    hub = "mteb/sickr-sts", "test" if len(splits) == 3 else ""  # where all are one split
+    return Published(files, rows, rows, _sick, "sh download_dataset.sh sick", (1, 5), terms, *hub)
 
 
 PUBLISHED = {

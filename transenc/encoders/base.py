@@ -275,13 +275,13 @@ class PairEncoder(pl.LightningModule, ABC):
             return self._similarities(pairs, batch_tokens, progress)
 
     def predict(self, pairs: list[tuple[str, str]], batch_tokens: int = 4096) -> np.ndarray:
-        """Scores of pairs of plain sentences, [N] float32 in [0, 1]."""
+        """Scores of pairs of plain sentences, [N] float32: a bi-encoder's in [-1, 1], a cross-encoder's in [0, 1]."""
         sentences, numbers = number_sentences([(first.strip(), second.strip()) for first, second in pairs])
         tokens = self.tokenise(sentences, numbers)
         if not self._warned:
             self._warned = warn_of_unknown(count_unknown(tokens.ids, self.tokenizer), len(tokens.ids), "pairs")
         raw = self.score(tokens, batch_tokens)
-        return self.to_score(torch.from_numpy(raw)).clamp(0, 1).numpy()
+        return self.to_score(torch.from_numpy(raw)).numpy()
 
     def tokenise(self, sentences: list[str], pairs: np.ndarray) -> TokenisedPairs:
         """Pairs of plain sentences, [N, 2] numbers of them, with this encoder's prompts."""

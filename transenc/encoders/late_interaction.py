@@ -24,6 +24,8 @@ def late_interaction(first: Tensor, second: Tensor, first_weights: Tensor, secon
     Returns:
         [K, B] in [-1, 1]; 0 where a sentence has no token.
     """
+    if not first.shape[1]:
+        return first_weights.new_zeros(first_weights.shape[:2])
     in_first, in_second = (weights.any(0) for weights in (first_weights, second_weights))
     cosines = F.normalize(first, dim=-1) @ F.normalize(second, dim=-1).mT  # [B, L, L]
     cosines = cosines.masked_fill(~(in_first[:, :, None] & in_second[:, None, :]), -2.0)

@@ -25,8 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     folders: list[Path] = []
     for folder in options.run:
-        inside = sorted(path.parent for path in folder.glob("*/run.json"))
+        inside = sorted((path.parent for path in folder.glob("*/run.json")), key=lambda job: job.name.zfill(9))
         folders += [folder] if (folder / "run.json").exists() or not inside else inside
+    folders = list({folder.resolve(): folder for folder in folders}.values())
     out = options.out or (folders[0] / "report.html" if len(folders) == 1 else Path("comparison.html"))
     try:
         write_report(folders, out)

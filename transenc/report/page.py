@@ -11,7 +11,7 @@ from transenc.report.comparison import comparison
 from transenc.report.plots import plots
 from transenc.report.run import Run
 from transenc.report.tables import disagreements, errors, score_table
-from transenc.results import percent
+from transenc.results import failed_training, percent
 
 HERE = Path(__file__).parent
 # Control codes in a person's texts do not belong on a page; a replacement character stands for each.
@@ -46,10 +46,7 @@ def _run_page(run: Run) -> str:
     config, data, git = facts["config"], facts["data"], facts["git"]
     models = re.sub(r"#sha256=\w+", "", f"bi: {config['model']['bi']}, cross: {config['model']['cross']}")
     read = [f"<li>{html.escape(model['name'])}: {html.escape(model['read_as'])}" for model in facts.get("models", ())]
-    notes = [
-        f"{html.escape(failure['place'])} failed: {html.escape('; '.join(failure['reasons']))}."
-        for failure in facts["failures"]
-    ]
+    notes = [html.escape(failed_training(failure)) for failure in facts["failures"]]
     notes += map(html.escape, facts.get("notes", {}).values())  # runs of earlier versions have none
     notes += [
         f"<b>Do not use {html.escape(name)}</b>: {html.escape(reason)}."

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from transenc.errors import InputError
-from transenc.results import Key, Row
+from transenc.results import METRIC_NAMES, Key, Row
 from transenc.run_folder import predictions_path
 
-NUMBERS = ("label", "gold", "score", "loss", "learning_rate", "selection")  # columns where an empty cell is NaN
+# Columns where an empty cell is NaN.
+NUMBERS = ("label", "gold", "score", "loss", "learning_rate", "selection", "member", *METRIC_NAMES)
 LABELS = re.compile(r"(\d+)-(bi|cross|gold)\.csv")
 
 

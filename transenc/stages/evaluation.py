@@ -26,6 +26,7 @@ from transenc.stages.pairs import read, tokenise
 
 log = logging.getLogger("transenc")
 
+MAX_LOW = 0.2  # share of the scale that some score should exceed: scores from 0 to 1 are a fifth of 0 to 5
 MAX_NAME_BYTES = 200  # in a set's name. A file name may have 255, and some are made of this and the encoder's
 SCORE_TOKENS = {"cpu": 2048, "cuda": 65536}  # on a CPU a batch's activations stay in the cache
 KNOWN_DATASETS = (*published.PUBLISHED, *hub.HUB)
@@ -141,7 +142,7 @@ class Evaluation:
     def __init__(self, store: Store, data: Data, paths: Paths, trainer: Trainer, progress: Progress):
         self.store, self.data, self.dataset, self.progress = store, data, Path(paths.dataset), progress
         self.accelerator = device_of(trainer.accelerator)
-        _check_processes()
+        check_processes()
         self.warned: set[Path] = set()  # tokens, that many are unknown
         self.models: list[dict[str, Any]] = []  # named by the configuration: `key`, `name`, and what was read
         self.scoring = {
@@ -178,7 +179,16 @@ class Evaluation:
             "format": form,
             "strip": self.data.clean.blanks,
         }
-        return self.store(read, config, progress=self.progress, title=f"read {task_name(name)}")
+        pairs = self.store(read, config, progress=self.progress, title=f"read {task_name(name)}")
+        if scored and form is not None and self.data.scores is Scores.graded:
+            gold, low, high = np.load(pairs / "gold.npy"), form["score_min"], form["score_max"]
+            if set(np.unique(gold)) == {0, 1}:
+                log.warning("%s: all scores are 0 or 1; for AUC set data.scores=binary", name)
+            elif low < gold.max() <= low + MAX_LOW * (high - low):
+                log.warning(
+                    "%s: no score is above %g; set data.score_max, now %g, to your scale's", name, gold.max(), high
+                )
+        return pairs
 
     def _format(self, name: str, scored: bool) -> dict[str, Any]:
         """Where sentences and gold scores stand in a person's file, see `transenc.data.files.Format`."""
@@ -202,12 +212,7 @@ class Evaluation:
                 raise InputError(f"{path} and {paths[task]} would be reported under one name; rename a file")
             if len(task.encode()) > MAX_NAME_BYTES:
                 raise InputError(f"{path}: results are written under this name, which is too long; rename the file")
-        read = {task: self.read(path, True) for task, path in paths.items()}
-        for task, pairs in read.items():
-            own = paths[task] not in KNOWN_DATASETS and self.data.scores is Scores.graded
-            if own and set(np.unique(np.load(pairs / "gold.npy"))) == {0, 1}:
-                log.warning("%s: all scores are 0 or 1; for AUC set data.scores=binary", paths[task])
-        return read
+        return {task: self.read(path, True) for task, path in paths.items()}
 
     def load(self, kind: str, source: Source, key: str, **settings: Any) -> Artifact:
         """The model that the configuration names under `key`. Its fingerprint is of the bytes of its files."""
@@ -282,7 +287,7 @@ class Evaluation:
         ]
 
 
-def _check_processes() -> None:
+def check_processes() -> None:
     """
     Raises:
         InputError: several processes were launched, and this one has not joined them.

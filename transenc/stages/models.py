@@ -67,8 +67,12 @@ def release() -> None:
     _last_used.clear()
 
 
-def find_model(key: str, name: str) -> Source:
+def find_model(key: str, name: str, adaptable: bool = False) -> Source:
     """Find the model that the configuration names under `key`.
+
+    Args:
+        key, name: of the model.
+        adaptable: whether an adapter may name it as its base, in a way that other libraries read.
 
     Raises:
         InputError: see `transenc.model_folder.find`; the message begins with the key.
@@ -76,6 +80,9 @@ def find_model(key: str, name: str) -> Source:
     try:
         source = find(name)
         code = describe(source).own_code
+        if adaptable and (source.base is not None or source.folder != source.root):
+            what = "is an adapter itself" if source.base is not None else f"has its weights in {source.folder.name}/"
+            raise InputError(f"{name}: {what}, and no adapter can name it as its base; set distill.adapters=merged")
     except InputError as error:
         raise InputError(f"{key}={error}") from None
     if code is not None:

@@ -91,6 +91,8 @@ def corpus(out: Path, config: Config, progress: Progress) -> Facts:
     if Path(config["file"]).suffix.lower() in (".csv", ".tsv", ".jsonl", ".parquet"):
         raise InputError(f"{config['file']}: a table; data.sentences takes one sentence a line, data.path takes pairs")
     lines = read_sentences(Path(config["file"]))
+    if all(line.count("||") == 1 for line in lines):
+        raise InputError(f"{config['file']}: its lines are pairs, sentence1||sentence2; give data=pairs data.path=...")
     sentences = list(dict.fromkeys(lines))
     if len(sentences) < 2:
         raise InputError(f"{config['file']}: pairs are made of two different sentences, and there is only one")

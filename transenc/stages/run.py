@@ -15,7 +15,7 @@ import numpy as np
 
 from transenc import distributed
 from transenc.artifacts import Artifact, Store
-from transenc.config.schema import Centre, Failure, Select, Start, Teachers, Train, listed
+from transenc.config.schema import Adapters, Centre, Failure, Select, Start, Teachers, Train, listed
 from transenc.data.files import Format
 from transenc.errors import InputError
 from transenc.metrics import ranked, varies
@@ -38,6 +38,7 @@ REMEDIES = {  # by the cause of a failed training
     "low rate": "raise distill.{kind}.learning_rate, or distill.{kind}.min_steps",
     "high rate": "lower distill.{kind}.learning_rate",
     "nan": "lower distill.{kind}.learning_rate, or set trainer.precision=32-true",
+    "initial": "take one that tells these pairs apart (model.{kind}, model.pooling of a bi-encoder), or other pairs",
     "chance": "try another distill.{kind}.learning_rate, or raise distill.{kind}.min_steps",
 }
 TEACHER_TOKENS = 64  # tokens of a pair, to turn trainer.score_tokens into a batch size for fixed teachers
@@ -52,7 +53,8 @@ class Stages(Evaluation):
         dev, tests: the scored sets by name; `dev` has one or none.
         select: what encoders are selected by, never `auto`.
         initial_sources: the models that the configuration names, by kind and number.
-        failures: failed trainings: `place`, `reasons` (one for each seed), and `kept`, what stands in its place.
+        failures: failed trainings: `place`, `reasons` (one for each seed), and `kept`, what stands in its place: an
+            earlier encoder, itself if failures are ignored, None if another seed did not fail.
     """
 
     def __init__(self, cfg: Train, store: Store, progress: Progress):
@@ -104,7 +106,7 @@ class Stages(Evaluation):
         """Iteration 0: the encoders that `model` names. A cross-encoder that is to be trained gets a new head if it has
         none.
         """
-        model, direction = self.cfg.model, self.cfg.distill.direction
+        model, cfg = self.cfg.model, self.cfg.distill
         names = listed(model.bi if kind == "bi" else model.cross)
 
         def per_member(values: Any) -> list[Any]:
@@ -119,17 +121,17 @@ class Stages(Evaluation):
                 "max_tokens": per_member(model.bi_max_tokens),
             }
         else:
-            trained = kind in direction.students
+            trained = kind in cfg.direction.students
             settings = {
                 "new_head": [self.cfg.seed + i * HEAD_SEEDS if trained else None for i in range(len(names))],
-                "symmetric": per_member(self.cfg.distill.symmetric and not self.data.ordered),
+                "symmetric": per_member(cfg.symmetric and not self.data.ordered),
                 "layers": per_member(model.cross_layers),
                 "max_tokens": per_member(model.cross_max_tokens),
             }
         key, members = f"model.{kind}", []
         for i, name in enumerate(names):
             of_member = {setting: values[i] for setting, values in settings.items()}
-            source = self.initial_sources[kind, i] = find_model(key, name)
+            source = self.initial_sources[kind, i] = find_model(key, name, cfg.adapters is Adapters.separate)
             artifact = self.load(kind, source, key, **of_member)
             members.append(Member(kind, 0, i, len(names) > 1, artifact))
             if kind == "bi" and not self.data.ordered and len(set(artifact.facts["encoder"]["prompts"])) > 1:
@@ -137,7 +139,7 @@ class Stages(Evaluation):
                     f"{key}={name}: has one prompt for first and one for second sentences; set data.ordered=true, or"
                     " give one with model.bi_prompt"
                 )
-            if kind == "bi" and self.cfg.distill.centre is not Centre.none and not artifact.facts["can_be_centred"]:
+            if kind == "bi" and cfg.centre is not Centre.none and not artifact.facts["can_be_centred"]:
                 raise InputError(
                     f"{key}={name}: cannot be centred, its last layer does not end with a normalisation that has a"
                     " bias; set distill.centre=none"
@@ -230,16 +232,15 @@ class Stages(Evaluation):
         scored = [self._pool_scores(member, pool) for member in members]
         if iteration:
             scored += [self._fixed_scores(name, pool) for name in self.teachers]
-        config = {"average": self.cfg.distill.average.name}
-        title = f"{iteration}/{teacher} label"
+        config, title = {"average": self.cfg.distill.average.name}, f"{iteration}/{teacher} label"
         labels = self.store(label, config, *scored, progress=self.progress, title=title)
         if iteration == 1 and teacher == "bi" and (self.cfg.distill.late_interaction or self.teachers):
             self.initial_labels = labels
         if not labels.facts["std"] >= MIN_LABEL_STD and self.cfg.distill.failure is not Failure.ignore:
+            remedy = REMEDIES["chance" if members[0].iteration else "initial"].format(kind=teacher)
             raise InputError(
                 f"{title}: nearly constant, mean {labels.facts['mean']:.3f} and standard deviation"
-                f" {labels.facts['std']:.2g}, below {MIN_LABEL_STD:g}: nothing can be learnt from them; take an initial"
-                " encoder that tells these pairs apart (model.bi, model.pooling), or other pairs"
+                f" {labels.facts['std']:.2g}, below {MIN_LABEL_STD:g}: nothing can be learnt from them; {remedy}"
             )
         return labels
 
@@ -366,11 +367,11 @@ class Stages(Evaluation):
             if artifact.reused:  # its curve belongs to this run as well
                 progress.rows(map(json.loads, (artifact / "curve.jsonl").read_text(encoding="utf-8").splitlines()))
             cause = artifact.facts.get("cause")
+            reasons += [] if cause is None else [artifact.facts["failed"]]
             if cause is None or (cause != "nan" and self.cfg.distill.failure is Failure.ignore):
                 if reasons:
-                    self.failures.append({"place": place, "reasons": reasons, "kept": None})
+                    self.failures.append({"place": place, "reasons": reasons, "kept": None if cause is None else place})
                 return artifact
-            reasons.append(artifact.facts["failed"])
             if cause != "chance":
                 break
         self.failures.append({"place": place, "reasons": reasons, "kept": previous.place})
