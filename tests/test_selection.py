@@ -365,6 +365,14 @@ def test_a_retained_initial_encoder_has_no_selection_score(tmp_path):
     assert select([member], [], Select.agreement, None) == [Selected(member, None)]
 
 
+@pytest.mark.parametrize(("pairs", "told"), [(30, True), (50, False)])
+def test_a_pool_too_small_to_show_a_gain_is_told_of_before_any_training(setting, pairs, told, caplog):
+    settings = ["data.dev=null", "distill.holdout=0.2", "distill.failure=ignore"]
+    setting.run(*settings, f"data.limit={pairs}")
+    lines = [record.getMessage() for record in caplog.records]
+    assert any(line.startswith(f"{pairs} pairs are too few to show a gain") for line in lines) == told
+
+
 @pytest.mark.parametrize("count", [9, 10])
 def test_fewer_than_ten_held_out_pairs_show_no_improvement(count):
     labels = np.arange(count)

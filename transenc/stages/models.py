@@ -96,6 +96,28 @@ def find_model(key: str, name: str, adaptable: bool = False) -> Source:
     return source
 
 
+def advise_mean_pooling(bi: Artifact, late: Artifact, pooling: str) -> None:
+    """Say so where a bi-encoder's files do not name its pooling, and mean pooling agrees better with its tokens.
+
+    Args:
+        bi, late: the encoder, and its scores by its tokens.
+        pooling: what was set for it.
+    """
+    encoder = bi.facts["encoder"]
+    changed = set(encoder["modules"]) - {"Normalize"}  # which changes no cosine
+    if (pooling == "auto" and not encoder["guessed"]) or encoder["pooling"] == "mean" or changed:
+        return
+    agreement, of_mean = late.facts["agreement"], late.facts["mean_agreement"]
+    if of_mean > agreement:
+        log.warning(
+            "model.bi: mean pooling agrees better with the tokens (Spearman %s) than %s pooling (%s); try"
+            " model.pooling=mean",
+            percent(of_mean),
+            encoder["pooling"],
+            percent(agreement),
+        )
+
+
 def find_reference(name: str) -> Source:
     """Find the bi-encoder that the configuration names as `model.reference`.
 

@@ -21,10 +21,19 @@ from transenc.errors import InputError
 from transenc.metrics import ranked, varies
 from transenc.model_folder import Source
 from transenc.progress import Progress
-from transenc.results import Row, percent
+from transenc.results import Row
 from transenc.stages.evaluation import Evaluation, Member, digest_of, task_name
+from transenc.stages.interpolation import MIN_HELD_OUT
 from transenc.stages.labels import label, score_held_out
-from transenc.stages.models import WELL_POOLED, centre, embed, find_model, find_reference, score_late
+from transenc.stages.models import (
+    WELL_POOLED,
+    advise_mean_pooling,
+    centre,
+    embed,
+    find_model,
+    find_reference,
+    score_late,
+)
 from transenc.stages.pairs import corpus, flatten, gather, gold, mine
 from transenc.stages.teachers import label_column, predict, read_scores
 from transenc.stages.training import train
@@ -174,11 +183,16 @@ class Stages(Evaluation):
         )
 
     def _enough(self, pool: Artifact) -> Artifact:
-        if self.select is Select.agreement and pool.facts["pairs"] < MIN_POOL:
+        if self.select is not Select.agreement:
+            return pool
+        pairs, cfg = pool.facts["pairs"], self.cfg.distill
+        if pairs < MIN_POOL:
             raise InputError(
-                f"{pool.facts['pairs']} pairs to learn from are too few to hold some out; add pairs (data.limit may"
-                " leave them out), or set distill.select=last"
+                f"{pairs} pairs to learn from are too few to hold some out; add pairs (data.limit may leave them out),"
+                " or set distill.select=last"
             )
+        if int(cfg.holdout * pairs) < MIN_HELD_OUT and "bi" in cfg.direction.students:
+            log.warning("%d pairs are too few to show a gain: the bi-encoder will keep its weights; add pairs", pairs)
         return pool
 
     def _mine(self, corpus: Artifact, bi: Member) -> Artifact:
@@ -261,26 +275,10 @@ class Stages(Evaluation):
         if member.iteration == 0:
             first = member.number not in self.well_pooled
             self.well_pooled[member.number] = late.facts["agreement"] >= WELL_POOLED
-            if first:
-                self._advise_mean_pooling(member, late)
+            poolings = listed(self.cfg.model.pooling)
+            if first and not self.well_pooled[member.number]:
+                advise_mean_pooling(member.artifact, late, poolings[member.number % len(poolings)])
         return late
-
-    def _advise_mean_pooling(self, member: Member, late: Artifact) -> None:
-        """Where the model's files do not name the pooling, and mean pooling agrees better with the tokens."""
-        encoder, poolings = member.artifact.facts["encoder"], listed(self.cfg.model.pooling)
-        named = poolings[member.number % len(poolings)] == "auto" and not encoder["guessed"]
-        changed = set(encoder["modules"]) - {"Normalize"}  # which changes no cosine
-        if named or self.well_pooled[member.number] or encoder["pooling"] == "mean" or changed:
-            return
-        agreement, of_mean = late.facts["agreement"], late.facts["mean_agreement"]
-        if of_mean > agreement:
-            log.warning(
-                "model.bi: mean pooling agrees better with the tokens (Spearman %s) than %s pooling (%s); try"
-                " model.pooling=mean",
-                percent(of_mean),
-                encoder["pooling"],
-                percent(agreement),
-            )
 
     def _fixed_scores(self, name: str, pool: Artifact) -> Artifact:
         """A fixed teacher's scores of the pool: a model's, or those in a file."""
