@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
+import pandas
 import pytest
 
 from transenc.artifacts import Artifact
 from transenc.config.schema import Select
+from transenc.metrics import bootstrap
 from transenc.results import Row
 from transenc.selection import Selected, note, warning
 from transenc.stages.evaluation import Member
@@ -19,6 +22,33 @@ def test_without_gold_scores_a_cross_encoder_is_warned_of_where_the_bi_encoder_w
     assert (text is None) == (kind == "bi" or not well_pooled)
     scored = [Row(i, encoder, 0, "test", 9, 0.5, 0.5) for i, encoder in ((0, "bi"), (1, kind))]
     assert warning(member, scored, Select.agreement, ["test"], {0: well_pooled}) is None  # known better
+
+
+@pytest.mark.parametrize(("error", "told"), [(0.005, True), (0.02, False), (float("nan"), True)])
+def test_a_loss_within_the_standard_error_is_no_reason_against_an_encoder(error, told):
+    member = Member("bi", 1, 0, False, Artifact(Path(), "", {}))
+    scored = [Row(i, "bi", 0, "test", 9, 0.5 - 0.01 * i, 0.5) for i in (0, 1)]
+    text = warning(member, scored, Select.last, ["test"], error=lambda number: error)
+    assert (text is not None) == told
+
+
+def test_the_standard_error_is_that_of_a_paired_bootstrap_over_the_test_pairs(setting, monkeypatch):
+    asked = []
+
+    def told(*given):
+        *_, error = given
+        asked.append(error(0))
+        return None
+
+    monkeypatch.setattr("transenc.run_writer.warning", told)
+    folder = setting.run("save_predictions=true", "distill.select=last")
+    columns = {
+        place: pandas.read_csv(folder / "predictions" / f"{place}-test.csv") for place in ("0-bi", "1-bi", "1-cross")
+    }
+    for place in ("1-bi", "1-cross"):
+        raws = [columns[one].score.to_numpy() for one in ("0-bi", place)]
+        values = bootstrap(raws, columns[place].gold.to_numpy(), False, 200)
+        assert any(one == pytest.approx(np.std(values[:, 1] - values[:, 0]), rel=1e-4) for one in asked)
 
 
 def test_each_cross_encoder_that_one_bi_encoder_taught_is_compared_with_it():

@@ -69,4 +69,4 @@ def distill(cfg: Train, folder: Path, overrides: Sequence[str] | None = None) ->
         for kind in direction.students:
             of_kind = [member for member in candidates if member.kind == kind]
             selected += select(of_kind, run.rows, stages.select, next(iter(stages.dev), None))
-        return run.finish(selected, stages, pool)
+        return run.finish(selected, candidates, stages, pool)

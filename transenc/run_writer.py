@@ -115,8 +115,16 @@ class RunWriter:
         self.trackers.scalars(statistics, iteration)
         write_pairs(self.files.path("labels", f"{iteration}-{teacher}.csv"), pairs, label=values)
 
-    def finish(self, selected: Sequence[Selected], stages: Stages, pool: Artifact) -> float | None:
+    def finish(
+        self, selected: Sequence[Selected], candidates: Sequence[Member], stages: Stages, pool: Artifact
+    ) -> float | None:
         """Write the selected models, run.json and the report; show the table.
+
+        Args:
+            selected: the encoders to save.
+            candidates: all that were evaluated.
+            stages: of the run.
+            pool: what was learnt from.
 
         Returns:
             The mean selection score; None where an encoder has none.
@@ -126,12 +134,16 @@ class RunWriter:
         mean_score = sum(defined) / len(defined) if defined and len(defined) == len(scores) else None
         reference = stages.reference()
         tasks = list(stages.tests or stages.dev)
-        supervised = self.cfg.distill.direction.supervised
-        warnings = {
-            m.name: text
-            for m in members
-            if (text := warning(m, self.rows, stages.select, tasks, stages.well_pooled, supervised))
-        }
+        initial = {one.number: one for one in candidates if (one.iteration, one.encoder) == (0, "bi")}
+
+        def warn(member: Member) -> str | None:
+            def error(number: int) -> float:
+                return stages.standard_error(initial[number], member, stages.tests or stages.dev)
+
+            supervised = self.cfg.distill.direction.supervised
+            return warning(member, self.rows, stages.select, tasks, stages.well_pooled, supervised, error)
+
+        warnings = {member.name: text for member in members if (text := warn(member))}
         notes = {
             choice.member.name: text for choice in selected if (text := note(choice, stages.select, stages.failures))
         }

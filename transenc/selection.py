@@ -1,7 +1,7 @@
 """Which iteration's encoders are saved, and which of those are not worth using."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -93,12 +93,13 @@ def warning(
     tasks: Sequence[str],
     well_pooled: Mapping[int, bool] = MappingProxyType({}),
     supervised: bool = False,
+    error: Callable[[int], float] = lambda number: 0.0,
 ) -> str | None:
     """Why not to use a selected encoder; None if nothing speaks against it.
 
-    An encoder that scores below the initial bi-encoder (of its number, else the first) is not worth using. Without gold
-    scores, neither is a cross-encoder that hardly agrees with its teacher, or whose teacher was well pooled
-    (docs/adapting.md).
+    An encoder that scores below the initial bi-encoder (of its number, else the first), by more than the standard error
+    of the difference, is not worth using. Without gold scores, neither is a cross-encoder that hardly agrees with its
+    teacher, or whose teacher was well pooled (docs/adapting.md).
 
     Args:
         member: the encoder.
@@ -106,6 +107,7 @@ def warning(
         by: what it was selected by.
         tasks: the test sets, or the development set if there are none.
         well_pooled: whether an initial bi-encoder's embeddings agree with its tokens, by its number.
+        error: the standard error of its difference from the initial bi-encoder of a number, on `tasks`.
         supervised: whether it learnt human scores, with which no encoder agrees as with a teacher.
     """
     bi = member.number if any(row.key == (0, "bi", member.number) for row in rows) else 0
@@ -114,7 +116,9 @@ def warning(
     if defined := {task: values for task, values in both.items() if not any(map(math.isnan, values))}:
         score, before = (100 * sum(values) / len(values) for values in zip(*defined.values(), strict=True))
         where = next(iter(defined)) if len(defined) == 1 else f"{len(defined)} sets on average"
-        return f"{score:.2f} on {where}, below the initial bi-encoder's {before:.2f}" if score < before else None
+        if score >= before or before - score <= 100 * error(bi):
+            return None
+        return f"{score:.2f} on {where}, below the initial bi-encoder's {before:.2f}"
     facts = member.artifact.facts
     told = by is Select.agreement and not supervised and facts.get("held_out", 0) >= MIN_HELD_OUT
     agreement = facts.get("selection") if told else None

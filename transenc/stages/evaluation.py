@@ -16,10 +16,11 @@ from transenc.config.schema import Accelerator, Data, Paths, Precision, Scores, 
 from transenc.data import hub, published
 from transenc.data.tokens import warn_of_unknown
 from transenc.errors import InputError, nearest
-from transenc.metrics import compute_metrics
+from transenc.metrics import bootstrap, compute_metrics
 from transenc.model_folder import Source
 from transenc.progress import Progress
 from transenc.results import METRIC_NAMES, Row
+from transenc.stages.interpolation import RESAMPLES
 from transenc.stages.labels import average
 from transenc.stages.models import load, read_as, score
 from transenc.stages.pairs import read, tokenise
@@ -277,6 +278,17 @@ class Evaluation:
                 metrics = compute_metrics(mean, np.load(pairs / "gold.npy"), pairs.facts["binary"])
                 evaluated.append(Evaluated(name, None, mean, metrics))
             yield task, pairs, evaluated
+
+    def standard_error(self, first: Member, second: Member, tasks: Mapping[str, Artifact]) -> float:
+        """Of the difference between the mean results of two encoders on some tasks, from a paired bootstrap."""
+        variances = []
+        for task, pairs in tasks.items():
+            raws = [np.load(self.score(one.artifact, pairs, one.place, task) / "raw.npy") for one in (first, second)]
+            values = bootstrap(raws, np.load(pairs / "gold.npy"), pairs.facts["binary"], RESAMPLES)
+            differences = values[:, 1] - values[:, 0]
+            defined = differences[~np.isnan(differences)]
+            variances.append(np.var(defined) if len(defined) else np.nan)
+        return float(np.sqrt(sum(variances)) / len(variances))
 
     def rows(self, members: Sequence[Member], tasks: Mapping[str, Artifact]) -> list[Row]:
         """The members' results, task by task."""
