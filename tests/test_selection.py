@@ -370,7 +370,7 @@ def test_a_pool_too_small_to_show_a_gain_is_told_of_before_any_training(setting,
     settings = ["data.dev=null", "distill.holdout=0.2", "distill.failure=ignore"]
     setting.run(*settings, f"data.limit={pairs}")
     lines = [record.getMessage() for record in caplog.records]
-    assert any(line.startswith(f"{pairs} pairs are too few to show a gain") for line in lines) == told
+    assert any(line.startswith(f"{pairs} pairs cannot show a gain") for line in lines) == told
 
 
 @pytest.mark.parametrize("count", [9, 10])

@@ -192,7 +192,7 @@ class Stages(Evaluation):
                 " or set distill.select=last"
             )
         if int(cfg.holdout * pairs) < MIN_HELD_OUT and "bi" in cfg.direction.students:
-            log.warning("%d pairs are too few to show a gain: the bi-encoder will keep its weights; add pairs", pairs)
+            log.warning("%d pairs cannot show a gain: the bi-encoder stays as it is; add pairs, or data.dev", pairs)
         return pool
 
     def _mine(self, corpus: Artifact, bi: Member) -> Artifact:
