@@ -53,7 +53,7 @@ def meaning(owner: type, field: dataclasses.Field, kind: Any) -> str:
     ]
     if enumeration is None or text.startswith("as for"):
         return text
-    doc = "" if enumeration is schema.Precision else (enumeration.__doc__ or "").strip()
+    doc = "" if enumeration is schema.Precision else " ".join((enumeration.__doc__ or "").split())  # one row
     values = "; ".join(f"`{choice.name}`: {choice.value}" for choice in enumeration)
     return " ".join(part for part in (f"{text}." if text else "", doc, f"{values}.") if part)
 

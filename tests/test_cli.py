@@ -17,7 +17,7 @@ from conftest import PAIRS
 
 from transenc.artifacts import file_digest
 from transenc.cli import one_line_errors
-from transenc.composition import check_overrides, compose, expand_home, explain
+from transenc.composition import check_overrides, compose, explain
 from transenc.errors import InputError
 from transenc.evaluate import shorthand
 
@@ -107,13 +107,6 @@ def test_right_overrides_pass():
         "train",
         ["experiment=null", "experiment=quickstart", "seed=0,1", "model.bi=[a,b]", "hydra.run.dir=x", "+hydra.x=1"],
     )
-
-
-def test_a_home_is_expanded_where_a_path_begins():
-    home = os.path.expanduser("~")
-    assert expand_home("data.test=[~/a.csv,b~/c,~/d]") == f"data.test=[{home}/a.csv,b~/c,{home}/d]"
-    assert expand_home("model.bi=~/a") == f"model.bi={home}/a"
-    assert expand_home("~distill") == "~distill"
 
 
 def test_model_is_short_for_its_path():

@@ -1,6 +1,7 @@
 """Mistakes that once ended in a traceback, or went unnoticed: each is one line that says what to do."""
 
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -11,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from transenc.cli import expand_home
-from transenc.composition import check_overrides, check_own_data, compose, parsed, readable
+from transenc.composition import check_overrides, check_own_data, compose, expand_home, parsed, readable
 from transenc.config.checks import check
 from transenc.encoders import BiEncoder, CrossEncoder
 from transenc.errors import InputError
 from transenc.model_folder import find
 from transenc.publish import card
+from transenc.terminal import show
 
 ROOT = Path(__file__).parents[1]
 
@@ -101,6 +102,7 @@ def test_what_hydra_cannot_take_is_one_line_that_says_what_to_write(argument, sa
 def test_a_tilde_stands_for_the_home_folder_and_another_users_is_left(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     assert expand_home("model.bi=~/models/x") == "model.bi=/home/me/models/x"
+    assert expand_home("data.test=[~/a.csv,b~/c,~/d]") == "data.test=[/home/me/a.csv,b~/c,/home/me/d]"
     assert expand_home("~data") == "~data"
     with pytest.raises(InputError, match="no such folder"):
         find("~nosuch/x")
@@ -224,3 +226,16 @@ def test_letters_beyond_ascii_need_no_quotes_and_all_else_is_as_it_is_written(ar
 def test_a_limit_of_extra_pairs_without_extra_pairs_is_refused():
     with pytest.raises(InputError, match=r"data.extra_limit=20: there are no extra pairs"):
         check(compose("train", ["data=stsb", "model=minilm", "data.extra_limit=20"]))
+
+
+def test_a_wrong_value_of_a_key_of_hydras_is_not_called_a_missing_key():
+    with pytest.raises(InputError, match=r"hydra\.job\.num: .*abc"):
+        compose("train", ["hydra.job.num=abc"])
+
+
+def test_the_levels_of_a_persons_own_log_handlers_stay(monkeypatch):
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.CRITICAL)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
+    show("normal")
+    assert handler.level == logging.CRITICAL

@@ -51,6 +51,15 @@ def test_text_that_the_tokenizer_does_not_know_is_warned_of_once(bert, tmp_path,
     assert told.startswith("pairs: 50% of the tokens are unknown to the tokenizer")
 
 
+def test_several_processes_do_not_each_write_the_scores(bert, tmp_path, monkeypatch, capsys):
+    (tmp_path / "pairs.tsv").write_text("sentence1\tsentence2\na\tb\n")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="2 processes were launched as one run"):
+        score.main([f"model={bert}", f"{tmp_path}/pairs.tsv"])
+    assert capsys.readouterr().out == ""
+
+
 def expected(first, second):
     return f"{(len(first) * 100 + len(second)) / 1e5:.6f}" if first.strip() and second.strip() else ""
 

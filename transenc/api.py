@@ -129,6 +129,8 @@ def _file(pairs: Any, cfg: Train) -> Path:
 
 
 def _rows(pairs: Iterable[Any], names: Sequence[Any]) -> list[tuple[str, str]]:
+    import pandas
+
     if hasattr(pairs, "itertuples") or hasattr(pairs, "iter_rows"):  # a data frame of pandas or polars
         columns = list(pairs.columns)
         if all(columns.count(name) == 1 for name in names):
@@ -147,7 +149,7 @@ def _rows(pairs: Iterable[Any], names: Sequence[Any]) -> list[tuple[str, str]]:
     for number, pair in enumerate(pairs):
         found = [pair.get(name) for name in names] if isinstance(pair, Mapping) else pair
         sentences = () if isinstance(found, str) or not _is_iterable(found) else tuple(found)[:2]
-        if not isinstance(pair, Mapping) and any(_is_missing(one) for one in sentences):
+        if not isinstance(pair, Mapping) and any(pandas.isna(one) is True for one in sentences):
             raise InputError(f"pairs: item {number} lacks a sentence; leave such rows out (of a data frame: dropna())")
         if len(sentences) < 2 or not all(isinstance(sentence, str) for sentence in sentences):
             raise InputError(
@@ -169,8 +171,3 @@ def _is_iterable(value: Any) -> bool:
     except TypeError:
         return False
     return True
-
-
-def _is_missing(cell: Any) -> bool:
-    """Whether a cell is None, NaN or pandas' NA."""
-    return cell is None or (str(cell) in ("nan", "<NA>", "NaT") and not isinstance(cell, str))

@@ -11,7 +11,7 @@ from transenc.data.published import PUBLISHED
 from transenc.results import METRIC_NAMES, Row, percent
 
 NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)  # of a model on the hub
-FOLDERS = re.compile(r"(?<![^\s=,\[{(\"'])[~/][^\s,\[\]{}\"']*/")  # an absolute path's, also in a command
+FOLDERS = re.compile(r"(?<![^\s=,\[{(\"'])[~/][^\s,\[\]{}\"']*/")  # those of an absolute path, also inside a command
 HERE = "path/to/this/folder"  # stands in a card's snippet until the model has a name
 SNIPPETS = {
     "bi": """from sentence_transformers import SentenceTransformer
@@ -68,7 +68,7 @@ def card(
     Args:
         kind: "bi" or "cross".
         initial: name of the model it was fine-tuned from.
-        base: its `Source.public` name.
+        base: where others find that: its name on the hub; or a local folder.
         made: how, in a sentence or two.
         sources: the sets or files it learnt from.
         shared: how many of the pairs it learnt from are also in its development or test sets.

@@ -69,7 +69,7 @@ def lock_run(folder: Path) -> int:
     try:
         return lock(folder, wait=False)
     except BlockingIOError:
-        raise InputError(f"{folder}: another run writes there; wait for it, or give another one") from None
+        raise InputError(f"{folder}: another run writes there; wait for it, or give another folder") from None
 
 
 def check_store(store: Path) -> None:

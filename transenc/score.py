@@ -26,7 +26,8 @@ FILE holds pairs: .tsv, .csv, .jsonl, .parquet, or sentence1||sentence2 a line;
 - is standard input. Standard output gets the same with one column more at the
 end: each pair's score in [0, 1] (a negative cosine is 0), and none where a
 sentence is empty. Blank lines are left out. All else stays as it is, line ends
-and byte-order mark too; parquet becomes csv. A file of any size is scored as it is read.
+and byte-order mark too; parquet becomes csv. A file of any size is scored as it
+is read.
 
 column=NAME     what the new column is called; score by default
 format=FORMAT   csv, tsv, jsonl or txt (sentence1||sentence2); by default what
@@ -70,11 +71,8 @@ def run(cfg: Evaluate, reader: Reader, column: str, out: TextIO) -> None:
 
 def load(cfg: Evaluate) -> tuple[list[Any], int]:
     """The encoders, each of the kind that its folder says, on their device, and the tokens of a batch."""
-    from transenc.stages.evaluation import (
-        SCORE_TOKENS,
-        check_processes,
-        device_of,
-    )  # here, so that --help need not load torch
+    # Here, so that --help need not load torch.
+    from transenc.stages.evaluation import SCORE_TOKENS, check_processes, device_of
     from transenc.stages.models import encoder_class, find_model
 
     check_processes()

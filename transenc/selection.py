@@ -107,8 +107,8 @@ def warning(
         by: what it was selected by.
         tasks: the test sets, or the development set if there are none.
         well_pooled: whether an initial bi-encoder's embeddings agree with its tokens, by its number.
-        error: the standard error of its difference from the initial bi-encoder of a number, on `tasks`.
         supervised: whether it learnt human scores, with which no encoder agrees as with a teacher.
+        error: the standard error of its difference from the initial bi-encoder of a number, on `tasks`.
     """
     bi = member.number if any(row.key == (0, "bi", member.number) for row in rows) else 0
     initial = {row.task: row.value for row in rows if row.key == (0, "bi", bi) and row.task in tasks}

@@ -339,7 +339,7 @@ class Train:
 class Scored:
     """The encoders to evaluate, or to score pairs with."""
 
-    path: Any  # bi- or cross-encoder(s), as for model.bi; of a list, each model, and their mean score
+    path: Any  # bi- or cross-encoder(s), as for model.bi; a list is also scored as an ensemble
     pooling: Pooling  # as for train.py's model.pooling
     prompt: Any  # as for model.bi_prompt
     prompt_name: Any  # as for model.bi_prompt_name

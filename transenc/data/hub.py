@@ -48,7 +48,7 @@ class HubSet:
 
     @property
     def hub_split(self) -> str:
-        """The split there that they are, or "": they are a part of one."""
+        """Which split there they are; "" if they are a part of one."""
         return self.split if self.rows == (0, None) else ""
 
 

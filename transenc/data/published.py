@@ -31,7 +31,7 @@ class Published:
         scale: lowest and highest gold score.
         terms: what the pairs' publisher demands of those who use them.
         hub: the same pairs on the Hugging Face Hub, for a model's card.
-        hub_split: the split there that they are, or "": they are a part of one.
+        hub_split: which split there they are; "" if they are a part of one.
     """
 
     files: tuple[str, ...]

@@ -47,7 +47,7 @@ REMEDIES = {  # by the cause of a failed training
     "low rate": "raise distill.{kind}.learning_rate, or distill.{kind}.min_steps",
     "high rate": "lower distill.{kind}.learning_rate",
     "nan": "lower distill.{kind}.learning_rate, or set trainer.precision=32-true",
-    "initial": "take one that tells these pairs apart (model.{kind}, model.pooling of a bi-encoder), or other pairs",
+    "initial": "take a teacher that tells these pairs apart (model.{kind}, model.pooling), or other pairs",
     "chance": "try another distill.{kind}.learning_rate, or raise distill.{kind}.min_steps",
 }
 TEACHER_TOKENS = 64  # tokens of a pair, to turn trainer.score_tokens into a batch size for fixed teachers
@@ -246,7 +246,8 @@ class Stages(Evaluation):
         scored = [self._pool_scores(member, pool) for member in members]
         if iteration:
             scored += [self._fixed_scores(name, pool) for name in self.teachers]
-        config, title = {"average": self.cfg.distill.average.name}, f"{iteration}/{teacher} label"
+        config = {"average": self.cfg.distill.average.name}
+        title = f"{iteration}/{teacher} label"
         labels = self.store(label, config, *scored, progress=self.progress, title=title)
         if iteration == 1 and teacher == "bi" and (self.cfg.distill.late_interaction or self.teachers):
             self.initial_labels = labels
