@@ -194,7 +194,7 @@ def test_a_run_that_was_stopped_ends_in_the_same_bytes_when_started_again(inputs
         time.sleep(0.01)  # past the first student's first epoch
     process.send_signal(number)
     output = process.communicate()[0]
-    assert process.returncode == 128 + number
+    assert process.returncode == 128 + number, output
     assert output.endswith(f"stopped by {number.name}; the same command goes on from the last stage or checkpoint\n")
     assert "Traceback" not in output
     again = subprocess.run(command("killed"), cwd=ROOT, check=True, capture_output=True, text=True)
@@ -210,13 +210,15 @@ def test_a_command_has_few_full_garbage_collections_and_none_when_it_ends():
     assert python("-c", f"{code}\n{after}") == (0, "1000\n10 True\n", "")
 
 
-IN_A_DESTRUCTOR = """
+SIGNALS = """
 import os, signal, time
-from transenc.cli import interruptible
+from transenc.cli import interruptible, one_line_errors
+stop = lambda: os.kill(os.getpid(), signal.SIGTERM)
+"""
 
+IN_A_DESTRUCTOR = """
 class Destroyed:
-    def __del__(self):
-        os.kill(os.getpid(), signal.SIGTERM)  # what is raised here, Python drops
+    __del__ = lambda self: stop()  # what is raised here, Python drops
 
 with interruptible():
     Destroyed()
@@ -224,28 +226,35 @@ with interruptible():
     time.sleep(60)
 """
 
+BEFORE_AN_ERROR = """
+with interruptible(), one_line_errors("train", print):
+    print("goes on")
+    try:
+        stop()
+    finally:
+        raise OSError(28, "a file that cannot be closed")
+"""
 
-def test_a_signal_that_lands_in_a_destructor_is_not_lost():
-    status, out, error = python("-c", IN_A_DESTRUCTOR)
+
+@pytest.mark.parametrize("code", [IN_A_DESTRUCTOR, BEFORE_AN_ERROR])
+def test_a_signal_is_not_lost_in_a_destructor_or_behind_an_error(code):
+    status, out, error = python("-c", SIGNALS + code)
     assert (status, out) == (128 + signal.SIGTERM, "goes on\n")
     assert error == "stopped by SIGTERM; the same command goes on from the last stage or checkpoint\n"
 
 
 TWICE = """
-import os, signal, time
-from transenc.cli import interruptible
-
 with interruptible():
     try:
-        os.kill(os.getpid(), signal.SIGTERM)
+        stop()
     except BaseException:
-        os.kill(os.getpid(), signal.SIGTERM)
+        stop()
         time.sleep(60)
 """
 
 
 def test_a_second_signal_ends_the_process_at_once():
-    assert python("-c", TWICE)[0] == -signal.SIGTERM
+    assert python("-c", SIGNALS + TWICE)[0] == -signal.SIGTERM
 
 
 @pytest.mark.slow

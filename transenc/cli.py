@@ -181,6 +181,13 @@ class Sweep(Callback):
 class Interrupted(BaseException):
     """Raised by SIGINT and SIGTERM. It is no KeyboardInterrupt, which Lightning catches to end the process itself."""
 
+    @staticmethod
+    def behind(error: BaseException | None) -> "Interrupted | None":
+        """The one that is being handled where `error` was raised: what a library closes on the way may fail."""
+        while error is not None and not isinstance(error, Interrupted):
+            error = error.__context__
+        return error
+
 
 @contextmanager
 def interruptible() -> Iterator[None]:
@@ -203,7 +210,10 @@ def interruptible() -> Iterator[None]:
     sys.unraisablehook = send_again
     try:
         yield
-    except Interrupted as interrupted:
+    except BaseException as error:
+        interrupted = Interrupted.behind(error)
+        if interrupted is None:
+            raise
         number = signal.Signals(interrupted.args[0])
         print_error(f"stopped by {number.name}; the same command goes on from the last stage or checkpoint")
         sys.exit(128 + number)
@@ -255,6 +265,8 @@ def one_line_errors(name: str, report: Callable[[str], Any]) -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at the end
         sys.exit(1)
     except Exception as error:
+        if Interrupted.behind(error):
+            raise
         line = explain(error, name) if of_configuration(error) else machine_error_line(error) or lost_rank_line(error)
         if TRACEBACKS or line is None:
             raise
