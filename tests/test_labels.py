@@ -156,6 +156,14 @@ def test_pairs_that_a_supervised_run_does_not_read_are_named(setting, files, cap
     assert told == [f"data.path={files}/pool.tsv: not read, distill.direction=gold_to_bi learns from data.gold"]
 
 
+def test_human_scores_without_a_development_set_all_teach_and_the_last_weights_are_kept(setting, files):
+    folder = setting.run("distill.direction=gold_to_bi", f"data.gold=[{files}/pool.tsv]", "data.dev=null")
+    (record,) = (setting.root / "artifacts").glob("train-*/artifact.json")
+    facts = json.loads(record.read_text())["facts"]
+    assert (facts["held_out"], facts["step"] > 0) == (0, True)
+    assert json.loads((folder / "run.json").read_text())["selected"]["by"] == "last"
+
+
 def test_gold_scores_of_test_pairs_are_never_labels(setting, files):
     gold = f"data.gold=[{files}/pool.tsv,{files}/test.tsv]"
     folder = setting.run("distill.direction=gold_to_cross", gold, "data.transductive=true")

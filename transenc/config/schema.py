@@ -96,7 +96,7 @@ class Start(Enum):
 class Select(Enum):
     """How the weights of each training, and the final iteration, are selected."""
 
-    auto = "dev if there is a development set, else agreement"
+    auto = "dev if there is a development set, else agreement (supervised: last)"
     dev = "by Spearman (AUC for binary scores) on the development pairs (the paper)"
     agreement = "by Spearman with the teacher's labels on held-out pairs"
     last = "the last weights of the last iteration"
@@ -312,6 +312,18 @@ class Train:
     save_predictions: bool  # write predictions/ of every encoder, not only the selected ones
     loggers: list[Logger]
     verbosity: Verbosity
+
+    @property
+    def select(self) -> Select:
+        """What encoders are selected by, never `auto`.
+
+        A few held-out human scores cannot show the gain of learning from the others (docs/results.md).
+        """
+        if self.distill.select is not Select.auto:
+            return self.distill.select
+        if self.data.dev is not None:
+            return Select.dev
+        return Select.last if self.distill.direction.supervised else Select.agreement
 
     @property
     def pair_sources(self) -> list[str]:

@@ -78,9 +78,7 @@ class Stages(Evaluation):
         # Found once: a wrong name is an error before hours of training, and a hub's name is one revision throughout.
         models = [name for name in self.teachers if not os.path.isfile(name)]
         self.teacher_sources = {name: find_model("model.teachers", name) for name in models}
-        self.select = cfg.distill.select
-        if self.select is Select.auto:
-            self.select = Select.agreement if cfg.data.dev is None else Select.dev
+        self.select = cfg.select
         self.corpus: Artifact | None = None  # single sentences, to make pairs of
         if cfg.data.sentences is not None and not cfg.distill.direction.supervised:
             self.corpus = self._read_corpus(cfg.data.sentences)
