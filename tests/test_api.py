@@ -1,5 +1,6 @@
 """The loop from Python: pairs in memory go in, and the results and the selected encoders come out."""
 
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from transenc.api import _file, _new_folder, _rows
 from transenc.composition import compose
 from transenc.data.files import Format, read_pairs
 from transenc.errors import InputError
+from transenc.training import TrainingCallback
 
 
 @pytest.fixture
@@ -37,6 +39,16 @@ def test_pairs_in_memory_are_distilled_and_results_and_models_come_back(settings
     assert "Spearman x100" in caplog.text
     labelled = pandas.read_csv(tmp_path / "run" / "labels" / "1-bi.csv")
     assert set(zip(labelled.sentence1, labelled.sentence2, strict=True)) <= set(sentences)
+
+
+def test_a_notebook_may_stop_a_run_and_give_it_again(settings, tmp_path, monkeypatch):
+    handler, sentences = signal.getsignal(signal.SIGINT), [pair[:2] for pair in pairs(60, seed=1)]
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingCallback, "on_train_epoch_end", lambda *_: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            transenc.distill(*settings, pairs=sentences, folder=tmp_path / "run")
+    assert signal.getsignal(signal.SIGINT) == handler
+    assert "cross" in transenc.distill(*settings, pairs=sentences, folder=tmp_path / "run").models
 
 
 @pytest.mark.slow

@@ -36,7 +36,7 @@ from transenc.composition import (
     readable,
     settings_help,
 )
-from transenc.errors import InputError
+from transenc.errors import InputError, behind
 from transenc.terminal import show
 
 log = logging.getLogger("transenc")
@@ -181,13 +181,6 @@ class Sweep(Callback):
 class Interrupted(BaseException):
     """Raised by SIGINT and SIGTERM. It is no KeyboardInterrupt, which Lightning catches to end the process itself."""
 
-    @staticmethod
-    def behind(error: BaseException | None) -> "Interrupted | None":
-        """The one that is being handled where `error` was raised: what a library closes on the way may fail."""
-        while error is not None and not isinstance(error, Interrupted):
-            error = error.__context__
-        return error
-
 
 @contextmanager
 def interruptible() -> Iterator[None]:
@@ -211,7 +204,7 @@ def interruptible() -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        interrupted = Interrupted.behind(error)
+        interrupted = behind(error, Interrupted)
         if interrupted is None:
             raise
         number = signal.Signals(interrupted.args[0])
@@ -265,7 +258,7 @@ def one_line_errors(name: str, report: Callable[[str], Any]) -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at the end
         sys.exit(1)
     except Exception as error:
-        if Interrupted.behind(error):
+        if behind(error, Interrupted):
             raise
         line = explain(error, name) if of_configuration(error) else machine_error_line(error) or lost_rank_line(error)
         if TRACEBACKS or line is None:

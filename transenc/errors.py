@@ -1,4 +1,4 @@
-"""The exception for mistakes in the input, suggestions for misspelt names, and errors of libraries on one line."""
+"""The exception for mistakes in the input, suggestions for misspelt names, and what libraries raise."""
 
 import difflib
 from collections.abc import Iterable
@@ -34,3 +34,10 @@ def nearest(word: str, words: Iterable[str], listed: bool = False) -> str:
 def reason(error: BaseException) -> str:
     """An error of a library, short, on one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+def behind(error: BaseException | None, kind: type[BaseException]) -> BaseException | None:
+    """`error` if it is of a kind, else the one of that kind that it hid: what unwinds after one may raise another."""
+    while error is not None and not isinstance(error, kind):
+        error = error.__context__
+    return error

@@ -24,7 +24,7 @@ from transenc import distributed
 from transenc.checkpoint import INTERVAL_SECONDS, Checkpoint
 from transenc.data.module import PairDataModule
 from transenc.encoders import PairEncoder
-from transenc.errors import InputError
+from transenc.errors import InputError, behind
 from transenc.metrics import spearman
 
 log = logging.getLogger("transenc")
@@ -298,6 +298,10 @@ def train(
                 f" {callback.steps_done + trainer.global_step}; lower distill.{student.kind}.micro_batch_size, which"
                 f" changes no gradient, or model.{student.kind}_max_tokens, now {student.max_tokens}"
             ) from None
+        except BaseException as error:
+            if stopped := behind(error, KeyboardInterrupt):  # Lightning makes a SystemExit of it
+                raise stopped from None
+            raise
         finally:
             # The trainer refers to itself: until it is collected it keeps the optimiser's state and the student.
             trainer = student.trainer = datamodule.trainer = None
