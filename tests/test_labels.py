@@ -13,6 +13,7 @@ import transenc.data.module
 import transenc.stages.evaluation
 import transenc.stages.labels
 from transenc.artifacts import Artifact
+from transenc.config.checks import check
 from transenc.encoders import CrossEncoder
 from transenc.encoders.base import PairEncoder
 from transenc.errors import InputError
@@ -154,6 +155,12 @@ def test_pairs_that_a_supervised_run_does_not_read_are_named(setting, files, cap
     setting.run("distill.direction=gold_to_bi", f"data.gold=[{files}/pool.tsv]")
     told = [record.getMessage() for record in caplog.records if "not read" in record.getMessage()]
     assert told == [f"data.path={files}/pool.tsv: not read, distill.direction=gold_to_bi learns from data.gold"]
+
+
+def test_gold_pairs_that_an_unsupervised_run_does_not_read_are_named(setting, files, caplog):
+    check(setting.config(f"data.gold=[stsb-train,{files}/pool.tsv]"))
+    told = [record.getMessage() for record in caplog.records if "not read" in record.getMessage()]
+    assert told == [f"data.gold={files}/pool.tsv: not read; learn from it afterwards, with distill=supervised_bi"]
 
 
 def test_human_scores_without_a_development_set_all_teach_and_the_last_weights_are_kept(setting, files):

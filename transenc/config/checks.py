@@ -1,6 +1,7 @@
 """What the types of the schema cannot say: ranges, and settings that do not go together."""
 
 import logging
+import os
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -137,7 +138,10 @@ def check(cfg: Train) -> None:
         for key, file in (("data.path", data.path), ("data.sentences", data.sentences)):
             if file is not None:
                 log.warning("%s=%s: not read, distill.direction=%s learns from data.gold", key, file, direction.name)
-    elif not cfg.sources:
+        return
+    for file in filter(os.path.isfile, data.gold):
+        log.warning("data.gold=%s: not read; learn from it afterwards, with distill=supervised_bi", file)
+    if not cfg.sources:
         raise InputError(
             "data.path: no pairs to learn from; give data.path=FILE, data.sentences=FILE, or data=NAME for a known set"
         )
