@@ -65,6 +65,15 @@ def test_standard_input_is_read_as_the_format_says(monkeypatch):
         assert [record[1:3] for record in Reader(STDIN, FORM, kind)] == [pair[:2] for pair in EXPECTED]
 
 
+def test_csv_may_have_semicolons_and_decimal_commas_as_spreadsheets_save_it_in_europe(tmp_path):
+    rows = [("a, b", "c; d", 3.5), ('"e"', "", 0.25)]
+    table = pandas.DataFrame(rows, columns=["sentence1", "sentence2", "score"])
+    table.to_csv(tmp_path / "pairs.csv", sep=";", decimal=",", index=False)
+    assert read_file(tmp_path / "pairs.csv", FORM) == rows
+    table.to_csv(tmp_path / "comma.csv", header=["sentence1", "sentence2", "score"], index=False)
+    assert read_file(tmp_path / "comma.csv", FORM) == rows
+
+
 def test_the_format_that_is_said_wins_over_the_suffix(tmp_path):
     path = write(tmp_path / "pairs.csv", as_tsv(EXPECTED))
     assert [record[1:3] for record in Reader(path, FORM, "tsv")] == [pair[:2] for pair in EXPECTED]
@@ -217,7 +226,7 @@ def test_a_sentence_that_is_null_is_empty_as_in_csv(tmp_path):
         ("pairs.tsv", "a\tb\tc\n1\t2\t3\n", r"pairs.tsv:1: no column 'sentence1' among 'a', 'b', 'c'; name yours"),
         ("pairs.csv.gz", "", "pairs.csv.gz: is compressed; unpack it first"),
         ("pairs.xlsx", "", "pairs.xlsx: is a spreadsheet; save it as .csv"),
-        ("pairs.csv", "sentence1;sentence2\na;b\n", "pairs.csv:1: its columns are separated by semicolons"),
+        ("pairs.tsv", "sentence1;sentence2\na;b\n", "pairs.tsv:1: its columns are separated by semicolons; name it"),
         ("pairs.csv", "sentence1\tsentence2\na\tb\n", "pairs.csv:1: its columns are separated by tabs; name it .tsv"),
         ("pairs.tsv", "sentence1,sentence2\na,b\n", "pairs.tsv:1: its columns are separated by commas; name it .csv"),
         ("pairs.tsv", as_tsv([("a", "b", "high")]), r"pairs.tsv:2: the score 'high' is not a number"),

@@ -310,7 +310,7 @@ def test_a_megabyte_in_a_line_takes_little_memory(tmp_path, kind, filling):
         ("a.jsonl", as_jsonl([("a", "b", 10**400)]), r"a.jsonl:1: the score 1000000000000\d* is not a number"),
         ("a.jsonl", as_jsonl([("a", "b", "7\n")]), r"a.jsonl:1: the score 7\\n is not in \[0, 5\]"),
         ("a.tsv", as_tsv([("a", "b", "x" * 10**6)]), r"a.tsv:2: the score 'x{39} is not a number"),
-        ("a.csv", b"sentence1,sentence2\na\rb,c\nd,e\n", "a.csv:2: new-line character seen in unquoted field; is it"),
+        ("a.csv", b"sentence1,sentence2\na\rb,c\nd,e\n", "a.csv:2: new-line character seen in unquoted field; are"),
     ],
 )
 def test_a_common_fault_is_named(tmp_path, name, content, says):

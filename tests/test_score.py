@@ -93,6 +93,12 @@ def test_csv_gains_a_last_column_and_changes_in_nothing_else(scored, files):
     assert scored(files / "pairs.csv").splitlines() == [a + b for a, b in zip(lines("csv"), CSV, strict=True)]
 
 
+def test_csv_with_semicolons_keeps_them(scored, tmp_path):
+    (tmp_path / "pairs.csv").write_text('sentence1;n;sentence2\n"a; b";1,5;cc\nd;;\n')
+    out = scored(tmp_path / "pairs.csv", "column=near")
+    assert out == f'sentence1;n;sentence2;near\n"a; b";1,5;cc;{expected("a; b", "cc")}\nd;;;\n'
+
+
 def test_tsv_and_bars_gain_a_last_column_and_change_in_nothing_else(scored, files):
     assert scored(files / "pairs.tsv").splitlines() == [a + b for a, b in zip(lines("tsv"), TSV, strict=True)]
     assert scored(files / "pairs.txt").splitlines() == [f"{a}||{s}" for a, s in zip(lines("txt"), SCORES, strict=True)]

@@ -38,7 +38,6 @@ model.pooling, model.prompt and so on (docs/settings.md)."""
 
 CHUNK = 8192  # pairs scored at once: enough to sort by length, little to hold
 FORMATS = [kind for kind in KINDS if kind != "parquet"]  # whose end must be read first, so it cannot come from a pipe
-DELIMITERS = {"csv": ",", "parquet": ",", "tsv": "\t", "txt": "||"}
 
 
 def run(cfg: Evaluate, reader: Reader, column: str, out: TextIO) -> None:
@@ -59,13 +58,14 @@ def run(cfg: Evaluate, reader: Reader, column: str, out: TextIO) -> None:
     end = reader.line_end
     out.write(reader.mark)
     if reader.header is not None:
-        out.write(reader.header + DELIMITERS[reader.kind] + column + end)
+        out.write(reader.header + reader.delimiter + column + end)
     for chunk in chunks(chain([first], records)):
         pairs = [record[1:3] for record in chunk if whole(record)]
         scores_of_each = [encoder.predict(pairs, batch_tokens) for encoder in encoders] if pairs else [[]]
         scores = iter(np.mean(scores_of_each, axis=0).clip(0, 1))
         for record in chunk:
-            out.write(extended(record.text, reader.kind, column, f"{next(scores):.6f}" if whole(record) else "") + end)
+            cell = f"{next(scores):.6f}" if whole(record) else ""
+            out.write(extended(record.text, reader, column, cell) + end)
         out.flush()
 
 
@@ -114,11 +114,11 @@ def whole(record: Record) -> bool:
     return bool(record.sentence1.strip() and record.sentence2.strip())
 
 
-def extended(text: str, kind: str, column: str, cell: str) -> str:
+def extended(text: str, reader: Reader, column: str, cell: str) -> str:
     """A record with one cell more, without its line end."""
-    if kind == "jsonl":
+    if reader.kind == "jsonl":
         return f"{text.removesuffix('}').rstrip()}, {json.dumps(column)}: {cell or 'null'}}}"
-    return f"{text}{DELIMITERS[kind]}{cell}"
+    return f"{text}{reader.delimiter}{cell}"
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,11 +23,12 @@ log = logging.getLogger("transenc")
 KINDS = ("csv", "tsv", "jsonl", "txt", "parquet")  # txt: sentence1||sentence2 lines
 UNREADABLE = dict.fromkeys(("gz", "xz", "bz2", "zst", "zip"), "compressed; unpack it first")
 UNREADABLE["json"] = "not read; save it as .jsonl, one object a line"
-UNREADABLE |= dict.fromkeys(("xlsx", "xls", "ods"), "a spreadsheet; save it as .csv (UTF-8, with commas)")
+UNREADABLE |= dict.fromkeys(("xlsx", "xls", "ods"), "a spreadsheet; save it as .csv (UTF-8)")
 STDIN = Path("-")
 csv.field_size_limit(2**31 - 1)  # of characters in a cell; Python's own is 131,072
 NAME_YOURS = "name yours with data.columns.sentence1=..., .sentence2=..., .score=..."
-SEPARATORS = {";": "semicolons; save it with commas", ",": "commas; name it .csv", "\t": "tabs; name it .tsv"}
+DELIMITERS = {"csv": ",", "tsv": "\t", "jsonl": "", "txt": "||", "parquet": ","}
+SEPARATORS = {",": ("commas", "csv"), ";": ("semicolons", "csv"), "\t": ("tabs", "tsv")}
 
 
 class Pair(NamedTuple):
@@ -123,7 +124,7 @@ def read_pairs(path: Path, form: Format) -> Iterator[Pair]:
         InputError: as `Reader`, or a row is badly scored.
     """
     reader, pair, quoted = Reader(path, form), None, 0
-    delimiters = string.whitespace + ("," if reader.kind == "csv" else "")
+    delimiters = string.whitespace + (",;" if reader.kind == "csv" else "")
     for where, sentence1, sentence2, written, text in reader:
         if text.strip(delimiters):  # not a row of delimiters alone, as spreadsheets leave them at the end
             pair = Pair(sentence1, sentence2, None if form.score is None else form.gold(written, where))
@@ -157,9 +158,10 @@ def csv_line(cells: Iterable[Any]) -> str:
 class Reader:
     """The records of one file, in order, each read when it is asked for.
 
-    `tsv` is tab-separated and quotes are text; `csv` is comma-separated with the usual quoting; both begin with a
-    header line unless the columns are given as numbers. `jsonl` holds an object a line, `parquet` a table, `txt`
-    `sentence1||sentence2` a line (or `sentence1||sentence2||score` where scores are read). Blank lines are passed over.
+    `tsv` is tab-separated and quotes are text; `csv` has the usual quoting, and semicolons for commas if there is no
+    comma in its first line; both begin with a header line unless the columns are given as numbers. `jsonl` holds an
+    object a line, `parquet` a table, `txt` `sentence1||sentence2` a line (or `sentence1||sentence2||score` where scores
+    are read). Blank lines are passed over.
 
     Args:
         path: a file, or `STDIN` (but for parquet).
@@ -169,6 +171,7 @@ class Reader:
     Attributes:
         header: the header line as it is written, None where there is none; known from the first record on.
         names: the columns of the record that was read last, empty where nothing names them.
+        delimiter: what stands between columns; known from the first record on.
         mark: the byte-order mark that the file begins with, or nothing; known from the first record on.
         line_end: of the first line; known likewise.
 
@@ -185,7 +188,7 @@ class Reader:
         self.kind = kind or ("tsv" if path == STDIN else suffix if suffix in KINDS else "txt")
         self.header: str | None = None
         self.names: Collection[str] = ()
-        self.mark, self.line_end = "", "\n"
+        self.delimiter, self.mark, self.line_end = DELIMITERS[self.kind], "", "\n"
 
     def __iter__(self) -> Iterator[Record]:
         kinds = {"csv": self._csv, "tsv": self._tsv, "jsonl": self._jsonl, "parquet": self._parquet, "txt": self._bars}
@@ -198,6 +201,8 @@ class Reader:
     def _began(self, line: bytes) -> None:
         self.mark = "\ufeff" if line.startswith(codecs.BOM_UTF8) else ""
         self.line_end = "\r\n" if line.endswith(b"\r\n") else "\n"
+        if self.kind == "csv" and b";" in line and b"," not in line:  # as spreadsheets save it in much of Europe
+            self.delimiter = ";"
 
     def _bars(self) -> Iterator[Record]:
         width = 2 if self.form.score is None else 3
@@ -214,7 +219,7 @@ class Reader:
 
     def _tsv(self) -> Iterator[Record]:
         lines = enumerate(_bare_lines(self.path, self._began), 1)
-        return self._table(((number, line.split("\t"), line) for number, line in lines), "\t")
+        return self._table((number, line.split("\t"), line) for number, line in lines)
 
     def _csv(self) -> Iterator[Record]:
         text: list[str] = []  # the lines of the row in the making
@@ -225,7 +230,9 @@ class Reader:
                 yield line
 
         def rows() -> Iterator[tuple[int, list[str], str]]:
-            reader = csv.reader(lines(), strict=True)
+            rest = lines()
+            first = next(rest)  # tells the delimiter
+            reader = csv.reader(chain([first], rest), delimiter=self.delimiter, strict=True)
             try:
                 for row in reader:
                     yield reader.line_num, row, "".join(text).rstrip("\r\n")
@@ -233,11 +240,11 @@ class Reader:
             except csv.Error as error:
                 where = f"{self.path}:{reader.line_num}"
                 reason = str(error).partition(" - ")[0]  # what follows is advice to who wrote the program
-                raise InputError(f"{where}: {reason}; is it comma-separated, with closed quotes?") from None
+                raise InputError(f"{where}: {reason}; are its quotes closed?") from None
 
-        return self._table(rows(), ",")
+        return self._table(rows())
 
-    def _table(self, rows: Iterator[tuple[int, list[str], str]], delimiter: str) -> Iterator[Record]:
+    def _table(self, rows: Iterator[tuple[int, list[str], str]]) -> Iterator[Record]:
         """Records of (line number, columns, text); a row of nothing but delimiters is a pair of empty sentences."""
         rows, form = (row for row in rows if len(row[1]) > 1 or row[2].strip()), self.form
         wanted = [column for column in (form.sentence1, form.sentence2, form.score) if column is not None]
@@ -254,29 +261,30 @@ class Reader:
             where, missing = f"{self.path}:{number}", len(self.names) - len(row)
             if not self.names and len(row) != (width or len(row)):
                 raise InputError(
-                    f"{where}: {len(row)} columns where the first row has {width}; is there a {delimiter!r} too many,"
-                    " or a text not in quotes?"
+                    f"{where}: {len(row)} columns where the first row has {width}; is there a {self.delimiter!r} too"
+                    " many, or a text not in quotes?"
                 )
             if len(row) <= max(places):
                 raise InputError(f"{where}: {len(row)} columns where at least {max(places) + 1} belong")
             if self.names and missing < 0:
                 raise InputError(
-                    f"{where}: {len(row)} columns where the header has {len(self.names)}; is there a {delimiter!r} too"
-                    " many?"
+                    f"{where}: {len(row)} columns where the header has {len(self.names)}; is there a"
+                    f" {self.delimiter!r} too many?"
                 )
             if not (self.names or width) and row[places[0]].isidentifier() and row[places[1]].isidentifier():
                 log.warning("%s: is read as a pair; if it is a header, name the columns in data.columns", where)
-            width = len(row)
-            yield Record(where, row[places[0]], row[places[1]], row[places[-1]], text + delimiter * missing)
+            width, score = len(row), row[places[-1]]
+            if self.delimiter == ";":  # where 1,5 is a number
+                score = score.replace(",", ".")
+            yield Record(where, row[places[0]], row[places[1]], score, text + self.delimiter * missing)
 
     def _find(self, column: str, header: list[str]) -> int:
-        for mark, remedy in SEPARATORS.items():
-            if len(header) == 1 and mark in header[0] and (self.path != STDIN or mark == ";"):
-                raise InputError(f"{self.path}:1: its columns are separated by {remedy}")
+        for mark, (name, kind) in SEPARATORS.items():
+            if len(header) == 1 and mark in header[0]:
+                remedy = f"set format={kind}" if self.path == STDIN else f"name it .{kind}"
+                raise InputError(f"{self.path}:1: its columns are separated by {name}; {remedy}")
         if column not in header:
             yours = f"{NAME_YOURS}; only where there is no header, number them from 0"
-            if self.path == STDIN and "," in header[0]:
-                yours = "standard input is read as tab-separated; set format=csv"
             if column == self.form.score and self.form.sentence1 in header:
                 yours = "development and test pairs need scores; name their column with data.columns.score=..."
             raise InputError(f"{self.path}:1: no column {column!r} among {_some(header)}; {yours}")
