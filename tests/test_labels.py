@@ -163,8 +163,9 @@ def test_gold_pairs_that_an_unsupervised_run_does_not_read_are_named(setting, fi
     assert told == [f"data.gold={files}/pool.tsv: not read; learn from it afterwards, with distill=supervised_bi"]
 
 
-def test_human_scores_without_a_development_set_all_teach_and_the_last_weights_are_kept(setting, files):
+def test_human_scores_without_a_development_set_all_teach_and_the_last_weights_are_kept(setting, files, caplog):
     folder = setting.run("distill.direction=gold_to_bi", f"data.gold=[{files}/pool.tsv]", "data.dev=null")
+    assert "* the last weights: bi of iteration 1" in caplog.text
     (record,) = (setting.root / "artifacts").glob("train-*/artifact.json")
     facts = json.loads(record.read_text())["facts"]
     assert (facts["held_out"], facts["step"] > 0) == (0, True)

@@ -277,7 +277,8 @@ class RunWriter:
         marked = [member.key for member in members]
         lines = [table([*self.rows, *reference], stages.tests, marked, self.published)] if self.rows else []
         by = next(iter(stages.dev)) if stages.select is Select.dev else stages.select.name
-        lines.append(f"* by {by}: " + ", ".join(f"{m.name} of iteration {m.iteration}" for m in members))
+        how = "the last weights" if stages.select is Select.last else f"by {by}"
+        lines.append(f"* {how}: " + ", ".join(f"{m.name} of iteration {m.iteration}" for m in members))
         unknown = [m.name for m in members if m.name not in notes and m.name not in warnings]
         lines += map(failed_training, stages.failures)
         lines += notes.values()
