@@ -54,6 +54,7 @@ TABLES = {
     "stsb": Table("stsb", "stsb", ("initial", "seed"), "encoder"),
     "mutual": Table("stsb", "mutual", ("initial",), "encoder"),
     "supervised": Table("stsb", "supervised", ("seed",), "task"),
+    "gold": Table("gold", "gold", POOLS, "arm", mean=True),
     "evaluation": Table("evaluation", "mteb", ("arm",), "task"),
     "best": Table("stsb_best", "together", ("initial", "arm", "seed"), "encoder"),
     "sick": Table("sick", "sick", ("initial", "arm"), "encoder"),
