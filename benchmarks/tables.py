@@ -53,7 +53,7 @@ TABLES = {
     "small-pools": Table("small_pools", "small pools", ("initial", "pairs", "seed"), "encoder"),
     "stsb": Table("stsb", "stsb", ("initial", "seed"), "encoder"),
     "mutual": Table("stsb", "mutual", ("initial",), "encoder"),
-    "supervised": Table("stsb", "supervised", ("seed",), "task"),
+    "supervised": Table("stsb", "supervised", ("encoder", "seed"), "task"),
     "gold": Table("gold", "gold", POOLS, "arm", mean=True),
     "evaluation": Table("evaluation", "mteb", ("arm",), "task"),
     "best": Table("stsb_best", "together", ("initial", "arm", "seed"), "encoder"),
