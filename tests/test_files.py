@@ -74,6 +74,21 @@ def test_csv_may_have_semicolons_and_decimal_commas_as_spreadsheets_save_it_in_e
     assert read_file(tmp_path / "comma.csv", FORM) == rows
 
 
+@pytest.mark.parametrize(
+    ("kind", "text", "says"),
+    [
+        (None, "sentence1,sentence2\na,b\n", "-:1: its columns are separated by commas; set format=csv"),
+        (None, "sentence1;sentence2\na;b\n", "-:1: its columns are separated by semicolons; set format=csv"),
+        ("csv", "sentence1\tsentence2\na\tb\n", "-:1: its columns are separated by tabs; set format=tsv"),
+        ("csv", '"sentence1;sentence2"\n"a;b"\n', "-:1: no column 'sentence1' among"),
+    ],
+)
+def test_another_separator_on_standard_input_is_named_with_the_format_to_set(monkeypatch, kind, text, says):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+    with pytest.raises(InputError, match=says):
+        list(Reader(STDIN, UNSCORED, kind))
+
+
 def test_the_format_that_is_said_wins_over_the_suffix(tmp_path):
     path = write(tmp_path / "pairs.csv", as_tsv(EXPECTED))
     assert [record[1:3] for record in Reader(path, FORM, "tsv")] == [pair[:2] for pair in EXPECTED]

@@ -36,7 +36,7 @@ from transenc.composition import (
     readable,
     settings_help,
 )
-from transenc.errors import InputError, behind
+from transenc.errors import InputError, in_context
 from transenc.terminal import show
 
 log = logging.getLogger("transenc")
@@ -204,7 +204,7 @@ def interruptible() -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        interrupted = behind(error, Interrupted)
+        interrupted = in_context(error, Interrupted)
         if interrupted is None:
             raise
         number = signal.Signals(interrupted.args[0])
@@ -258,7 +258,7 @@ def one_line_errors(name: str, report: Callable[[str], Any]) -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at the end
         sys.exit(1)
     except Exception as error:
-        if behind(error, Interrupted):
+        if in_context(error, Interrupted):
             raise
         line = explain(error, name) if of_configuration(error) else machine_error_line(error) or lost_rank_line(error)
         if TRACEBACKS or line is None:

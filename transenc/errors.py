@@ -36,8 +36,11 @@ def reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
-def behind(error: BaseException | None, kind: type[BaseException]) -> BaseException | None:
-    """`error` if it is of a kind, else the one of that kind that it hid: what unwinds after one may raise another."""
+def in_context(error: BaseException | None, kind: type[BaseException]) -> BaseException | None:
+    """The exception of a kind among `error` and those in whose handling it was raised; None if there is none.
+
+    Cleaning up after one exception may raise another, which hides the first.
+    """
     while error is not None and not isinstance(error, kind):
         error = error.__context__
     return error

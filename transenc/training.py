@@ -24,7 +24,7 @@ from transenc import distributed
 from transenc.checkpoint import INTERVAL_SECONDS, Checkpoint
 from transenc.data.module import PairDataModule
 from transenc.encoders import PairEncoder
-from transenc.errors import InputError, behind
+from transenc.errors import InputError, in_context
 from transenc.metrics import spearman
 
 log = logging.getLogger("transenc")
@@ -299,7 +299,7 @@ def train(
                 f" changes no gradient, or model.{student.kind}_max_tokens, now {student.max_tokens}"
             ) from None
         except BaseException as error:
-            if stopped := behind(error, KeyboardInterrupt):  # Lightning makes a SystemExit of it
+            if stopped := in_context(error, KeyboardInterrupt):  # Lightning makes a SystemExit of it
                 raise stopped from None
             raise
         finally:

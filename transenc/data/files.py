@@ -280,7 +280,7 @@ class Reader:
 
     def _find(self, column: str, header: list[str]) -> int:
         for mark, (name, kind) in SEPARATORS.items():
-            if len(header) == 1 and mark in header[0]:
+            if len(header) == 1 and mark in header[0] and kind != self.kind:  # else the whole line is in quotes
                 remedy = f"set format={kind}" if self.path == STDIN else f"name it .{kind}"
                 raise InputError(f"{self.path}:1: its columns are separated by {name}; {remedy}")
         if column not in header:
