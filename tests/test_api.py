@@ -42,12 +42,16 @@ def test_pairs_in_memory_are_distilled_and_results_and_models_come_back(settings
 
 
 def test_a_notebook_may_stop_a_run_and_give_it_again(settings, tmp_path, monkeypatch):
-    handler, sentences = signal.getsignal(signal.SIGINT), [pair[:2] for pair in pairs(60, seed=1)]
-    with monkeypatch.context() as patch:
-        patch.setattr(TrainingCallback, "on_train_epoch_end", lambda *_: signal.raise_signal(signal.SIGINT))
-        with pytest.raises(KeyboardInterrupt):
-            transenc.distill(*settings, pairs=sentences, folder=tmp_path / "run")
-    assert signal.getsignal(signal.SIGINT) == handler
+    sentences = [pair[:2] for pair in pairs(60, seed=1)]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has it ignored in the background
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(TrainingCallback, "on_train_epoch_end", lambda *_: signal.raise_signal(signal.SIGINT))
+            with pytest.raises(KeyboardInterrupt):
+                transenc.distill(*settings, pairs=sentences, folder=tmp_path / "run")
+        assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert "cross" in transenc.distill(*settings, pairs=sentences, folder=tmp_path / "run").models
 
 

@@ -30,6 +30,7 @@ ORDER = [  # each may import those before it, never those after
         "encoders.used_rows",
         "encoders.inputs",
         "encoders.cpu_layers",
+        "encoders.cuda_graphs",
         "encoders.losses",
         "encoders.late_interaction",
     ],

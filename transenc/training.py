@@ -12,18 +12,21 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from torch.nn.attention import sdpa_kernel
 
 from transenc import distributed
 from transenc.checkpoint import INTERVAL_SECONDS, Checkpoint
 from transenc.data.module import PairDataModule
 from transenc.encoders import PairEncoder
+from transenc.encoders.base import ATTENTION
 from transenc.errors import InputError, in_context
 from transenc.metrics import spearman
 
@@ -269,7 +272,7 @@ def train(
     # Dropout: the same whatever ran before in this process, and different in each rank.
     torch.manual_seed(seed + 1_000_003 * distributed.rank())
     student.train()  # Lightning leaves the mode as it is, and a model is loaded in eval mode
-    with warnings.catch_warnings(), student.used_rows(datamodule.pairs):
+    with warnings.catch_warnings(), reproducible(accelerator), student.used_rows(datamodule.pairs):
         warnings.simplefilter("ignore")  # advice on data workers and logging intervals, which are chosen here
         callback.resume(student)
         datamodule.done = callback.steps_done
@@ -304,11 +307,31 @@ def train(
             raise
         finally:
             # The trainer refers to itself: until it is collected it keeps the optimiser's state and the student.
-            trainer = student.trainer = datamodule.trainer = None
+            trainer = student.trainer = datamodule.trainer = student.graphed = None
             gc.collect()
         callback.restore_best(student)
     student.eval()
     return callback.result
+
+
+@contextmanager
+def reproducible(accelerator: str) -> Iterator[None]:
+    """On a GPU, only kernels that give the same bits each time."""
+    if accelerator == "cpu":  # whose kernels do
+        yield
+        return
+    settings = torch.utils.deterministic
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    filled = settings.fill_uninitialized_memory
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or torch refuses to multiply
+    torch.use_deterministic_algorithms(True)
+    settings.fill_uninitialized_memory = False  # it would cost time, and nothing here reads what was not written
+    try:
+        with sdpa_kernel(ATTENTION):
+            yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        settings.fill_uninitialized_memory = filled
 
 
 def _processes() -> dict[str, Any]:

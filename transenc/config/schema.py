@@ -128,7 +128,7 @@ class Loss(Enum):
 
 
 class Accelerator(Enum):
-    """What training and scoring run on."""
+    """Where."""
 
     auto = "a GPU if torch sees one, else the CPU"
     cpu = "the CPU"
@@ -283,12 +283,13 @@ class Distill:
 
 @dataclass
 class Trainer:
-    """What training and scoring run on."""
+    """What trains and scores."""
 
     accelerator: Accelerator
     precision: Precision
     score_tokens: int | None  # tokens in a scored batch; null: 2048 (CPU), 65536 (GPU)
     cpu_layers: bool  # faster layers on a CPU for BERT's family
+    cuda_graphs: bool  # faster training on a GPU (docs/gpu.md)
 
 
 @dataclass

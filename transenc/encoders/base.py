@@ -17,10 +17,12 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from transenc.data.tokens import TokenisedPairs, count_unknown, number_sentences, tokenise, warn_of_unknown
 from transenc.encoders.cpu_layers import speed_up
+from transenc.encoders.cuda_graphs import FAMILY, GraphedForward
 from transenc.encoders.inputs import ModelInputs
 from transenc.encoders.loading import FP32_ONLY, OFFSET_POSITIONS, compute_in_fp32
 from transenc.encoders.lora import add_lora, save_adapter
@@ -31,6 +33,9 @@ from transenc.model_description import Description, describe
 from transenc.model_folder import Source, find
 
 Progress = Callable[[int], Any]
+
+# Without cuDNN's, which is prepared anew for every shape: a tenth of a second, and here shapes vary.
+ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,8 @@ class PairEncoder(pl.LightningModule, ABC):
         self.optimizer_config: OptimizerConfig | None = None  # set before training
         self.steps = 0  # set before training: of all of it, those of an interrupted run included
         self.part_size: int | None = None  # sequences whose activations are held at once in training; None: a batch's
+        self.cuda_graphs = False  # set before training: whether its steps run as CUDA graphs where they can
+        self.graphed: GraphedForward | None = None  # while they do
         self._adapted: Any = None  # peft's model around the backbone, while there is LoRA
         self._first_only = first_only
         self._warned = False  # that many tokens of given pairs are unknown
@@ -156,6 +163,7 @@ class PairEncoder(pl.LightningModule, ABC):
             )
         self.backbone.activation_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
         self.use_cpu_layers(False)  # they would pass it over
+        self.cuda_graphs = False
 
     def in_parts(self, run: Callable[[dict[str, Tensor]], Tensor], inputs: dict[str, Tensor]) -> Tensor:
         """`run(inputs)`, in training by `part_size` sequences at a time.
@@ -172,9 +180,14 @@ class PairEncoder(pl.LightningModule, ABC):
         ]
         return torch.cat([checkpoint(run, part, use_reentrant=False) for part in parts])  # type: ignore[list-item]
 
+    def on_train_start(self) -> None:
+        in_family = hasattr(self.backbone, "config") and self.backbone.config.model_type in FAMILY
+        if self.cuda_graphs and in_family and self.part_size is None and self.device.type == "cuda":
+            self.graphed = GraphedForward(self, self.trainer.gradient_clip_val or 0.0)
+
     def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
         """The loss of B pairs against their teacher's labels, [B] float32 in [0, 1]."""
-        raw = self(batch["inputs"])
+        raw = (self if self.graphed is None else self.graphed)(batch["inputs"])
         with torch.autocast(self.device.type, enabled=False):  # losses in fp32 whatever the backbone runs in
             return self.loss(raw, batch["labels"]) * batch["weight"]
 
@@ -210,12 +223,16 @@ class PairEncoder(pl.LightningModule, ABC):
         """Clip by norm. Lightning's own refuses a fused optimiser under any autocast, though only fp16 has scaled
         gradients that clipping would get wrong.
         """
-        if not gradient_clip_val:
+        if not gradient_clip_val or self.graphed is not None:  # which has clipped them
             return
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
         if self.device.type == "cpu" and norm <= gradient_clip_val:
             return  # torch would multiply all gradients by 1; elsewhere the comparison would wait for the device
         torch.nn.utils.clip_grads_with_norm_(self.parameters(), gradient_clip_val, norm)
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
+        if self.graphed is None:  # which writes its gradients over those of the step before
+            optimizer.zero_grad()
 
     @contextmanager
     def used_rows(self, pairs: TokenisedPairs) -> Iterator[None]:
@@ -245,7 +262,8 @@ class PairEncoder(pl.LightningModule, ABC):
         training, bf16 = self.training, precision == "bf16-mixed"
         self.eval()
         try:
-            with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+            autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=bf16)
+            with sdpa_kernel(ATTENTION), torch.inference_mode(), autocast:
                 yield
         finally:
             self.train(training)

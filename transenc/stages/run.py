@@ -332,6 +332,8 @@ class Stages(Evaluation):
             config["centre"] = True
         if distributed.size() > 1:  # each rank has a dropout of its own
             config["processes"] = distributed.size()
+        elif self.accelerator == "cuda" and self.cfg.trainer.cuda_graphs:
+            config["cuda_graphs"] = True
         tokens = self.tokens(pool, student.artifact, "pool")
         dev = [self.tokens(pairs, student.artifact, name) for name, pairs in self.dev.items()]
         inputs = [student.artifact, tokens, labels, *(dev if self.select is Select.dev else [])]

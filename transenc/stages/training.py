@@ -43,6 +43,7 @@ def prepare(student: Artifact, config: Config) -> "PairEncoder":
         encoder.add_lora(settings["lora_rank"])
     if settings["micro_batch_size"] is not None:
         encoder.part_size = settings["micro_batch_size"] * encoder.sequences_per_pair
+    encoder.cuda_graphs = config.get("cuda_graphs", False)
     if settings["gradient_checkpointing"]:
         encoder.checkpoint_layers()
     return encoder.to(config["accelerator"])
