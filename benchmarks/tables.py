@@ -83,6 +83,8 @@ TABLES = {
     "cpu-layers": Table("speed", "cpu layers", ("arm", "encoder"), "task", mean=True),
     "evaluation-speed": Table("speed", "evaluation speed", ("arm",), "seed"),
     "stages": Table("speed", "stages", ("task",), "encoder"),
+    "gpu-steps": Table("speed", "gpu steps", ("arm",), "task"),
+    "gpu-stages": Table("speed", "gpu stages", ("task",), "arm"),
     "profile": Table("speed", "profile", ("task",), "encoder"),
     "scaling": Table("scaling", "scaling", ("pairs",), "encoder"),
 }
