@@ -321,16 +321,15 @@ def reproducible(accelerator: str) -> Iterator[None]:
         yield
         return
     settings = torch.utils.deterministic
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    filled = settings.fill_uninitialized_memory
+    before, filled = torch.get_deterministic_debug_mode(), settings.fill_uninitialized_memory
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or torch refuses to multiply
-    torch.use_deterministic_algorithms(True)
+    torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms would import a compiler
     settings.fill_uninitialized_memory = False  # it would cost time, and nothing here reads what was not written
     try:
         with sdpa_kernel(ATTENTION):
             yield
     finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.set_deterministic_debug_mode(before)
         settings.fill_uninitialized_memory = filled
 
 

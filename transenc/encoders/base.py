@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from transenc.data.tokens import TokenisedPairs, count_unknown, number_sentences, tokenise, warn_of_unknown
 from transenc.encoders.cpu_layers import speed_up
-from transenc.encoders.cuda_graphs import FAMILY, GraphedForward
+from transenc.encoders.cuda_graphs import GraphedForward, in_family
 from transenc.encoders.inputs import ModelInputs
 from transenc.encoders.loading import FP32_ONLY, OFFSET_POSITIONS, compute_in_fp32
 from transenc.encoders.lora import add_lora, save_adapter
@@ -34,7 +34,7 @@ from transenc.model_folder import Source, find
 
 Progress = Callable[[int], Any]
 
-# Without cuDNN's, which is prepared anew for every shape: a tenth of a second, and here shapes vary.
+# Without cuDNN's, which takes some 0.2 s to prepare for a new shape, forward and backward each. Shapes vary here.
 ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
@@ -181,8 +181,7 @@ class PairEncoder(pl.LightningModule, ABC):
         return torch.cat([checkpoint(run, part, use_reentrant=False) for part in parts])  # type: ignore[list-item]
 
     def on_train_start(self) -> None:
-        in_family = hasattr(self.backbone, "config") and self.backbone.config.model_type in FAMILY
-        if self.cuda_graphs and in_family and self.part_size is None and self.device.type == "cuda":
+        if self.cuda_graphs and self.part_size is None and self.device.type == "cuda" and in_family(self.backbone):
             self.graphed = GraphedForward(self, self.trainer.gradient_clip_val or 0.0)
 
     def training_step(self, batch: dict[str, Any], _: int) -> Tensor:

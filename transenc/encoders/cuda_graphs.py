@@ -21,6 +21,11 @@ FAMILY = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert"
 STEP = 16  # tokens: with graphs for every length, recording would take longer than it saves
 
 
+def in_family(backbone: Any) -> bool:
+    """Whether its passes can be recorded."""
+    return hasattr(backbone, "config") and backbone.config.model_type in FAMILY
+
+
 class GraphedForward:
     """An encoder's `forward` in training, by graphs. Its backward pass also clips the gradients.
 
