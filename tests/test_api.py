@@ -84,12 +84,15 @@ def test_a_mistake_is_an_error_that_python_code_can_catch(settings):
 def test_pairs_in_memory_are_a_file_with_the_columns_that_the_settings_name(tmp_path, columns, read):
     settings = [f"data.columns.sentence{i}={column}" for i, column in enumerate(columns, start=1)]
     cfg = compose("train", ["data=pairs", "data.path=-", f"paths.artifacts={tmp_path}", *settings])
-    path = _file([("one", "two \ud83d"), ("three", "four")], cfg)  # half a surrogate pair, which is no character
+    path = _file(
+        "pairs", [("one", "two \ud83d"), ("three", "four")], cfg
+    )  # half a surrogate pair, which is no character
     found = list(read_pairs(path, Format(*read, None, 0, 1)))
     assert [pair[:2] for pair in found] == [("one", "two ?"), ("three", "four")]
     if columns and isinstance(columns[0], str):
         assert (
-            _file([dict(zip(columns, row, strict=True)) for row in (("one", "two ?"), ("three", "four"))], cfg) == path
+            _file("pairs", [dict(zip(columns, row, strict=True)) for row in (("one", "two ?"), ("three", "four"))], cfg)
+            == path
         )
 
 
@@ -114,17 +117,17 @@ def test_a_data_frame_is_read_by_its_rows(tmp_path):
     rows = [("one", "two"), ("four", "five"), ("seven", "eight")]
     for columns in (["a", "b"], ["x", "y"]):
         for frame in (Polars(rows, columns), pandas.DataFrame(rows, columns=columns)):
-            assert _rows(frame, ("a", "b")) == rows
+            assert _rows("pairs", frame, ("a", "b")) == rows
 
 
 @pytest.mark.parametrize("kind", [Polars, pandas.DataFrame])
 def test_columns_of_a_data_frame_are_found_by_their_names_and_others_are_not_guessed(kind):
     rows = [("id 1", "one", "two"), ("id 2", "three", "four")]
-    assert _rows(kind(rows, columns=["id", "a", "b"]), ("a", "b")) == [("one", "two"), ("three", "four")]
-    with pytest.raises(InputError, match=r"with the columns 'id', 'x', 'b'; name two of them 'a' and 'b'"):
-        _rows(kind(rows, columns=["id", "x", "b"]), ("a", "b"))
+    assert _rows("pairs", kind(rows, columns=["id", "a", "b"]), ("a", "b")) == [("one", "two"), ("three", "four")]
+    with pytest.raises(InputError, match=r"with the columns 'id', 'x', 'b'; name some of them 'a' and 'b'"):
+        _rows("pairs", kind(rows, columns=["id", "x", "b"]), ("a", "b"))
     with pytest.raises(InputError, match=r"with the columns 'a', 'a', 'b'"):
-        _rows(kind(rows, columns=["a", "a", "b"]), ("a", "b"))
+        _rows("pairs", kind(rows, columns=["a", "a", "b"]), ("a", "b"))
 
 
 @pytest.mark.parametrize(
@@ -134,7 +137,7 @@ def test_columns_of_a_data_frame_are_found_by_their_names_and_others_are_not_gue
         (["model=minilm", [("a", "b")]], None, r"\[\('a', 'b'\)\] is no setting; give texts"),
         (["-m", "seed=1,2"], None, "'-m' is no setting"),
         (["model=minilm"], [], "pairs: there are none"),
-        (["data.path=x.csv"], [("a", "b")], "data.path=x.csv: pairs=... are given too; leave one"),
+        (["data.path=x.csv"], [("a", "b")], "data.path=x.csv: pairs=... is given too; leave one"),
         (["model=minilm"], [("a", "b"), ("a", "b\0")], "pairs: item 1 holds a NUL character"),
         (["model=minilm"], [{"question": "a", "answer": "b"}], "item 0 is {'question'.* mappings with 'sentence1' and"),
     ],
@@ -178,7 +181,7 @@ def test_runs_at_once_may_put_the_same_pairs_into_the_store(tmp_path):
     cfg = compose("train", ["data=pairs", "data.path=-", f"paths.artifacts={tmp_path}"])
     many = [(f"a sentence {i}", "another") for i in range(20_000)]
     with ThreadPoolExecutor(4) as pool:
-        paths = list(pool.map(lambda _: _file(many, cfg), range(12)))
+        paths = list(pool.map(lambda _: _file("pairs", many, cfg), range(12)))
     assert len(set(paths)) == 1
     assert len(paths[0].read_text().splitlines()) == 20_001
 
@@ -198,15 +201,68 @@ def test_settings_of_the_command_line_that_python_does_not_take_are_refused(give
 @pytest.mark.parametrize(
     ("pairs", "says"),
     [
-        (pandas.DataFrame({"a": ["one", None], "b": ["two", "three"]}), r"item 1 lacks a sentence; .*dropna\(\)"),
-        ([("one", float("nan"))], "item 0 lacks a sentence"),
-        (pandas.DataFrame({"a": ["one", None], "b": ["two", "c"]}).convert_dtypes(), "item 1 lacks a sentence"),
         ([None], "item 0 is None; give two sentences"),
         ([(np.array(["a"]), "b")], "item 0 is .*; give two sentences"),
         (5, "pairs: 5 holds no pairs"),
         ({"sentence1": ["one"], "sentence2": ["two"]}, "is a mapping; give a data frame"),
     ],
 )
-def test_pairs_that_lack_sentences_are_refused_with_the_remedy(pairs, says):
+def test_what_holds_no_pairs_is_refused_with_the_remedy(pairs, says):
     with pytest.raises(InputError, match=says):
-        _rows(pairs, ("sentence1", "sentence2"))
+        _rows("pairs", pairs, ("sentence1", "sentence2"))
+
+
+@pytest.mark.parametrize(
+    "frame", [lambda frame: frame, lambda frame: frame.convert_dtypes(), lambda f: f.to_dict("records")]
+)
+def test_a_cell_without_a_sentence_is_empty_as_in_a_file(frame):
+    items = frame(pandas.DataFrame({"a": ["one", None], "b": [float("nan"), "two"]}))
+    assert _rows("pairs", items, ("a", "b")) == [("one", ""), ("", "two")]
+
+
+SCORED = pairs(60, seed=1)
+
+
+@pytest.mark.parametrize(
+    "gold",
+    [
+        SCORED,
+        pandas.DataFrame(SCORED, columns=["sentence1", "sentence2", "score"]),
+        [{"sentence1": a, "sentence2": b, "score": np.float32(s)} for a, b, s in SCORED],
+    ],
+    ids=["tuples", "frame", "mappings"],
+)
+def test_pairs_with_scores_in_memory_are_what_a_file_of_them_is(settings, files, tmp_path, gold):
+    file, test = tmp_path / "gold.csv", files / "test.tsv"
+    pandas.DataFrame(SCORED, columns=["sentence1", "sentence2", "score"]).to_csv(file, index=False)
+    settings = [*settings[:-2], "distill=supervised_bi", "distill.bi.epochs=1", "distill.failure=ignore"]
+    memory = transenc.distill(*settings, gold=gold, test=pandas.read_table(test), folder=tmp_path / "memory")
+    from_file = transenc.distill(*settings, gold=file, test=test, folder=tmp_path / "files")
+    assert list(memory.results.task) == ["test", "test"]
+    assert memory.results.equals(from_file.results)
+
+
+@pytest.mark.parametrize(
+    ("gold", "says"),
+    [
+        (
+            [("a", "b")],
+            "gold: item 0 is .*; give two sentences and a score, or mappings with 'sentence1', 'sentence2' and 's",
+        ),
+        ([("a", "b", "0.5")], "gold: item 0 is .*; give two sentences and a score"),
+        (
+            pandas.DataFrame({"a": ["b"], "c": ["d"]}),
+            "gold: a data frame with the columns 'a', 'c'; name some of them 'sent",
+        ),
+        ([("a", "b", 7)], r"gold.csv:2: .*7"),
+        ([("a", "b", float("nan"))], r"gold.csv:2: .*nan"),
+    ],
+)
+def test_what_has_no_score_is_refused(settings, gold, says):
+    with pytest.raises(InputError, match=says):
+        transenc.distill(*settings, "distill=supervised_bi", gold=gold)
+
+
+def test_scores_are_given_once(settings):
+    with pytest.raises(InputError, match=r"^data.test=.*: test=... is given too; leave one of them out$"):
+        transenc.distill(*settings, pairs=[("a", "b")], test=SCORED)

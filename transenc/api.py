@@ -2,8 +2,9 @@
 
 import csv
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,13 @@ from transenc.report.run import Run, read_table
 from transenc.report.tables import score_table
 from transenc.run_folder import check_store, model_path
 from transenc.stages.models import release
+
+KEYS = {  # the settings that an argument of `distill` stands for, the first in its place
+    "pairs": ("data.path=", "data.sentences="),
+    "gold": ("data.gold=",),
+    "dev": ("data.dev=",),
+    "test": ("data.test=",),
+}
 
 
 class DistilledRun(Run):
@@ -48,14 +56,23 @@ class DistilledRun(Run):
         return score_table(self) if self.rows else f"<code>{self!r}</code>"
 
 
-def distill(*overrides: str, pairs: Any = None, folder: str | Path | None = None) -> DistilledRun:
+def distill(
+    *overrides: str,
+    pairs: Any = None,
+    gold: Any = None,
+    dev: Any = None,
+    test: Any = None,
+    folder: str | Path | None = None,
+) -> DistilledRun:
     """Train a bi-encoder and a cross-encoder in turn, without labels.
 
     Args:
         overrides: settings, as on the command line: "model=minilm", "distill.iterations=1", ...
         pairs: unlabelled pairs to learn from: a file, a data frame (pandas, polars) of two columns or with the columns
-            sentence1 and sentence2, or an iterable of (sentence1, sentence2) or of mappings with these names. None:
-            what the overrides say, by default STS-B.
+            sentence1 and sentence2, or an iterable of (sentence1, sentence2) or of mappings with these names. A pair
+            that lacks a sentence (NaN, None) is dropped, as in a file. None: what the overrides say, by default STS-B.
+        gold, dev, test: pairs with scores, in the same ways, with a third column, `score`, from 0 to 5 unless
+            "data.score_max=1", say: to learn from with "distill=supervised_bi", to select by, and to test on.
         folder: the run folder; by default outputs/DATE/TIME.
 
     Returns:
@@ -75,13 +92,17 @@ def distill(*overrides: str, pairs: Any = None, folder: str | Path | None = None
     if wrong := [one for one in overrides if one.startswith("hydra")]:
         raise InputError(f"{wrong[0]}: is for the command line; give folder=... for the run folder")
     settings = [readable(expand_home(one)) for one in overrides]
-    if pairs is None:
-        check_own_data(settings)
-    elif twice := [one for one in settings if one.startswith(("data.path=", "data.sentences="))]:
-        raise InputError(f"{twice[0]}: pairs=... are given too; leave one of them out")
+    given = {"pairs": pairs, "gold": gold, "dev": dev, "test": test}
+    if given := {what: items for what, items in given.items() if items is not None}:
+        for what in given:
+            if twice := [one for one in settings if one.startswith(KEYS[what])]:
+                raise InputError(f"{twice[0]}: {what}=... is given too; leave one of them out")
+        cfg = compose("train", ["data=pairs", "data.path=-", *settings])
+        files = {what: quoted(str(_file(what, items, cfg))) for what, items in given.items()}
+        named = [f"{KEYS[what][0]}{file if what in ('pairs', 'dev') else f'[{file}]'}" for what, file in files.items()]
+        settings = ["data=pairs", *settings, *named]
     else:
-        path = _file(pairs, compose("train", ["data=pairs", "data.path=-", *settings]))
-        settings = ["data=pairs", *settings, f"data.path={quoted(str(path))}"]
+        check_own_data(settings)
     cfg = compose("train", settings)  # before there is a folder
     place = _new_folder() if folder is None else Path(folder).absolute()
     try:
@@ -104,12 +125,13 @@ def _new_folder() -> Path:
             folder = base.with_name(f"{base.name}-{number}")
 
 
-def _file(pairs: Any, cfg: Train) -> Path:
-    """The pairs as a file; those that are in memory go into the store, which is safe to delete."""
-    if isinstance(pairs, str | Path):
-        return Path(os.path.expanduser(pairs))
-    names = cfg.data.columns.sentence1, cfg.data.columns.sentence2
-    rows = [tuple(text.encode("utf-8", "replace").decode() for text in row) for row in _rows(pairs, names)]
+def _file(what: str, items: Any, cfg: Train) -> Path:
+    """Pairs as a file; those that are in memory go into the store, which is safe to delete."""
+    if isinstance(items, str | Path):
+        return Path(os.path.expanduser(items))
+    columns = cfg.data.columns
+    names = [columns.sentence1, columns.sentence2, *([] if what == "pairs" else [columns.score])]
+    rows = [tuple(cell.encode("utf-8", "replace").decode() for cell in row) for row in _rows(what, items, names)]
     if all(isinstance(name, int) for name in names):  # the places in a file without a header
         places = [dict(zip(names, row, strict=True)) for row in rows]
         rows = [tuple(row.get(place, "") for place in range(max(names) + 1)) for row in places]
@@ -117,9 +139,9 @@ def _file(pairs: Any, cfg: Train) -> Path:
         rows.insert(0, tuple(map(str, names)))
     store = Path(cfg.paths.artifacts)
     check_store(store)
-    store.mkdir(parents=True, exist_ok=True)
-    path = store / f"pairs-{digest(rows)[:16]}.csv"
-    handle = lock(store)  # another process may write the same pairs
+    path = store / "given" / digest(rows)[:16] / f"{what}.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = lock(path.parent)  # another process may write the same pairs
     try:
         with replacing(path) as file:
             csv.writer(file).writerows(rows)
@@ -128,40 +150,61 @@ def _file(pairs: Any, cfg: Train) -> Path:
     return path
 
 
-def _rows(pairs: Iterable[Any], names: Sequence[Any]) -> list[tuple[str, str]]:
+def _rows(what: str, items: Any, names: Sequence[Any]) -> list[tuple[str, ...]]:
+    """The cells of each item, as a file would have them.
+
+    Args:
+        what: the argument's name.
+        items: its value.
+        names: of the two sentences and, of pairs with scores, the score.
+
+    Raises:
+        InputError: something is no such item.
+    """
+    if hasattr(items, "itertuples") or hasattr(items, "iter_rows"):  # a data frame of pandas or polars
+        columns = list(items.columns)
+        if all(columns.count(name) == 1 for name in names):
+            items = items[list(names)]
+        elif len(columns) != len(names):
+            raise InputError(
+                f"{what}: a data frame with the columns {', '.join(map(repr, columns)):.200}; name some of them"
+                f" {_listed(names)}, or give {len(names)} columns, as df[['a', 'b', ...]]"
+            )
+        items = items.itertuples(index=False, name=None) if hasattr(items, "itertuples") else items.iter_rows()
+    if isinstance(items, Mapping):
+        raise InputError(f"{what}: is a mapping; give a data frame, or the pairs one after another")
+    if not _is_iterable(items):
+        raise InputError(f"{what}: {items!r:.80} holds no pairs; give a data frame, or the pairs one after another")
+    rows = [_cells(f"{what}: item {number}", item, names) for number, item in enumerate(items)]
+    if not rows:
+        raise InputError(f"{what}: there are none")
+    return rows
+
+
+def _cells(where: str, item: Any, names: Sequence[Any]) -> tuple[str, ...]:
+    if isinstance(item, Mapping):
+        found = [item[name] for name in names if name in item]
+    else:
+        found = [] if isinstance(item, str) or not _is_iterable(item) else list(item)[: len(names)]
+    sentences, score = ["" if _is_missing(one) else one for one in found[:2]], found[2:]
+    readable = all(isinstance(one, str) for one in sentences) and all(isinstance(one, Real) for one in score)
+    if len(found) < len(names) or not readable:
+        kind = "two sentences" if len(names) == 2 else "two sentences and a score"
+        raise InputError(f"{where} is {item!r:.80}; give {kind}, or mappings with {_listed(names)}")
+    if "\0" in "".join(sentences):
+        raise InputError(f"{where} holds a NUL character; remove it")
+    return *sentences, *(repr(float(one)) for one in score)
+
+
+def _is_missing(value: Any) -> bool:
+    """Whether it is None, NaN, or pandas' own NA."""
     import pandas
 
-    if hasattr(pairs, "itertuples") or hasattr(pairs, "iter_rows"):  # a data frame of pandas or polars
-        columns = list(pairs.columns)
-        if all(columns.count(name) == 1 for name in names):
-            pairs = pairs[list(names)]
-        elif len(columns) != 2:
-            raise InputError(
-                f"pairs: a data frame with the columns {', '.join(map(repr, columns)):.200}; name two of them"
-                f" {names[0]!r} and {names[1]!r}, or give two columns, as df[['a', 'b']]"
-            )
-        pairs = pairs.itertuples(index=False, name=None) if hasattr(pairs, "itertuples") else pairs.iter_rows()
-    if isinstance(pairs, Mapping):
-        raise InputError("pairs: is a mapping; give a data frame, or the pairs one after another")
-    if not _is_iterable(pairs):
-        raise InputError(f"pairs: {pairs!r:.80} holds no pairs; give a data frame, or the pairs one after another")
-    rows = []
-    for number, pair in enumerate(pairs):
-        found = [pair.get(name) for name in names] if isinstance(pair, Mapping) else pair
-        sentences = () if isinstance(found, str) or not _is_iterable(found) else tuple(found)[:2]
-        if not isinstance(pair, Mapping) and any(pandas.isna(one) is True for one in sentences):
-            raise InputError(f"pairs: item {number} lacks a sentence; leave such rows out (of a data frame: dropna())")
-        if len(sentences) < 2 or not all(isinstance(sentence, str) for sentence in sentences):
-            raise InputError(
-                f"pairs: item {number} is {pair!r:.80}; give two sentences, or mappings with {names[0]!r} and"
-                f" {names[1]!r}"
-            )
-        if "\0" in "".join(sentences):
-            raise InputError(f"pairs: item {number} holds a NUL character; remove it")
-        rows.append(sentences)
-    if not rows:
-        raise InputError("pairs: there are none")
-    return rows
+    return pandas.isna(value) is True
+
+
+def _listed(names: Sequence[Any]) -> str:
+    return f"{', '.join(map(repr, names[:-1]))} and {names[-1]!r}"
 
 
 def _is_iterable(value: Any) -> bool:
