@@ -165,10 +165,10 @@ def _rows(what: str, items: Any, names: Sequence[Any]) -> list[tuple[str, ...]]:
         columns = list(items.columns)
         if all(columns.count(name) == 1 for name in names):
             items = items[list(names)]
-        elif len(columns) != len(names):
+        elif len(columns) != len(names) or set(columns) & set(names):
             raise InputError(
                 f"{what}: a data frame with the columns {', '.join(map(repr, columns)):.200}; name some of them"
-                f" {_listed(names)}, or give {len(names)} columns, as df[['a', 'b', ...]]"
+                f" {_listed(names)}, or give {len(names)} columns of other names"
             )
         items = items.itertuples(index=False, name=None) if hasattr(items, "itertuples") else items.iter_rows()
     if isinstance(items, Mapping):
