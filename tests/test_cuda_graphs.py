@@ -12,8 +12,9 @@ from torch import nn
 from transenc.data.module import PairDataModule
 from transenc.encoders import BiEncoder, CrossEncoder, OptimizerConfig, base, cuda_graphs
 from transenc.encoders.cuda_graphs import GraphedForward, rounded
+from transenc.encoders.cuda_kernels import reproducible
 from transenc.errors import InputError
-from transenc.training import reproducible, train
+from transenc.training import train
 
 LABELS = np.linspace(0, 1, len(PAIRS), dtype=np.float32)
 
@@ -28,7 +29,8 @@ class Reruns:
         self.recorded += 1
         for run in runs:
             run()
-        return [torch.enable_grad()(run) for run in runs]
+        autocast = torch.autocast("cpu", torch.bfloat16, torch.is_autocast_enabled("cpu"))  # a graph holds what it does
+        return [autocast(torch.enable_grad()(run)) for run in runs]
 
 
 @pytest.fixture(autouse=True)
@@ -75,6 +77,27 @@ def test_outputs_and_gradients_are_those_of_forward_also_after_a_longer_batch(be
     torch.testing.assert_close(found_gradients, expected)
 
 
+@pytest.mark.parametrize("kind", ["bi", "cross"])
+def test_the_backward_pass_casts_what_the_forward_pass_has_cast_and_no_more(bert, kind):
+    encoder = prepared(kind, bert).train()
+    inputs = batch(encoder, 4, 0)
+
+    def backward(run):
+        encoder.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            raw = run(inputs)
+        (raw * torch.arange(1.0, 1 + len(raw))).sum().backward()
+        return {name: weight.grad.clone() for name, weight in encoder.named_parameters()}
+
+    expected = backward(encoder)
+    graphed = GraphedForward(encoder, clip=0.0)
+    encoder.zero_grad = lambda: None
+    found = backward(graphed)
+    for name in ("classifier.weight", "pooler.dense.weight", "encoder.layer.0.output.dense.weight"):
+        for full in (full for full in expected if full.endswith(name)):
+            assert (found[full] - expected[full]).norm() <= 1e-4 * expected[full].norm(), full
+
+
 def test_batches_of_a_shape_share_their_passes(bert):
     encoder = prepared("bi", bert).train()
     graphed = GraphedForward(encoder, clip=0.0)
@@ -116,11 +139,21 @@ def test_a_training_has_the_losses_of_one_without(bert, kind):
 
 @pytest.mark.parametrize(
     ("case", "expected"),
-    [("bert", True), ("roberta", True), ("mpnet", False), ("off", False), ("in parts", False), ("checkpointed", False)],
+    [
+        ("bert", True),
+        ("roberta", True),
+        ("mpnet", False),
+        ("off", False),
+        ("in parts", False),
+        ("checkpointed", False),
+        ("prompt left out", False),
+    ],
 )
 def test_only_families_that_can_be_recorded_are_and_only_whole_batches(models, case, expected, monkeypatch):
     encoder = BiEncoder.load(models.get(case, models["bert"]))
     encoder.cuda_graphs = case != "off"
+    if case == "prompt left out":
+        encoder._prompt_length = 3
     if case == "in parts":
         encoder.part_size = 2
     if case == "checkpointed":
@@ -144,18 +177,28 @@ def test_what_cannot_be_recorded_names_the_setting(bert, monkeypatch):
         GraphedForward(encoder, clip=1.0)(batch(encoder, 0, 1))
 
 
-def test_training_on_a_gpu_uses_deterministic_kernels_and_leaves_the_settings_as_they_were():
+@pytest.mark.parametrize(
+    ("multiplies", "strict", "mode"), [(True, True, 2), (True, False, 1), (False, True, 0), (False, False, 0)]
+)
+def test_training_on_a_gpu_uses_deterministic_kernels_and_leaves_the_settings_as_they_were(
+    multiplies, strict, mode, monkeypatch, caplog
+):
     def settings():
-        return torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+        return torch.get_deterministic_debug_mode(), torch.utils.deterministic.fill_uninitialized_memory
 
+    monkeypatch.setattr("transenc.encoders.cuda_kernels.multiplies", lambda: multiplies)
     before = settings()
-    with reproducible("cuda"):
-        assert settings() == (True, False)
+    with reproducible("cuda", strict):
+        assert settings() == (mode, False)
         assert not torch.backends.cuda.cudnn_sdp_enabled()
-        assert "CUBLAS_WORKSPACE_CONFIG" in os.environ
-    assert settings() == before == (False, True)
-    with reproducible("cpu"):
+    assert settings() == before == (0, True)
+    assert ("set CUBLAS_WORKSPACE_CONFIG=:4096:8 before you start Python" in caplog.text) is not multiplies
+    with reproducible("cpu", strict):
         assert settings() == before
+
+
+def test_torch_finds_cublas_set_up_for_the_same_bits():
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] in (":4096:8", ":16:8")  # from importing transenc
 
 
 def test_weights_that_are_not_used_have_no_gradient(bert):

@@ -31,6 +31,7 @@ ORDER = [  # each may import those before it, never those after
         "encoders.inputs",
         "encoders.cpu_layers",
         "encoders.cuda_graphs",
+        "encoders.cuda_kernels",
         "encoders.losses",
         "encoders.late_interaction",
     ],

@@ -20,7 +20,13 @@ the result of a stage is kept and found again), `encoders`, `training` (one stud
 `selection`, `run_writer` (what a run writes), `report` (its page), `cli`.
 """
 
+import os
+import sys
 from typing import Any
+
+# Before the first product on a GPU: torch reads it there, and needs it to give the same bits again.
+if "torch" not in sys.modules or not sys.modules["torch"].cuda.is_initialized():
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 __all__ = ["distill"]
 

@@ -12,21 +12,20 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch.nn.attention import sdpa_kernel
 
 from transenc import distributed
 from transenc.checkpoint import INTERVAL_SECONDS, Checkpoint
 from transenc.data.module import PairDataModule
 from transenc.encoders import PairEncoder
-from transenc.encoders.base import ATTENTION
+from transenc.encoders.cuda_graphs import in_family
+from transenc.encoders.cuda_kernels import reproducible
 from transenc.errors import InputError, in_context
 from transenc.metrics import spearman
 
@@ -271,8 +270,9 @@ def train(
     callback = TrainingCallback(student.steps, checkpoint, selection, eval_steps, record, progress)
     # Dropout: the same whatever ran before in this process, and different in each rank.
     torch.manual_seed(seed + 1_000_003 * distributed.rank())
+    strict = in_family(student.backbone)
     student.train()  # Lightning leaves the mode as it is, and a model is loaded in eval mode
-    with warnings.catch_warnings(), reproducible(accelerator), student.used_rows(datamodule.pairs):
+    with warnings.catch_warnings(), reproducible(accelerator, strict), student.used_rows(datamodule.pairs):
         warnings.simplefilter("ignore")  # advice on data workers and logging intervals, which are chosen here
         callback.resume(student)
         datamodule.done = callback.steps_done
@@ -309,28 +309,11 @@ def train(
             # The trainer refers to itself: until it is collected it keeps the optimiser's state and the student.
             trainer = student.trainer = datamodule.trainer = student.graphed = None
             gc.collect()
+            if torch.cuda.is_initialized():
+                torch.cuda.empty_cache()  # the graphs' memory
         callback.restore_best(student)
     student.eval()
     return callback.result
-
-
-@contextmanager
-def reproducible(accelerator: str) -> Iterator[None]:
-    """On a GPU, only kernels that give the same bits each time."""
-    if accelerator == "cpu":  # whose kernels do
-        yield
-        return
-    settings = torch.utils.deterministic
-    before, filled = torch.get_deterministic_debug_mode(), settings.fill_uninitialized_memory
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or torch refuses to multiply
-    torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms would import a compiler
-    settings.fill_uninitialized_memory = False  # it would cost time, and nothing here reads what was not written
-    try:
-        with sdpa_kernel(ATTENTION):
-            yield
-    finally:
-        torch.set_deterministic_debug_mode(before)
-        settings.fill_uninitialized_memory = filled
 
 
 def _processes() -> dict[str, Any]:

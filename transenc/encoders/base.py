@@ -17,12 +17,13 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention import sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from transenc.data.tokens import TokenisedPairs, count_unknown, number_sentences, tokenise, warn_of_unknown
 from transenc.encoders.cpu_layers import speed_up
 from transenc.encoders.cuda_graphs import GraphedForward, in_family
+from transenc.encoders.cuda_kernels import ATTENTION
 from transenc.encoders.inputs import ModelInputs
 from transenc.encoders.loading import FP32_ONLY, OFFSET_POSITIONS, compute_in_fp32
 from transenc.encoders.lora import add_lora, save_adapter
@@ -33,9 +34,6 @@ from transenc.model_description import Description, describe
 from transenc.model_folder import Source, find
 
 Progress = Callable[[int], Any]
-
-# Without cuDNN's, which takes some 0.2 s to prepare for a new shape, forward and backward each. Shapes vary here.
-ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 @dataclass(frozen=True)
@@ -129,6 +127,11 @@ class PairEncoder(pl.LightningModule, ABC):
         self._cpu_layers = on
         speed_up(self.backbone, self._first_only, on)
 
+    @property
+    def recordable(self) -> bool:
+        """Whether CUDA graphs can hold its training steps."""
+        return in_family(self.backbone) and self.part_size is None
+
     # Training.
 
     def add_lora(self, rank: int) -> None:
@@ -181,7 +184,7 @@ class PairEncoder(pl.LightningModule, ABC):
         return torch.cat([checkpoint(run, part, use_reentrant=False) for part in parts])  # type: ignore[list-item]
 
     def on_train_start(self) -> None:
-        if self.cuda_graphs and self.part_size is None and self.device.type == "cuda" and in_family(self.backbone):
+        if self.cuda_graphs and self.recordable and self.device.type == "cuda":
             self.graphed = GraphedForward(self, self.trainer.gradient_clip_val or 0.0)
 
     def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
@@ -219,9 +222,7 @@ class PairEncoder(pl.LightningModule, ABC):
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
     ) -> None:
-        """Clip by norm. Lightning's own refuses a fused optimiser under any autocast, though only fp16 has scaled
-        gradients that clipping would get wrong.
-        """
+        """Clip by norm. Lightning's own refuses a fused optimiser under autocast, though only fp16 scales gradients."""
         if not gradient_clip_val or self.graphed is not None:  # which has clipped them
             return
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])

@@ -97,6 +97,10 @@ class BiEncoder(PairEncoder):
             backbone.pooler = None
         self._prompt_length = None if self.include_prompt else self._tokens_of_prompt(self.prompts[0])
 
+    @property
+    def recordable(self) -> bool:
+        return super().recordable and not self._prompt_length  # without which pooling looks at no number
+
     def _tokens_of_prompt(self, prompt: str) -> int:
         """Tokens that the pooling leaves out, the special ones before the prompt included, as sentence-transformers
         counts them.

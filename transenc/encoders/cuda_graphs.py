@@ -64,9 +64,9 @@ class GraphedForward:
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError as error:
-                family = self.encoder.backbone.config.model_type
+                family, cause = self.encoder.backbone.config.model_type, error.__context__ or error
                 raise InputError(
-                    f"trainer.cuda_graphs: a {family} cannot be recorded here ({reason(error)}); set it to false"
+                    f"trainer.cuda_graphs: a {family} cannot be recorded ({reason(cause)}); set it to false"
                 ) from error
             self.passes[shape] = passes
         return _Replay.apply(self.anchor, passes)  # type: ignore[no-any-return]
@@ -107,7 +107,8 @@ class _Passes:
         def backward() -> None:
             nonlocal result
             assert result is not None
-            found = torch.autograd.grad(result, list(leaves.values()), self.gradient, allow_unused=True)
+            with torch.autocast(device.type, enabled=False):  # as after `forward`: it recorded what it casts
+                found = torch.autograd.grad(result, list(leaves.values()), self.gradient, allow_unused=True)
             result = None  # what it held is free for other graphs
             for weight, gradient in zip(graphed.weights.values(), found, strict=True):
                 if gradient is None:
