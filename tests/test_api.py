@@ -1,6 +1,7 @@
 """The loop from Python: pairs in memory go in, and the results and the selected encoders come out."""
 
 import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from types import SimpleNamespace
@@ -16,6 +17,8 @@ from transenc.composition import compose
 from transenc.data.files import Format, read_pairs
 from transenc.errors import InputError
 from transenc.training import TrainingCallback
+
+FORM = Format("sentence1", "sentence2", "score", 0, 5)
 
 
 @pytest.fixture
@@ -117,23 +120,28 @@ def test_a_data_frame_is_read_by_its_rows(tmp_path):
     rows = [("one", "two"), ("four", "five"), ("seven", "eight")]
     for columns in (["a", "b"], ["x", "y"]):
         for frame in (Polars(rows, columns), pandas.DataFrame(rows, columns=columns)):
-            assert _rows("pairs", frame, ("a", "b")) == rows
+            assert _rows("pairs", frame, ("a", "b"), FORM) == rows
 
 
 @pytest.mark.parametrize("kind", [Polars, pandas.DataFrame])
 def test_columns_of_a_data_frame_are_found_by_their_names_and_others_are_not_guessed(kind):
     rows = [("id 1", "one", "two"), ("id 2", "three", "four")]
-    assert _rows("pairs", kind(rows, columns=["id", "a", "b"]), ("a", "b")) == [("one", "two"), ("three", "four")]
+    assert _rows("pairs", kind(rows, columns=["id", "a", "b"]), ("a", "b"), FORM) == [("one", "two"), ("three", "four")]
     with pytest.raises(InputError, match=r"with the columns 'id', 'x', 'b'; name some of them 'a' and 'b'"):
-        _rows("pairs", kind(rows, columns=["id", "x", "b"]), ("a", "b"))
+        _rows("pairs", kind(rows, columns=["id", "x", "b"]), ("a", "b"), FORM)
     with pytest.raises(InputError, match=r"with the columns 'a', 'a', 'b'"):
-        _rows("pairs", kind(rows, columns=["a", "a", "b"]), ("a", "b"))
+        _rows("pairs", kind(rows, columns=["a", "a", "b"]), ("a", "b"), FORM)
 
 
 @pytest.mark.parametrize(
     ("settings", "pairs", "says"),
     [
         (["data.path=my.csv"], None, "data.path: by default encoders are selected and tested on STS-B"),
+        (
+            ["distill=supervised_bi", "data.gold=[my.csv]"],
+            None,
+            "data.gold: by default encoders are selected and tested",
+        ),
         (["model=minilm", [("a", "b")]], None, r"\[\('a', 'b'\)\] is no setting; give texts"),
         (["-m", "seed=1,2"], None, "'-m' is no setting"),
         (["model=minilm"], [], "pairs: there are none"),
@@ -149,7 +157,7 @@ def test_a_wrong_argument_is_refused_before_anything_is_written(tmp_path, monkey
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("item", ["ab", ("one",), ("one", 2), {"a": "one", "b": "two"}])
+@pytest.mark.parametrize("item", ["ab", ("one",), ("one", 2), {"a": "one", "b": "two"}, ("7", "one", "two")])
 def test_what_is_no_pair_of_sentences_is_refused_with_its_number(settings, item):
     with pytest.raises(InputError, match=r"pairs: item 1 is .*; give two sentences"):
         transenc.distill(*settings, pairs=[("one", "two"), item])
@@ -209,7 +217,7 @@ def test_settings_of_the_command_line_that_python_does_not_take_are_refused(give
 )
 def test_what_holds_no_pairs_is_refused_with_the_remedy(pairs, says):
     with pytest.raises(InputError, match=says):
-        _rows("pairs", pairs, ("sentence1", "sentence2"))
+        _rows("pairs", pairs, ("sentence1", "sentence2"), FORM)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +225,7 @@ def test_what_holds_no_pairs_is_refused_with_the_remedy(pairs, says):
 )
 def test_a_cell_without_a_sentence_is_empty_as_in_a_file(frame):
     items = frame(pandas.DataFrame({"a": ["one", None], "b": [float("nan"), "two"]}))
-    assert _rows("pairs", items, ("a", "b")) == [("one", ""), ("", "two")]
+    assert _rows("pairs", items, ("a", "b"), FORM) == [("one", ""), ("", "two")]
 
 
 SCORED = pairs(60, seed=1)
@@ -249,7 +257,9 @@ def test_pairs_with_scores_in_memory_are_what_a_file_of_them_is(settings, files,
             [("a", "b")],
             "gold: item 0 is .*; give two sentences and a score, or mappings with 'sentence1', 'sentence2' and 's",
         ),
-        ([("a", "b", "0.5")], "gold: item 0 is .*; give two sentences and a score"),
+        ([("a", "b", "c")], "gold: item 0: the score 'c' is not a number"),
+        ([("a", "b", None)], "gold: item 0: the score None is not a number"),
+        ([("id", "a", "b", 1)], "gold: item 0 is .*; give two sentences and a score"),
         (
             pandas.DataFrame({"a": ["b"], "c": ["d"]}),
             "gold: a data frame with the columns 'a', 'c'; name some of them 'sent",
@@ -258,13 +268,75 @@ def test_pairs_with_scores_in_memory_are_what_a_file_of_them_is(settings, files,
             pandas.DataFrame(SCORED, columns=["sentence1", "sentence2", "id"]),
             "gold: a data frame with the columns 'sentence1', 'sentence2', 'id'; .* and 'score', or give 3",
         ),
-        ([("a", "b", 7)], r"gold.csv:2: .*7"),
-        ([("a", "b", float("nan"))], r"gold.csv:2: .*nan"),
+        ([("a", "b", 7)], r"gold: item 0: the score 7 is not in \[0, 5\]"),
+        ([("a", "b", float("nan"))], "gold: item 0: the score nan is not a number"),
+        (
+            [(*pair[:2], pair[2] > 2) for pair in SCORED],
+            r"data.gold=.*gold.csv: no score is above 1, of 5; set data.score",
+        ),
+        ("", "gold: is empty; give a file"),
     ],
 )
 def test_what_has_no_score_is_refused(settings, gold, says):
     with pytest.raises(InputError, match=says):
         transenc.distill(*settings, "distill=supervised_bi", gold=gold)
+
+
+def test_scored_pairs_that_lack_a_sentence_are_dropped(settings, tmp_path, caplog):
+    lacking, learnt = [("a man", None, 5), (" ", "a dog", 5), (float("nan"), "", 0)], pairs(60, seed=9)
+    settings = [*settings[:-1], "distill.direction=bi_to_cross"]
+    first, second = (
+        transenc.distill(*settings, pairs=learnt, test=test, folder=tmp_path / str(len(test))).results
+        for test in (SCORED, SCORED + lacking)
+    )
+    assert first.equals(second)
+    assert set(second[second.task == "test"].n) == {60}
+    assert "read test" in caplog.text
+    assert "dropped 3 with an empty side" in caplog.text
+    with pytest.raises(InputError, match=r"test.csv: each pair lacks a sentence; give pairs of two"):
+        transenc.distill(*settings, pairs=learnt, test=lacking)
+
+
+def test_scored_sets_from_memory_leave_the_choice_of_pairs_to_learn_from(monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr("transenc.api.run_loop", lambda cfg, folder: seen.append(cfg))
+    monkeypatch.setattr(transenc.api.DistilledRun, "read", lambda folder: None)
+    for given in ({"test": SCORED}, {"test": SCORED, "pairs": SCORED}, {"gold": SCORED}):
+        transenc.distill(f"paths.artifacts={tmp_path}", folder="~/x", **given)
+    assert [cfg.data.pool for cfg in seen] == [["stsb-train"], [], []]
+    assert [cfg.data.dev for cfg in seen] == ["stsb-dev", None, None]
+    assert [len(cfg.data.test) for cfg in seen] == [1, 1, 0]
+
+
+def test_a_home_folder_is_written_as_in_a_shell_and_an_empty_folder_is_not_left(settings, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    places = []
+    monkeypatch.setattr("transenc.api.run_loop", lambda cfg, folder: places.append(folder) or 1 / 0)
+    for folder in ("~/run", None):
+        with pytest.raises(ZeroDivisionError):
+            transenc.distill(*settings, pairs=SCORED, folder=folder)
+    assert places[0] == tmp_path / "run"
+    assert places[1].parent.parent == tmp_path / "outputs"
+    assert not places[1].exists()
+
+
+def test_an_interruption_that_falls_into_a_destructor_is_not_lost(settings, monkeypatch):
+    class Falls:
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)
+
+    def run(cfg, folder):
+        Falls()
+        time.sleep(5)
+
+    monkeypatch.setattr("transenc.api.run_loop", run)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            transenc.distill(*settings, pairs=SCORED)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_scores_are_given_once(settings):

@@ -2,7 +2,10 @@
 
 import csv
 import os
+import signal
+import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from numbers import Real
 from pathlib import Path
@@ -10,8 +13,9 @@ from typing import Any
 
 from transenc.artifacts import digest, lock, replacing
 from transenc.composition import check_own_data, compose, expand_home, quoted, readable
-from transenc.config.schema import Train
-from transenc.errors import InputError
+from transenc.config.schema import Scores, Train
+from transenc.data.files import Format
+from transenc.errors import InputError, kept_in_destructors
 from transenc.loop import distill as run_loop
 from transenc.report.run import Run, read_table
 from transenc.report.tables import score_table
@@ -72,7 +76,8 @@ def distill(
             sentence1 and sentence2, or an iterable of (sentence1, sentence2) or of mappings with these names. A pair
             that lacks a sentence (NaN, None) is dropped, as in a file. None: what the overrides say, by default STS-B.
         gold, dev, test: pairs with scores, in the same ways, with a third column, `score`, from 0 to 5 unless
-            "data.score_max=1", say: to learn from with "distill=supervised_bi", to select by, and to test on.
+            "data.score_max=1" or "data.scores=binary" say: to learn from with "distill=supervised_bi", to select by,
+            and to test on. With `pairs` or `gold`, STS-B is used for nothing.
         folder: the run folder; by default outputs/DATE/TIME.
 
     Returns:
@@ -93,23 +98,33 @@ def distill(
         raise InputError(f"{wrong[0]}: is for the command line; give folder=... for the run folder")
     settings = [readable(expand_home(one)) for one in overrides]
     given = {"pairs": pairs, "gold": gold, "dev": dev, "test": test}
-    if given := {what: items for what, items in given.items() if items is not None}:
-        for what in given:
-            if twice := [one for one in settings if one.startswith(KEYS[what])]:
-                raise InputError(f"{twice[0]}: {what}=... is given too; leave one of them out")
-        cfg = compose("train", ["data=pairs", "data.path=-", *settings])
-        files = {what: quoted(str(_file(what, items, cfg))) for what, items in given.items()}
-        named = [f"{KEYS[what][0]}{file if what in ('pairs', 'dev') else f'[{file}]'}" for what, file in files.items()]
-        settings = ["data=pairs", *settings, *named]
-    else:
-        check_own_data(settings)
+    given = {what: items for what, items in given.items() if items is not None}
+    for what in given:
+        if twice := [one for one in settings if one.startswith(KEYS[what])]:
+            raise InputError(f"{twice[0]}: {what}=... is given too; leave one of them out")
+    if {"pairs", "gold"} & given.keys():
+        settings = ["data=pairs", *settings]
+    check_own_data(settings)
+    cfg = compose("train", [*settings, "data.path=-"])
+    for what, items in given.items():
+        file = quoted(str(_file(what, items, cfg)))
+        settings.append(KEYS[what][0] + (file if what in ("pairs", "dev") else f"[{file}]"))
     cfg = compose("train", settings)  # before there is a folder
-    place = _new_folder() if folder is None else Path(folder).absolute()
+    place = _new_folder() if folder is None else Path(folder).expanduser().absolute()
     try:
-        run_loop(cfg, place)
+        with kept_in_destructors(KeyboardInterrupt, _interrupt_again):
+            run_loop(cfg, place)
+    except BaseException:
+        with suppress(OSError):  # unless it holds something
+            place.rmdir()
+        raise
     finally:
         release()
     return DistilledRun.read(place)
+
+
+def _interrupt_again(_: BaseException) -> None:
+    threading.Timer(0.05, signal.raise_signal, (signal.SIGINT,)).start()  # when the destructor is done
 
 
 def _new_folder() -> Path:
@@ -128,10 +143,13 @@ def _new_folder() -> Path:
 def _file(what: str, items: Any, cfg: Train) -> Path:
     """Pairs as a file; those that are in memory go into the store, which is safe to delete."""
     if isinstance(items, str | Path):
+        if not str(items):
+            raise InputError(f"{what}: is empty; give a file, a data frame, or the pairs one after another")
         return Path(os.path.expanduser(items))
-    columns = cfg.data.columns
+    columns, data = cfg.data.columns, cfg.data
     names = [columns.sentence1, columns.sentence2, *([] if what == "pairs" else [columns.score])]
-    rows = [tuple(cell.encode("utf-8", "replace").decode() for cell in row) for row in _rows(what, items, names)]
+    form = Format(*names[:2], columns.score, *data.scale, data.scores is Scores.binary)
+    rows = [tuple(cell.encode("utf-8", "replace").decode() for cell in row) for row in _rows(what, items, names, form)]
     if all(isinstance(name, int) for name in names):  # the places in a file without a header
         places = [dict(zip(names, row, strict=True)) for row in rows]
         rows = [tuple(row.get(place, "") for place in range(max(names) + 1)) for row in places]
@@ -150,13 +168,14 @@ def _file(what: str, items: Any, cfg: Train) -> Path:
     return path
 
 
-def _rows(what: str, items: Any, names: Sequence[Any]) -> list[tuple[str, ...]]:
+def _rows(what: str, items: Any, names: Sequence[Any], form: Format) -> list[tuple[str, ...]]:
     """The cells of each item, as a file would have them.
 
     Args:
         what: the argument's name.
         items: its value.
         names: of the two sentences and, of pairs with scores, the score.
+        form: what scores have to be.
 
     Raises:
         InputError: something is no such item.
@@ -175,25 +194,27 @@ def _rows(what: str, items: Any, names: Sequence[Any]) -> list[tuple[str, ...]]:
         raise InputError(f"{what}: is a mapping; give a data frame, or the pairs one after another")
     if not _is_iterable(items):
         raise InputError(f"{what}: {items!r:.80} holds no pairs; give a data frame, or the pairs one after another")
-    rows = [_cells(f"{what}: item {number}", item, names) for number, item in enumerate(items)]
+    rows = [_cells(f"{what}: item {number}", item, names, form) for number, item in enumerate(items)]
     if not rows:
         raise InputError(f"{what}: there are none")
     return rows
 
 
-def _cells(where: str, item: Any, names: Sequence[Any]) -> tuple[str, ...]:
+def _cells(where: str, item: Any, names: Sequence[Any], form: Format) -> tuple[str, ...]:
     if isinstance(item, Mapping):
         found = [item[name] for name in names if name in item]
     else:
-        found = [] if isinstance(item, str) or not _is_iterable(item) else list(item)[: len(names)]
-    sentences, score = ["" if _is_missing(one) else one for one in found[:2]], found[2:]
-    readable = all(isinstance(one, str) for one in sentences) and all(isinstance(one, Real) for one in score)
-    if len(found) < len(names) or not readable:
-        kind = "two sentences" if len(names) == 2 else "two sentences and a score"
+        found = [] if isinstance(item, str) or not _is_iterable(item) else list(item)
+    sentences, scores = ["" if _is_missing(one) else one for one in found[:2]], found[2:]
+    scored = len(names) == 3
+    # Two sentences may have a score that is not read; what else stands there is no third part of a pair.
+    parts = len(names) <= len(found) <= 3 and (scored or all(isinstance(score, Real) for score in scores))
+    if not parts or not all(isinstance(one, str) for one in sentences):
+        kind = "two sentences and a score" if scored else "two sentences"
         raise InputError(f"{where} is {item!r:.80}; give {kind}, or mappings with {_listed(names)}")
     if "\0" in "".join(sentences):
         raise InputError(f"{where} holds a NUL character; remove it")
-    return *sentences, *(repr(float(one)) for one in score)
+    return *sentences, *(repr(form.gold(score, where)) for score in scores if scored)
 
 
 def _is_missing(value: Any) -> bool:

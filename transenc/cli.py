@@ -36,7 +36,7 @@ from transenc.composition import (
     readable,
     settings_help,
 )
-from transenc.errors import InputError, in_context
+from transenc.errors import InputError, in_context, kept_in_destructors
 from transenc.terminal import show
 
 log = logging.getLogger("transenc")
@@ -190,19 +190,15 @@ def interruptible() -> Iterator[None]:
         signal.signal(number, signal.SIG_DFL)  # a second one ends the process
         raise Interrupted(number)
 
-    def send_again(dropped: Any) -> None:
-        """Python drops what is raised in a destructor, and only tells this hook."""
-        if not isinstance(dropped.exc_value, Interrupted):
-            sys.__unraisablehook__(dropped)
-            return
-        number = dropped.exc_value.args[0]
+    def send_again(dropped: BaseException) -> None:
+        (number,) = dropped.args
         signal.signal(number, interrupt)
         threading.Timer(0.05, os.kill, (os.getpid(), number)).start()  # when the destructor is done
 
     before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    sys.unraisablehook = send_again
     try:
-        yield
+        with kept_in_destructors(Interrupted, send_again):
+            yield
     except BaseException as error:
         interrupted = in_context(error, Interrupted)
         if interrupted is None:
@@ -211,7 +207,6 @@ def interruptible() -> Iterator[None]:
         print_error(f"stopped by {number.name}; the same command goes on from the last stage or checkpoint")
         sys.exit(128 + number)
     finally:
-        sys.unraisablehook = sys.__unraisablehook__
         for number, handler in before.items():
             signal.signal(number, handler)
 

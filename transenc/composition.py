@@ -94,6 +94,7 @@ def check_own_data(arguments: Sequence[str]) -> None:
     """
     given = {argument.partition("=")[0] for argument in arguments}
     own, chosen = {"data.path", "data.sentences"} & given, {"data", "experiment"} & given
+    own |= {"data.gold" for argument in arguments if re.match(r"data\.gold=.*[./]", argument)}  # a file
     if own and not chosen and not any(argument.startswith(("-c", "--config")) for argument in arguments):
         raise InputError(
             f"{min(own)}: by default encoders are selected and tested on STS-B; give data=pairs or data=sentences for"

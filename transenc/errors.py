@@ -1,7 +1,10 @@
 """The exception for mistakes in the input, suggestions for misspelt names, and what libraries raise."""
 
 import difflib
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 
 class InputError(ValueError):
@@ -44,3 +47,20 @@ def in_context(error: BaseException | None, kind: type[BaseException]) -> BaseEx
     while error is not None and not isinstance(error, kind):
         error = error.__context__
     return error
+
+
+@contextmanager
+def kept_in_destructors(kind: type[BaseException], again: Callable[[BaseException], Any]) -> Iterator[None]:
+    """Python drops what is raised in a destructor, and only tells a hook, which gives `again` what is of a kind."""
+
+    def hook(dropped: Any) -> None:
+        if isinstance(dropped.exc_value, kind):
+            again(dropped.exc_value)
+        else:
+            before(dropped)
+
+    before, sys.unraisablehook = sys.unraisablehook, hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before

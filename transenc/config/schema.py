@@ -232,6 +232,11 @@ class Data:
     score_min: float  # lowest gold score of your files
     score_max: float  # highest gold score of your files
 
+    @property
+    def scale(self) -> tuple[float, float]:
+        """The lowest and the highest gold score of your files."""
+        return (0.0, 1.0) if self.scores is Scores.binary else (self.score_min, self.score_max)
+
 
 @dataclass
 class TrainingConfig:

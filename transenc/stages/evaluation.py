@@ -153,8 +153,12 @@ class Evaluation:
             "cpu_layers": trainer.cpu_layers,
         }
 
-    def read(self, name: str, scored: bool) -> Artifact:
-        """The pairs of a set or file, with gold scores if `scored`."""
+    def read(self, name: str, scored: bool, teaches: bool = False) -> Artifact:
+        """The pairs of a set or file, with gold scores if `scored`.
+
+        Raises:
+            InputError: there is no such set, or it `teaches` and its scores are of another scale.
+        """
         kind, form = name, None
         if name in published.PUBLISHED:
             files = published.find(name, self.dataset)
@@ -183,9 +187,15 @@ class Evaluation:
         pairs = self.store(read, config, progress=self.progress, title=f"read {task_name(name)}")
         if scored and form is not None and self.data.scores is Scores.graded:
             gold, low, high = np.load(pairs / "gold.npy"), form["score_min"], form["score_max"]
+            too_low = low < gold.max() <= low + MAX_LOW * (high - low)
+            if teaches and too_low:
+                raise InputError(
+                    f"data.gold={name}: no score is above {gold.max():g}, of {high:g}; set data.score_max to your"
+                    " scale's, or data.scores=binary"
+                )
             if set(np.unique(gold)) == {0, 1}:
                 log.warning("%s: all scores are 0 or 1; for AUC set data.scores=binary", name)
-            elif low < gold.max() <= low + MAX_LOW * (high - low):
+            elif too_low:
                 log.warning(
                     "%s: no score is above %g; set data.score_max, now %g, to your scale's", name, gold.max(), high
                 )
@@ -195,8 +205,7 @@ class Evaluation:
         """Where sentences and gold scores stand in a person's file, see `transenc.data.files.Format`."""
         if scored and self.data.columns.score is None:
             raise InputError(f"{name}: has to be scored, and data.columns.score=null names no column of scores")
-        binary = self.data.scores is Scores.binary
-        low, high = (0.0, 1.0) if binary else (self.data.score_min, self.data.score_max)
+        binary, (low, high) = self.data.scores is Scores.binary, self.data.scale
         columns = asdict(self.data.columns) | ({} if scored else {"score": None})
         return {**columns, "score_min": low, "score_max": high, "binary": binary}
 

@@ -47,9 +47,11 @@ def _write(out: Path, sentences: Iterable[str], pairs: np.ndarray) -> Facts:
     return {"pairs": len(pairs), "sentences": write(out / "sentences.txt", sentences)}
 
 
-@stage(version=3, ignore=("name", "files"))
+@stage(version=4, ignore=("name", "files"))
 def read(out: Path, config: Config, progress: Progress) -> Facts:
-    """The pairs of one set or file, as they stand; scored ones bring gold scores, others have no place for any."""
+    """The pairs of one set or file, as they stand; scored ones bring gold scores, others have no place for any. Of a
+    file's scored pairs, those that lack a sentence are dropped.
+    """
     name, paths, scored = config["name"], [Path(path) for path in config["files"]], config["scored"]
     pairs: Iterable[Pair]
     if name in published.PUBLISHED:
@@ -64,10 +66,15 @@ def read(out: Path, config: Config, progress: Progress) -> Facts:
         scale, binary = (form.score_min, form.score_max), form.binary
     if config["strip"]:
         pairs = (Pair(pair.sentence1.strip(), pair.sentence2.strip(), pair.score) for pair in pairs)
-    found, scores, aside = bytearray(), array("d"), out / "all.txt"
+    found, scores, aside, lacking = bytearray(), array("d"), out / "all.txt", 0
+    own = scored and name not in (*published.PUBLISHED, *hub.HUB)
 
     def sides() -> Iterator[str]:
+        nonlocal lacking
         for pair in pairs:
+            if own and not (pair.sentence1.strip() and pair.sentence2.strip()):
+                lacking += 1
+                continue
             for sentence in pair[:2]:
                 found.extend(digest(sentence))
                 yield sentence
@@ -78,11 +85,14 @@ def read(out: Path, config: Config, progress: Progress) -> Facts:
     first, numbers = distinct(np.frombuffer(found, DIGEST))
     facts: Facts = _write(out, map(Sentences(aside).__getitem__, first), numbers.reshape(-1, 2))
     aside.unlink()
+    if own and not scores:
+        raise InputError(f"{name}: each pair lacks a sentence; give pairs of two sentences")
     if scored:
         np.save(out / "gold.npy", np.array(scores))
         subsets = published.subsets(name, paths) if name in published.PUBLISHED else []
         facts |= {"scale": scale, "binary": binary, "subsets": subsets}
-    return {**facts, "summary": f"{facts['pairs']:,} pairs, {facts['sentences']:,} sentences"}
+    summary = f"{facts['pairs']:,} pairs, {facts['sentences']:,} sentences"
+    return {**facts, "summary": summary + dropped_text({"with an empty side": lacking})}
 
 
 @stage(version=2, ignore=("file",))

@@ -82,7 +82,8 @@ class Stages(Evaluation):
         self.corpus: Artifact | None = None  # single sentences, to make pairs of
         if cfg.data.sentences is not None and not cfg.distill.direction.supervised:
             self.corpus = self._read_corpus(cfg.data.sentences)
-        self.sources = [self.read(name, cfg.distill.direction.supervised) for name in cfg.pair_sources]
+        supervised = cfg.distill.direction.supervised
+        self.sources = [self.read(name, supervised, supervised) for name in cfg.pair_sources]
         self.extra = [self.read(name, False) for name in cfg.extra_sources]
         dev = [] if cfg.data.dev is None else [cfg.data.dev]
         tasks = self.tasks([*dev, *cfg.data.test])
