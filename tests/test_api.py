@@ -240,14 +240,17 @@ SCORED = pairs(60, seed=1)
     ],
     ids=["tuples", "frame", "mappings"],
 )
-def test_pairs_with_scores_in_memory_are_what_a_file_of_them_is(settings, files, tmp_path, gold):
+def test_pairs_with_scores_in_memory_are_what_a_file_of_them_is(settings, files, tmp_path, gold, monkeypatch):
     file, test = tmp_path / "gold.csv", files / "test.tsv"
     pandas.DataFrame(SCORED, columns=["sentence1", "sentence2", "score"]).to_csv(file, index=False)
     settings = [*settings[:-2], "distill=supervised_bi", "distill.bi.epochs=1", "distill.failure=ignore"]
+    monkeypatch.chdir(tmp_path)
+    settings += ["paths.artifacts=artifacts"]
     memory = transenc.distill(*settings, gold=gold, test=pandas.read_table(test), folder=tmp_path / "memory")
     from_file = transenc.distill(*settings, gold=file, test=test, folder=tmp_path / "files")
     assert list(memory.results.task) == ["test", "test"]
     assert memory.results.equals(from_file.results)
+    assert "- Learnt from: `gold.csv`." in (memory.models["bi"] / "README.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,7 @@ def _file(what: str, items: Any, cfg: Train) -> Path:
         rows = [tuple(row.get(place, "") for place in range(max(names) + 1)) for row in places]
     else:
         rows.insert(0, tuple(map(str, names)))
-    store = Path(cfg.paths.artifacts)
+    store = Path(cfg.paths.artifacts).absolute()  # a model card leaves such folders out
     check_store(store)
     path = store / "given" / digest(rows)[:16] / f"{what}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
