@@ -324,6 +324,20 @@ def test_a_home_folder_is_written_as_in_a_shell_and_an_empty_folder_is_not_left(
     assert not places[1].exists()
 
 
+def test_a_notebook_can_be_stopped_again_wherever_it_was_stopped_before(settings, monkeypatch):
+    def stop(self):
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("pytorch_lightning.trainer.connectors.signal_connector._SignalConnector.teardown", stop)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            transenc.distill(*settings, pairs=SCORED)
+        assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_an_interruption_that_falls_into_a_destructor_is_not_lost(settings, monkeypatch):
     class Falls:
         def __del__(self):

@@ -289,6 +289,7 @@ def train(
             enable_progress_bar=False,
             enable_model_summary=False,
         )
+        sigint = signal.getsignal(signal.SIGINT)
         # At each step it asks all ranks whether one got SIGTERM, and waits for the device. Here SIGTERM ends a process.
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
         try:
@@ -306,6 +307,8 @@ def train(
                 raise stopped from None
             raise
         finally:
+            if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and sigint not in (None, signal.SIG_IGN):
+                signal.signal(signal.SIGINT, sigint)  # Lightning ignores a second one, at times for good
             # The trainer refers to itself: until it is collected it keeps the optimiser's state and the student.
             trainer = student.trainer = datamodule.trainer = student.graphed = None
             gc.collect()
