@@ -316,10 +316,12 @@ def test_a_home_folder_is_written_as_in_a_shell_and_an_empty_folder_is_not_left(
     monkeypatch.chdir(tmp_path)
     places = []
     monkeypatch.setattr("transenc.api.run_loop", lambda cfg, folder: places.append(folder) or 1 / 0)
+    (tmp_path / "run").mkdir()
     for folder in ("~/run", None):
         with pytest.raises(ZeroDivisionError):
             transenc.distill(*settings, pairs=SCORED, folder=folder)
     assert places[0] == tmp_path / "run"
+    assert places[0].exists()  # it was there before
     assert places[1].parent.parent == tmp_path / "outputs"
     assert not places[1].exists()
 
@@ -345,13 +347,15 @@ def test_an_interruption_that_falls_into_a_destructor_is_not_lost(settings, monk
 
     def run(cfg, folder):
         Falls()
-        time.sleep(5)
+        time.sleep(60)
 
     monkeypatch.setattr("transenc.api.run_loop", run)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
+        began = time.monotonic()
         with pytest.raises(KeyboardInterrupt):
             transenc.distill(*settings, pairs=SCORED)
+        assert time.monotonic() - began < 30  # it wakes what waits
     finally:
         signal.signal(signal.SIGINT, before)
 

@@ -3,7 +3,6 @@
 import csv
 import os
 import signal
-import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
@@ -15,7 +14,7 @@ from transenc.artifacts import digest, lock, replacing
 from transenc.composition import check_own_data, compose, expand_home, quoted, readable
 from transenc.config.schema import Scores, Train
 from transenc.data.files import Format
-from transenc.errors import InputError, kept_in_destructors
+from transenc.errors import InputError, sent_again
 from transenc.loop import distill as run_loop
 from transenc.report.run import Run, read_table
 from transenc.report.tables import score_table
@@ -77,7 +76,7 @@ def distill(
             that lacks a sentence (NaN, None) is dropped, as in a file. None: what the overrides say, by default STS-B.
         gold, dev, test: pairs with scores, in the same ways, with a third column, `score`, from 0 to 5 unless
             "data.score_max=1" or "data.scores=binary" say: to learn from with "distill=supervised_bi", to select by,
-            and to test on. With `pairs` or `gold`, STS-B is used for nothing.
+            and to test on. With `pairs` or `gold`, the choice of data is "data=pairs" instead of STS-B.
         folder: the run folder; by default outputs/DATE/TIME.
 
     Returns:
@@ -112,19 +111,16 @@ def distill(
     cfg = compose("train", settings)  # before there is a folder
     place = _new_folder() if folder is None else Path(folder).expanduser().absolute()
     try:
-        with kept_in_destructors(KeyboardInterrupt, _interrupt_again):
+        with sent_again(KeyboardInterrupt, lambda _: signal.SIGINT):
             run_loop(cfg, place)
     except BaseException:
-        with suppress(OSError):  # unless it holds something
-            place.rmdir()
+        if folder is None:
+            with suppress(OSError):  # it holds something
+                place.rmdir()
         raise
     finally:
         release()
     return DistilledRun.read(place)
-
-
-def _interrupt_again(_: BaseException) -> None:
-    threading.Timer(0.05, signal.raise_signal, (signal.SIGINT,)).start()  # when the destructor is done
 
 
 def _new_folder() -> Path:
@@ -207,7 +203,7 @@ def _cells(where: str, item: Any, names: Sequence[Any], form: Format) -> tuple[s
         found = [] if isinstance(item, str) or not _is_iterable(item) else list(item)
     sentences, scores = ["" if _is_missing(one) else one for one in found[:2]], found[2:]
     scored = len(names) == 3
-    # Two sentences may have a score that is not read; what else stands there is no third part of a pair.
+    # Of an unlabelled pair a score is allowed, and not read. Anything else beside two sentences is not, as an id is.
     parts = len(names) <= len(found) <= 3 and (scored or all(isinstance(score, Real) for score in scores))
     if not parts or not all(isinstance(one, str) for one in sentences):
         kind = "two sentences and a score" if scored else "two sentences"

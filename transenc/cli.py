@@ -36,7 +36,7 @@ from transenc.composition import (
     readable,
     settings_help,
 )
-from transenc.errors import InputError, in_context, kept_in_destructors
+from transenc.errors import InputError, in_context, sent_again
 from transenc.terminal import show
 
 log = logging.getLogger("transenc")
@@ -190,14 +190,14 @@ def interruptible() -> Iterator[None]:
         signal.signal(number, signal.SIG_DFL)  # a second one ends the process
         raise Interrupted(number)
 
-    def send_again(dropped: BaseException) -> None:
+    def again(dropped: Interrupted) -> int:
         (number,) = dropped.args
         signal.signal(number, interrupt)
-        threading.Timer(0.05, os.kill, (os.getpid(), number)).start()  # when the destructor is done
+        return number
 
     before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with kept_in_destructors(Interrupted, send_again):
+        with sent_again(Interrupted, again):
             yield
     except BaseException as error:
         interrupted = in_context(error, Interrupted)

@@ -1,7 +1,9 @@
 """The exception for mistakes in the input, suggestions for misspelt names, and what libraries raise."""
 
 import difflib
+import os
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -50,14 +52,20 @@ def in_context(error: BaseException | None, kind: type[BaseException]) -> BaseEx
 
 
 @contextmanager
-def kept_in_destructors(kind: type[BaseException], again: Callable[[BaseException], Any]) -> Iterator[None]:
-    """Python drops what is raised in a destructor, and only tells a hook, which gives `again` what is of a kind."""
+def sent_again(kind: type[BaseException], number: Callable[[Any], int]) -> Iterator[None]:
+    """Send a signal again whose exception was raised in a destructor: Python drops it there, and only tells a hook.
+
+    Args:
+        kind: of the exception.
+        number: the signal's, of such an exception.
+    """
 
     def hook(dropped: Any) -> None:
-        if isinstance(dropped.exc_value, kind):
-            again(dropped.exc_value)
-        else:
+        if not isinstance(dropped.exc_value, kind):
             before(dropped)
+            return
+        signal_number = number(dropped.exc_value)
+        threading.Timer(0.05, os.kill, (os.getpid(), signal_number)).start()  # when the destructor is done
 
     before, sys.unraisablehook = sys.unraisablehook, hook
     try:

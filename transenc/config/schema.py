@@ -128,7 +128,7 @@ class Loss(Enum):
 
 
 class Accelerator(Enum):
-    """Where."""
+    """The device."""
 
     auto = "a GPU if torch sees one, else the CPU"
     cpu = "the CPU"

@@ -99,7 +99,7 @@ class BiEncoder(PairEncoder):
 
     @property
     def recordable(self) -> bool:
-        return super().recordable and not self._prompt_length  # without which pooling looks at no number
+        return super().recordable and not self._prompt_length  # to leave it out, pooling waits for the GPU
 
     def _tokens_of_prompt(self, prompt: str) -> int:
         """Tokens that the pooling leaves out, the special ones before the prompt included, as sentence-transformers

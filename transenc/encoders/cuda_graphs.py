@@ -107,7 +107,7 @@ class _Passes:
         def backward() -> None:
             nonlocal result
             assert result is not None
-            with torch.autocast(device.type, enabled=False):  # as after `forward`: it recorded what it casts
+            with torch.autocast(device.type, enabled=False):  # as Lightning calls `backward`
                 found = torch.autograd.grad(result, list(leaves.values()), self.gradient, allow_unused=True)
             result = None  # what it held is free for other graphs
             for weight, gradient in zip(graphed.weights.values(), found, strict=True):

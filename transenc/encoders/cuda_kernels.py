@@ -19,24 +19,24 @@ def reproducible(accelerator: str, strict: bool) -> Iterator[None]:
 
     Args:
         accelerator: what is trained on. A CPU's kernels are left alone.
-        strict: whether an operation for which torch has none is an error, and all of attention has to be such.
+        strict: whether attention has to use them too, and an operation that has none is an error.
     """
     if accelerator == "cpu":
         yield
         return
     settings = torch.utils.deterministic
     before, filled = torch.get_deterministic_debug_mode(), settings.fill_uninitialized_memory
-    torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms would import a compiler
-    if not multiplies():
-        torch.set_deterministic_debug_mode("default")
-        log.warning(
-            "torch multiplied matrices on the GPU before transenc was imported, so that a resumed run may end in other"
-            " bytes; set CUBLAS_WORKSPACE_CONFIG=:4096:8 before you start Python"
-        )
-    elif not strict:
-        torch.set_deterministic_debug_mode("warn")
-    settings.fill_uninitialized_memory = False  # it would cost time, and nothing here reads what was not written
     try:
+        torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms would import a compiler
+        if not multiplies():
+            torch.set_deterministic_debug_mode("default")
+            log.warning(
+                "torch multiplied matrices on the GPU before transenc was imported, so that a resumed run may end in"
+                " other bytes; set CUBLAS_WORKSPACE_CONFIG=:4096:8 before you start Python"
+            )
+        elif not strict:
+            torch.set_deterministic_debug_mode("warn")
+        settings.fill_uninitialized_memory = False  # it would cost time, and nothing here reads what was not written
         with sdpa_kernel(ATTENTION):
             yield
     finally:
