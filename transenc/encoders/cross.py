@@ -143,6 +143,20 @@ class CrossEncoder(PairEncoder):
         """[B] logits of B pairs."""
         return self.in_parts(lambda part: self.backbone(**part).logits[:, 0].float(), inputs)
 
+    @torch.no_grad()
+    def begin_at(self, score: float) -> None:
+        """Have a new head score any pair near this, by its bias (Lin et al. 2017, arXiv 1708.02002, section 3.3).
+
+        With a bias of 0, training first turns all weights to raise, or lower, the score of every pair. After that some
+        seeds hardly learn to tell pairs apart (docs/ablations.md).
+
+        Args:
+            score: the mean label; what is outside [0.01, 0.99] counts as the nearer end.
+        """
+        heads = [module for module in self.backbone.modules() if isinstance(module, Logit)]
+        if heads[-1].bias is not None:  # decoders' heads have none
+            heads[-1].bias.fill_(torch.logit(torch.tensor(score), eps=0.01))
+
     def to_score(self, raw: Tensor) -> Tensor:
         """The logit's sigmoid, in (0, 1)."""
         return torch.sigmoid(raw)

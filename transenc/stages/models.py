@@ -169,7 +169,7 @@ def read_as(facts: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-@stage(version=5, ignore=("source", "key", "state"))
+@stage(version=6, ignore=("source", "key", "state"))
 def load(out: Path, config: Config, progress: Progress) -> Facts:
     """The model that a person named, as the kind of encoder it will be, in our own folder layout."""
     source, settings = config["source"], config["settings"]
@@ -183,6 +183,8 @@ def load(out: Path, config: Config, progress: Progress) -> Facts:
     summary = f"{source.name.partition('#')[0]}: {read_as(facts['encoder'])}"
     if config["kind"] == "bi":
         facts["can_be_centred"] = encoder.embedding_bias() is not None
+    else:
+        facts["new_head"] = not describe(source).cross
     return {**facts, "summary": summary}
 
 

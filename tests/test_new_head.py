@@ -1,0 +1,63 @@
+"""A cross-encoder's new head begins at the mean of its labels."""
+
+import numpy as np
+import pandas
+import pytest
+from conftest import PAIRS
+from families import ENCODERS, build
+
+from transenc.data.tokens import number_sentences
+from transenc.encoders import CrossEncoder
+
+UNTRAINED = [
+    "distill=bi_to_cross",
+    "distill.cross.learning_rate=1e-12",
+    "distill.failure=ignore",
+    "distill.select=last",
+]
+
+
+def logits(encoder):
+    return encoder.score(encoder.tokenise(*number_sentences(PAIRS)))
+
+
+@pytest.mark.parametrize("family", ENCODERS)
+def test_a_new_head_adds_the_logit_of_the_mean_label_to_every_pairs(models, family):
+    encoder = CrossEncoder.load(models[family], new_head=0)
+    before = logits(encoder)
+    encoder.begin_at(0.8)
+    np.testing.assert_allclose(logits(encoder) - before, np.log(0.8 / 0.2), atol=1e-4)
+
+
+@pytest.mark.parametrize("mean", [0.0, 1.0])
+def test_labels_that_are_all_0_or_all_1_leave_the_head_finite(bert, mean):
+    encoder = CrossEncoder.load(bert, new_head=0)
+    encoder.begin_at(mean)
+    assert abs(encoder.backbone.classifier.bias.item()) == pytest.approx(np.log(99), rel=1e-4)
+
+
+def test_a_head_without_a_bias_stays_as_it_is(tmp_path):
+    encoder = CrossEncoder.load(build("qwen3", tmp_path / "model"), new_head=0)
+    before = logits(encoder)
+    encoder.begin_at(0.8)
+    assert np.array_equal(logits(encoder), before)
+
+
+def bias_after(setting, *overrides):
+    folder = setting.run(*UNTRAINED, *overrides)
+    labels = pandas.read_csv(folder / "labels" / "1-bi.csv").label
+    return CrossEncoder.load(folder / "models" / "cross-encoder").backbone.classifier.bias.item(), labels.mean()
+
+
+@pytest.mark.parametrize("adapter", [[], ["distill.cross.lora_rank=2"]])
+def test_training_begins_at_the_mean_of_the_labels(setting, adapter):
+    bias, mean = bias_after(setting, *adapter)
+    assert bias == pytest.approx(np.log(mean / (1 - mean)), abs=1e-3)
+
+
+def test_a_trained_head_begins_where_it_was(setting, tmp_path):
+    trained = CrossEncoder.load(setting.model, new_head=0)
+    trained.begin_at(0.3)
+    trained.save(tmp_path / "trained")
+    bias, _ = bias_after(setting, f"model.cross={tmp_path}/trained")
+    assert bias == pytest.approx(np.log(0.3 / 0.7), abs=1e-3)
