@@ -82,6 +82,8 @@ TABLES = {
     "small-job": Table("speed", "small job", ("arm",), "seed"),
     "cpu-layers": Table("speed", "cpu layers", ("arm", "encoder"), "task", mean=True),
     "evaluation-speed": Table("speed", "evaluation speed", ("arm",), "seed"),
+    "new-head": Table("new_head", "new head", ("arm",), "encoder", mean=True),
+    "new-head-test": Table("new_head", "new head, test", ("task", "arm"), "encoder", mean=True),
     "stages": Table("speed", "stages", ("task",), "encoder"),
     "gpu-steps": Table("speed", "gpu steps", ("arm",), "task"),
     "gpu-stages": Table("speed", "gpu stages", ("task",), "arm"),

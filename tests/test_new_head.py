@@ -14,6 +14,7 @@ UNTRAINED = [
     "distill.cross.learning_rate=1e-12",
     "distill.failure=ignore",
     "distill.select=last",
+    "distill.cross.mean_bias=true",
 ]
 
 
@@ -61,3 +62,8 @@ def test_a_trained_head_begins_where_it_was(setting, tmp_path):
     trained.save(tmp_path / "trained")
     bias, _ = bias_after(setting, f"model.cross={tmp_path}/trained")
     assert bias == pytest.approx(np.log(0.3 / 0.7), abs=1e-3)
+
+
+def test_without_the_setting_a_new_head_begins_at_0(setting):
+    bias, _ = bias_after(setting, "distill.cross.mean_bias=false")
+    assert bias == pytest.approx(0, abs=1e-3)

@@ -244,23 +244,24 @@ class TrainingConfig:
 
     loss: Loss
     epochs: int  # passes over the labelled pairs
-    min_steps: int  # at least this many steps; few pairs are repeated within an epoch; 0: no minimum
+    min_steps: int  # at least this many steps; few pairs are repeated within an epoch
     batch_size: int  # pairs per optimiser step
-    micro_batch_size: int | None  # pairs in memory at once, each computed twice; null: the batch, computed once
+    micro_batch_size: int | None  # pairs in memory at once, each computed twice; null: the batch, once
     gradient_checkpointing: bool  # keep each layer's input only, and compute the rest again for the gradient
     lora_rank: int  # rank of LoRA adapters, trained with the head in place of all weights; 0: no LoRA
     learning_rate: float  # peak learning rate of AdamW
-    warmup: float  # share of the steps in which the learning rate rises from 0; then it falls linearly to 0
+    warmup: float  # share of the steps in which the learning rate rises; then it falls linearly to 0
     weight_decay: float  # of AdamW, but not on biases and normalisation weights
     clip: float  # maximum norm of the gradients; 0: no clipping
-    eval_steps: int  # evaluate for selection every this many steps, and after each epoch; 0: only after each epoch
+    eval_steps: int  # evaluate for selection every this many steps, and after each epoch; 0: only then
 
 
 @dataclass
 class CrossTrainingConfig(TrainingConfig):
     """How the cross-encoder is trained."""
 
-    both_orders: bool  # train on (a, b) and on (b, a), unless data.ordered; cross-encoder only
+    both_orders: bool  # train on (a, b) and on (b, a), unless data.ordered
+    mean_bias: bool  # a new head's bias is the mean label's logit, not 0
 
 
 @dataclass

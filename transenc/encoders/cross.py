@@ -147,8 +147,8 @@ class CrossEncoder(PairEncoder):
     def begin_at(self, score: float) -> None:
         """Have a new head score any pair near this, by its bias (Lin et al. 2017, arXiv 1708.02002, section 3.3).
 
-        With a bias of 0, training first turns all weights to raise, or lower, the score of every pair. After that some
-        seeds hardly learn to tell pairs apart (docs/ablations.md).
+        With a bias of 0, training first turns all weights to raise, or lower, the score of every pair
+        (docs/new_head.md).
 
         Args:
             score: the mean label; what is outside [0.01, 0.99] counts as the nearer end.

@@ -152,7 +152,7 @@ def interpolate(
     return share if moved else 0.0
 
 
-@stage(version=18, ignore=("batch_tokens",))
+@stage(version=17, ignore=("batch_tokens",))
 @distributed.collective
 def train(
     out: Path,
@@ -183,7 +183,7 @@ def train(
     held_out, kept = split(len(pool), config)
     metric = selection_metric(pool, targets, held_out, config, more)
     pairs, learnt = pool.select(kept), targets[kept]
-    if student.facts.get("new_head"):
+    if settings.get("mean_bias") and student.facts.get("new_head"):
         encoder.begin_at(float(learnt.mean()))
     datamodule = PairDataModule(
         pairs,
