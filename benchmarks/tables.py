@@ -46,6 +46,8 @@ class Table:
 
 POOLS = ("initial", "task", "pairs")
 BI, CROSS = ("initial", "bi-encoder"), ("initial", "cross-encoder")
+LAYERS = ("transformers' layers", "CPU layers")
+BIASES = ("CPU layers", "CPU layers, initialised bias", "CPU layers, initialised bias, half the steps")
 SEVEN = ("initial", "arm", "encoder", "seed")
 TABLES = {
     "quickstart": Table("quickstart", "quickstart", ("seed",), "encoder"),
@@ -80,13 +82,13 @@ TABLES = {
     "cross-losses": Table("cross_losses", "cross-encoder", ("arm", "seed"), "encoder"),
     "speed": Table("speed", "loop", ("arm",), "seed"),
     "small-job": Table("speed", "small job", ("arm",), "seed"),
-    "cpu-layers": Table("speed", "cpu layers", ("arm", "encoder"), "task", mean=True),
+    "cpu-layers": Table("speed", "cpu layers", ("arm", "encoder"), "task", {"arm": LAYERS}, True),
     "evaluation-speed": Table("speed", "evaluation speed", ("arm",), "seed"),
     "new-head": Table("new_head", "new head", ("arm",), "encoder", mean=True),
     "new-head-adapt": Table("new_head", "new head, adapt", ("initial", "task", "encoder"), "arm"),
     "new-head-start": Table("new_head", "start", ("arm",), "encoder", mean=True),
     "new-head-dropout": Table("new_head", "dropout", ("arm",), "encoder", mean=True),
-    "new-head-test": Table("new_head", "new head, test", ("task", "arm"), "encoder", mean=True),
+    "new-head-test": Table("speed", "cpu layers", ("arm", "encoder"), "task", {"arm": BIASES}, True),
     "stages": Table("speed", "stages", ("task",), "encoder"),
     "gpu-steps": Table("speed", "gpu steps", ("arm",), "task"),
     "gpu-stages": Table("speed", "gpu stages", ("task",), "arm"),

@@ -14,7 +14,7 @@ UNTRAINED = [
     "distill.cross.learning_rate=1e-12",
     "distill.failure=ignore",
     "distill.select=last",
-    "distill.cross.mean_bias=true",
+    "distill.cross.init_bias=true",
 ]
 
 
@@ -26,21 +26,21 @@ def logits(encoder):
 def test_a_new_head_adds_the_logit_of_the_mean_label_to_every_pairs(models, family):
     encoder = CrossEncoder.load(models[family], new_head=0)
     before = logits(encoder)
-    encoder.begin_at(0.8)
+    encoder.init_bias(0.8)
     np.testing.assert_allclose(logits(encoder) - before, np.log(0.8 / 0.2), atol=1e-4)
 
 
 @pytest.mark.parametrize("mean", [0.0, 1.0])
 def test_labels_that_are_all_0_or_all_1_leave_the_head_finite(bert, mean):
     encoder = CrossEncoder.load(bert, new_head=0)
-    encoder.begin_at(mean)
+    encoder.init_bias(mean)
     assert abs(encoder.backbone.classifier.bias.item()) == pytest.approx(np.log(99), rel=1e-4)
 
 
 def test_a_head_without_a_bias_stays_as_it_is(tmp_path):
     encoder = CrossEncoder.load(build("qwen3", tmp_path / "model"), new_head=0)
     before = logits(encoder)
-    encoder.begin_at(0.8)
+    encoder.init_bias(0.8)
     assert np.array_equal(logits(encoder), before)
 
 
@@ -58,12 +58,20 @@ def test_training_begins_at_the_mean_of_the_labels(setting, adapter):
 
 def test_a_trained_head_begins_where_it_was(setting, tmp_path):
     trained = CrossEncoder.load(setting.model, new_head=0)
-    trained.begin_at(0.3)
+    trained.init_bias(0.3)
     trained.save(tmp_path / "trained")
     bias, _ = bias_after(setting, f"model.cross={tmp_path}/trained")
     assert bias == pytest.approx(np.log(0.3 / 0.7), abs=1e-3)
 
 
+def test_a_head_that_goes_on_from_the_iteration_before_keeps_its_bias(setting):
+    both = ["distill=paper", "distill.start=previous", "distill.iterations=2", "distill.cross.min_steps=0"]
+    bias, mean = bias_after(setting, *both)
+    assert bias == pytest.approx(np.log(mean / (1 - mean)), abs=1e-3)
+    later = pandas.read_csv(setting.root / "run" / "labels" / "2-bi.csv").label.mean()
+    assert abs(np.log(later / (1 - later)) - bias) > 1e-2  # so a second initialisation would show
+
+
 def test_without_the_setting_a_new_head_begins_at_0(setting):
-    bias, _ = bias_after(setting, "distill.cross.mean_bias=false")
+    bias, _ = bias_after(setting, "distill.cross.init_bias=false")
     assert bias == pytest.approx(0, abs=1e-3)

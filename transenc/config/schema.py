@@ -246,7 +246,7 @@ class TrainingConfig:
     epochs: int  # passes over the labelled pairs
     min_steps: int  # at least this many steps; few pairs are repeated within an epoch
     batch_size: int  # pairs per optimiser step
-    micro_batch_size: int | None  # pairs in memory at once, each computed twice; null: the batch, once
+    micro_batch_size: int | None  # pairs in memory at once, each computed twice; null: the whole batch
     gradient_checkpointing: bool  # keep each layer's input only, and compute the rest again for the gradient
     lora_rank: int  # rank of LoRA adapters, trained with the head in place of all weights; 0: no LoRA
     learning_rate: float  # peak learning rate of AdamW
@@ -261,7 +261,7 @@ class CrossTrainingConfig(TrainingConfig):
     """How the cross-encoder is trained."""
 
     both_orders: bool  # train on (a, b) and on (b, a), unless data.ordered
-    mean_bias: bool  # a new head's bias is the mean label's logit, not 0
+    init_bias: bool  # initialise a new head's bias to the mean label's logit
 
 
 @dataclass

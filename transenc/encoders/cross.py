@@ -144,18 +144,16 @@ class CrossEncoder(PairEncoder):
         return self.in_parts(lambda part: self.backbone(**part).logits[:, 0].float(), inputs)
 
     @torch.no_grad()
-    def begin_at(self, score: float) -> None:
-        """Have a new head score any pair near this, by its bias (Lin et al. 2017, arXiv 1708.02002, section 3.3).
-
-        With a bias of 0, training first turns all weights to raise, or lower, the score of every pair
-        (docs/new_head.md).
+    def init_bias(self, mean: float) -> None:
+        """Initialise the bias of a new head, so that it scores pairs near the mean label (the prior of Lin et al. 2017,
+        arXiv 1708.02002, section 3.3). With a bias of 0, training first raises, or lowers, the scores of all pairs.
 
         Args:
-            score: the mean label; what is outside [0.01, 0.99] counts as the nearer end.
+            mean: of the labels, in [0, 1]; clamped to [0.01, 0.99].
         """
         heads = [module for module in self.backbone.modules() if isinstance(module, Logit)]
         if heads[-1].bias is not None:  # decoders' heads have none
-            heads[-1].bias.fill_(torch.logit(torch.tensor(score), eps=0.01))
+            heads[-1].bias.fill_(torch.logit(torch.tensor(mean), eps=0.01))
 
     def to_score(self, raw: Tensor) -> Tensor:
         """The logit's sigmoid, in (0, 1)."""

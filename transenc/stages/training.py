@@ -183,8 +183,8 @@ def train(
     held_out, kept = split(len(pool), config)
     metric = selection_metric(pool, targets, held_out, config, more)
     pairs, learnt = pool.select(kept), targets[kept]
-    if settings.get("mean_bias") and student.facts.get("new_head"):
-        encoder.begin_at(float(learnt.mean()))
+    if settings.get("init_bias") and student.facts.get("new_head"):
+        encoder.init_bias(float(learnt.mean()))
     datamodule = PairDataModule(
         pairs,
         learnt,
