@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 import transenc.stages.evaluation
 import transenc.stages.models
 import transenc.stages.run
-from transenc.artifacts import Store, file_digest
+from transenc.artifacts import Stage, Store, file_digest
 from transenc.composition import compose
 from transenc.encoders import BiEncoder
 from transenc.errors import InputError
@@ -83,21 +83,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 STAGES = {  # by the module that calls them
-    transenc.stages.evaluation: ["read", "tokenise", "load", "score"],
-    transenc.stages.run: [
-        "corpus",
-        "embed",
-        "mine",
-        "gather",
-        "flatten",
-        "gold",
-        "centre",
-        "predict",
-        "read_scores",
-        "label",
-        "train",
-        "score_held_out",
-    ],
+    module: [name for name, value in vars(module).items() if isinstance(value, Stage)]
+    for module in (transenc.stages.evaluation, transenc.stages.run)
 }
 
 
@@ -173,8 +160,8 @@ def artifacts_by_title(monkeypatch):
     """What the store gives to the runs of a test, by title."""
     artifacts, call = {}, Store.__call__
 
-    def watched(self, stage, config, *inputs, progress=None, title=""):
-        artifacts[title] = call(self, stage, config, *inputs, progress=progress, title=title)
+    def watched(self, stage, config, *inputs, title="", **more):
+        artifacts[title] = call(self, stage, config, *inputs, title=title, **more)
         return artifacts[title]
 
     monkeypatch.setattr(Store, "__call__", watched)

@@ -15,7 +15,7 @@ from transenc.cli import Interrupted
 from transenc.data.tokens import number_sentences, tokenise
 from transenc.encoders import BiEncoder, CrossEncoder, OptimizerConfig
 from transenc.encoders.inputs import in_batches
-from transenc.encoders.losses import cosent
+from transenc.encoders.losses import cosent, pair_loss
 from transenc.errors import InputError
 from transenc.stages.models import model_facts
 
@@ -151,7 +151,7 @@ def test_scoring_is_without_dropout_and_leaves_the_mode_as_it_was(bert, kind):
     assert encoder.backbone.training
 
 
-def test_scores_are_in_the_unit_interval_and_cosines_and_logits_are_not_confused(bert):
+def test_a_score_is_the_cosine_or_the_sigmoid_of_the_logit(bert):
     bi, cross = load("bi", bert), load("cross", bert)
     raw = torch.tensor([-0.5, 0.0, 0.9])
     assert torch.equal(bi.to_score(raw), raw)
@@ -262,6 +262,11 @@ def test_cosent_is_that_of_sentence_transformers_and_a_batch_of_one_asks_nothing
     scores = torch.cosine_similarity(first, second).requires_grad_()
     torch.testing.assert_close(cosent(scores, labels), theirs)
     assert cosent(scores[:1], labels[:1]).item() == 0
+
+
+def test_a_loss_of_an_unknown_name_is_refused():
+    with pytest.raises(ValueError, match="loss='MSE': there are bce, mse and cosent"):
+        pair_loss("MSE", torch.zeros(2), torch.zeros(2), torch.sigmoid)
 
 
 @pytest.mark.parametrize("family", EACH_FAMILY)

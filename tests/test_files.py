@@ -205,7 +205,7 @@ def test_only_a_line_feed_ends_a_line(tmp_path):
 def test_a_first_row_that_looks_like_a_header_is_told_where_columns_are_numbered(tmp_path, caplog, first):
     (tmp_path / "pairs.csv").write_text(f"{first}\nthe man eats,a man is eating\n")
     assert len(read_file(tmp_path / "pairs.csv", Format(0, 1, None, 0, 5))) == 2
-    assert ("pairs.csv:1: is read as a pair; if it is a header" in caplog.text) == ("question" in first)
+    assert ("pairs.csv: line 1 is read as a pair; if it is a header" in caplog.text) == ("question" in first)
 
 
 def test_a_compressed_file_is_told_by_its_bytes_too(tmp_path):

@@ -77,6 +77,17 @@ def test_a_symmetric_cross_encoder_is_scored_in_both_orders_and_its_folder_and_c
         assert np.allclose(predictions.score, swapped, atol=1e-5) is symmetric
 
 
+def test_a_teacher_scores_in_both_orders_if_its_folder_says_so(setting, bert, tmp_path):
+    CrossEncoder.load(bert, new_head=0, symmetric=True).save(tmp_path / "teacher")
+    both = ["distill.direction=cross_to_bi", f"model.cross={tmp_path}/teacher", "save_predictions=true"]
+    for settings, symmetric in (((), True), (("data.ordered=true",), False)):
+        written = setting.run(*both, *settings, name=str(symmetric)) / "predictions" / "0-cross-test.csv"
+        predictions = pandas.read_csv(written)
+        pairs = list(zip(predictions.sentence1, predictions.sentence2, strict=True))
+        teacher = CrossEncoder.load(tmp_path / "teacher", symmetric=symmetric)
+        assert np.allclose(predictions.score, teacher.predict(pairs), atol=1e-6)
+
+
 @pytest.mark.slow
 def test_with_teachers_both_each_kind_makes_labels_as_soon_as_it_is_trained(setting, monkeypatch):
     teachers, score = [], transenc.stages.evaluation.Evaluation.score

@@ -143,6 +143,31 @@ def test_blanks_that_are_kept_make_no_other_sentence_of_one(bench):
     assert found == [(" a", "b")]
 
 
+def test_what_looks_wrong_in_a_file_is_warned_of_by_its_name_when_it_was_read_before_too(setting, tmp_path, caplog):
+    for name in ("one.csv", "one.csv", "copy.csv"):
+        (tmp_path / name).write_text("question,answer\n" + "".join(f"man {i},dog {i}\n" for i in range(20)))
+        caplog.clear()
+        columns = [
+            f"data.columns.{key}={value}" for key, value in (("sentence1", 0), ("sentence2", 1), ("score", "null"))
+        ]
+        setting.run(f"data.path={tmp_path}/{name}", "data.dev=null", "data.test=[]", *columns, "distill.failure=ignore")
+        told = [record.getMessage() for record in caplog.records if "is read as a pair" in record.getMessage()]
+        assert told == [
+            f"{tmp_path}/{name}: line 1 is read as a pair; if it is a header, name the columns in data.columns"
+        ]
+
+
+def test_the_log_names_the_model_that_was_given_whatever_model_of_the_same_bytes_was_loaded_before(
+    setting, bert, model_copy, caplog
+):
+    caplog.set_level("INFO")
+    for model in (bert, model_copy):
+        caplog.clear()
+        setting.run(f"model.bi={model}", f"model.cross={model}", "distill.failure=ignore")
+        (told,) = [record.getMessage() for record in caplog.records if record.getMessage().startswith("load bi ")]
+        assert f"{model}: " in told
+
+
 def test_text_that_the_tokenizer_does_not_know_is_warned_of_once(setting, tmp_path, caplog):
     rows = "".join(f"狗 {i}\t猫 {i}\n" for i in range(20))
     (tmp_path / "zh.tsv").write_text(f"sentence1\tsentence2\n{rows}", encoding="utf-8")

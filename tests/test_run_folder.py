@@ -107,12 +107,22 @@ def test_a_folder_that_is_a_link_by_now_loses_the_link_and_not_what_it_leads_to(
     assert content(others) == before
 
 
-def test_a_record_that_names_what_is_outside_removes_nothing(tmp_path, others):
+@pytest.mark.parametrize("name", ["../work", "{others}", "labels/../../work"])
+def test_a_record_that_names_what_is_outside_removes_nothing(tmp_path, others, name):
     run = tmp_path / "run"
-    run.mkdir()
-    (run / RECORD).write_text(json.dumps({"written": ["../work"]}))
+    (run / "labels").mkdir(parents=True)
+    (run / RECORD).write_text(json.dumps({"written": [name.format(others=others)]}))
     RunFolder(run, tmp_path / "artifacts").remove_earlier()
     assert others.exists()
+
+
+def test_a_folder_is_cleaned_by_whatever_path_it_is_named(tmp_path):
+    (tmp_path / "other").mkdir()
+    folder = tmp_path / "other" / ".." / "run"
+    folder.mkdir()
+    RunFolder(folder, tmp_path / "artifacts").path("labels").mkdir()
+    RunFolder(folder, tmp_path / "artifacts").remove_earlier()
+    assert not (folder / "labels").exists()
 
 
 @pytest.mark.parametrize("store", ["run/models", "run/labels/artifacts", "run/tensorboard", ".", "run"])

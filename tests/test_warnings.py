@@ -28,8 +28,19 @@ def test_without_gold_scores_a_cross_encoder_is_warned_of_where_the_bi_encoder_w
 def test_a_loss_within_the_standard_error_is_no_reason_against_an_encoder(error, told):
     member = Member("bi", 1, 0, False, Artifact(Path(), "", {}))
     scored = [Row(i, "bi", 0, "test", 9, 0.5 - 0.01 * i, 0.5) for i in (0, 1)]
-    text = warning(member, scored, Select.last, ["test"], error=lambda number: error)
+    text = warning(member, scored, Select.last, ["test"], error=lambda number, on: error)
     assert (text is not None) == told
+
+
+def test_the_standard_error_is_of_the_sets_with_a_defined_result_alone():
+    member, asked = Member("bi", 1, 0, False, Artifact(Path(), "", {})), []
+    scored = [
+        Row(i, "bi", 0, task, 9, value, value)
+        for i in (0, 1)
+        for task, value in (("x", 0.5 - 0.1 * i), ("y", float("nan")))
+    ]
+    warning(member, scored, Select.last, ["x", "y"], error=lambda number, on: asked.append(list(on)) or 0.0)
+    assert asked == [["x"]]
 
 
 def test_the_standard_error_is_that_of_a_paired_bootstrap_over_the_test_pairs(setting, monkeypatch):
@@ -37,7 +48,7 @@ def test_the_standard_error_is_that_of_a_paired_bootstrap_over_the_test_pairs(se
 
     def told(*given):
         *_, error = given
-        asked.append(error(0))
+        asked.append(error(0, ["test"]))
         return None
 
     monkeypatch.setattr("transenc.run_writer.warning", told)

@@ -5,8 +5,8 @@
 
 The words, used everywhere:
 
-- pair: two sentences. score: their similarity in [0, 1]. A bi-encoder computes a cosine in [-1, 1], a cross-encoder a
-  logit; each turns its own into a score in one method, `to_score`.
+- pair: two sentences. score: their similarity, 1 for the same meaning. A cross-encoder's is the sigmoid of its logit,
+  in (0, 1); a bi-encoder's is its cosine, in [-1, 1], which labels and `transenc.score` clamp to [0, 1].
 - teacher, student: roles, never types. stage: a pure step, (configuration, artifacts) -> artifact.
 - pool: the unlabelled pairs. label: a teacher's score for a pair of the pool.
 - iteration: the bi-encoder labels for the cross-encoder, then the cross-encoder for the bi-encoder. Iteration 0 is the

@@ -110,7 +110,13 @@ class Store:
         self.log: list[dict[str, Any]] = []
 
     def __call__(
-        self, stage: Stage, config: Mapping[str, Any], *inputs: Artifact, progress: Any = None, title: str = ""
+        self,
+        stage: Stage,
+        config: Mapping[str, Any],
+        *inputs: Artifact,
+        progress: Any = None,
+        title: str = "",
+        summary: Callable[[Mapping[str, Any]], str] = lambda facts: facts.get("summary", ""),
     ) -> Artifact:
         """Return the artifact of `stage` on `config` and `inputs`, built now if no earlier run did.
 
@@ -120,6 +126,7 @@ class Store:
             inputs: artifacts the stage reads.
             progress: handed to the stage as it is, for its progress; cannot change the result.
             title: what the stage's line in the log calls it.
+            summary: of its facts: how that line ends.
         """
         identity = {
             "stage": stage.name,
@@ -130,16 +137,16 @@ class Store:
         fingerprint = digest(identity)
         path = self.root / f"{stage.name}-{fingerprint[:16]}"
         title = title or stage.name
-        record = self._find(path, fingerprint)
+        record, reused = self._find(path, fingerprint), True
         if record is None:
             with self._claim(path) as scratch:
                 record = self._find(path, fingerprint, warn=True)  # this time no other process is building it
                 if record is None:
                     if path.exists():  # damaged, or left of an interrupted deletion of the store
                         shutil.rmtree(path)  # now: where this is refused, nothing is built in vain
-                    started = time.monotonic()
+                    started, reused = time.monotonic(), False
                     with _disk_full_as_oserror(scratch):
-                        facts = dict(stage.build(scratch, config, progress, *inputs))
+                        facts = json.loads(json.dumps(stage.build(scratch, config, progress, *inputs)))
                     seconds = time.monotonic() - started
                     record = {**identity, "fingerprint": fingerprint, "facts": facts, "seconds": seconds}
                     if stage.content:
@@ -149,19 +156,15 @@ class Store:
                     record["sha256"] = digest(record)
                     (scratch / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
                     _publish(scratch, path)
-                    self.logged.add(fingerprint)
                     log.debug("%s: in %s", title, path)
-                    self.log.append({"title": title, "seconds": round(seconds, 2), "reused": False})
-                    log.info("%-24s %7.1f s  %s", title, seconds, facts.get("summary", ""))
-                    return Artifact(path, record.get("content", fingerprint), facts)
-        facts = record["facts"]
-        if fingerprint not in self.logged:
-            self.log.append({"title": title, "seconds": round(record["seconds"], 2), "reused": True})
-            log.info("%-24s %9s  %s", title, "reused", facts.get("summary", ""))
+        if not (reused and fingerprint in self.logged):
             self.logged.add(fingerprint)
+            self.log.append({"title": title, "seconds": round(record["seconds"], 2), "reused": reused})
+            took = "reused" if reused else f"{record['seconds']:.1f} s"
+            log.info("%-24s %9s  %s", title, took, summary(record["facts"]))
             with suppress(OSError):  # a store may be read-only
                 os.utime(path)
-        return Artifact(path, record.get("content", fingerprint), facts, reused=True)
+        return Artifact(path, record.get("content", fingerprint), record["facts"], reused)
 
     def _find(self, path: Path, fingerprint: str, warn: bool = False) -> dict[str, Any] | None:
         """The record of a finished artifact; None where there is none, or, with a warning if `warn`, it is damaged."""

@@ -205,7 +205,7 @@ def of_configuration(error: BaseException) -> bool:
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
-    return frame is not None and frame.tb_frame.f_globals["__name__"].startswith("hydra.")
+    return frame is not None and frame.tb_frame.f_globals.get("__name__", "").startswith("hydra.")
 
 
 def explain(error: Exception, name: str) -> str:

@@ -53,13 +53,8 @@ def ranked(score: float | None) -> float:
     return -2.0 if math.isnan(score) else score
 
 
-def main_metric_name(binary: bool) -> str:
-    """What encoders are selected and compared by: `auc` on a binary task, `spearman` on a graded one."""
-    return "auc" if binary else "spearman"
-
-
 def main_metric(raw: np.ndarray, gold: np.ndarray, binary: bool) -> float:
-    """The value of that metric."""
+    """What encoders are selected and compared by: `auc` on a binary task, `spearman` on a graded one."""
     return auc(raw, gold) if binary else spearman(raw, gold)
 
 

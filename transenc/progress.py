@@ -1,6 +1,6 @@
 """Progress bars and learning curves of a run. Nothing here changes a result."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 from tqdm import tqdm
 
@@ -32,7 +32,3 @@ class Progress:
     def row(self, row: Mapping[str, float]) -> None:
         """A row of the learning curve."""
         self.on_row(self.place, row)
-
-    def rows(self, rows: Iterable[Mapping[str, float]]) -> None:
-        for row in rows:
-            self.row(row)

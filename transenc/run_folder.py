@@ -91,8 +91,8 @@ class RunFolder:
         store: of the artifacts.
 
     Raises:
-        InputError: the folder is not empty, and no run's; or the store is no folder, or it and the run folder lie
-            inside one another, where one would be deleted with the other.
+        InputError: the folder is not empty, and no run's; or the store is no folder, or the run folder lies in it, or
+            it lies in a folder that a run empties.
     """
 
     def __init__(self, folder: Path, store: Path):
@@ -120,9 +120,9 @@ class RunFolder:
 
     def remove(self, name: str) -> None:
         """Remove what an earlier run wrote."""
-        path = self.folder / name
-        if name not in self.earlier or ".." in path.parts:
+        if name not in self.earlier or ".." in Path(name).parts or Path(name).is_absolute():
             return
+        path = self.folder / name
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:

@@ -9,7 +9,7 @@ import shlex
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from enum import Enum
@@ -137,8 +137,9 @@ class RunWriter:
         initial = {one.number: one for one in candidates if (one.iteration, one.encoder) == (0, "bi")}
 
         def warn(member: Member) -> str | None:
-            def error(number: int) -> float:
-                return stages.standard_error(initial[number], member, stages.tests or stages.dev)
+            def error(number: int, on: Collection[str]) -> float:
+                sets = stages.tests or stages.dev
+                return stages.standard_error(initial[number], member, {task: sets[task] for task in on})
 
             supervised = self.cfg.distill.direction.supervised
             return warning(member, self.rows, stages.select, tasks, stages.well_pooled, supervised, error)

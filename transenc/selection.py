@@ -1,7 +1,7 @@
 """Which iteration's encoders are saved, and which of those are not worth using."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -45,18 +45,18 @@ def select(candidates: Sequence[Member], rows: Sequence[Row], by: Select, dev: s
     for member in candidates:
         if member.iteration == 0 and by is not Select.dev:
             continue
+        if by is Select.dev:
+            score = next(row.value for row in rows if row.key == member.key and row.task == dev)
+        else:  # None of the last weights, and of an initial encoder that is kept in a failed one's place
+            score = member.artifact.facts.get("selection")
         if by is Select.last:
-            score, order = None, float(member.iteration or 0)
+            order = float(member.iteration or 0)
+        elif by is Select.agreement and member.artifact.facts.get("step") == 0:
+            order = ranked(None)  # training improved nothing: it agrees with labels that it has not learnt
         else:
-            if by is Select.dev:
-                score = next(row.value for row in rows if row.key == member.key and row.task == dev)
-            else:  # a kept initial encoder has no agreement
-                score = member.artifact.facts.get("selection")
-            kept = by is Select.agreement and member.artifact.facts.get("step") == 0
-            order = ranked(None if kept else score)  # its agreement is with labels that it has not learnt
-            score = None if score is None or math.isnan(score) else score
+            order = ranked(score)
         if member.number not in best or order > best[member.number][0]:
-            best[member.number] = order, Selected(member, score)
+            best[member.number] = order, Selected(member, None if score is None or math.isnan(score) else score)
     return [selected for _, selected in best.values()]
 
 
@@ -93,7 +93,7 @@ def warning(
     tasks: Sequence[str],
     well_pooled: Mapping[int, bool] = MappingProxyType({}),
     supervised: bool = False,
-    error: Callable[[int], float] = lambda number: 0.0,
+    error: Callable[[int, Collection[str]], float] = lambda number, tasks: 0.0,
 ) -> str | None:
     """Why not to use a selected encoder; None if nothing speaks against it.
 
@@ -108,7 +108,7 @@ def warning(
         tasks: the test sets, or the development set if there are none.
         well_pooled: whether an initial bi-encoder's embeddings agree with its tokens, by its number.
         supervised: whether it learnt human scores, with which no encoder agrees as with a teacher.
-        error: the standard error of its difference from the initial bi-encoder of a number, on `tasks`.
+        error: the standard error of its difference from the initial bi-encoder of a number, on some tasks.
     """
     bi = member.number if any(row.key == (0, "bi", member.number) for row in rows) else 0
     initial = {row.task: row.value for row in rows if row.key == (0, "bi", bi) and row.task in tasks}
@@ -116,7 +116,7 @@ def warning(
     if defined := {task: values for task, values in both.items() if not any(map(math.isnan, values))}:
         score, before = (100 * sum(values) / len(values) for values in zip(*defined.values(), strict=True))
         where = next(iter(defined)) if len(defined) == 1 else f"{len(defined)} sets on average"
-        if score >= before or before - score <= 100 * error(bi):
+        if score >= before or before - score <= 100 * error(bi, defined):
             return None
         return f"{score:.2f} on {where}, below the initial bi-encoder's {before:.2f}"
     facts = member.artifact.facts

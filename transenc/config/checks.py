@@ -19,6 +19,7 @@ from transenc.config.schema import (
     Train,
     TrainingConfig,
     listed,
+    own,
 )
 from transenc.errors import InputError, nearest
 
@@ -251,11 +252,9 @@ def _check_prompts(cfg: Train, bis: int) -> None:
     if bis > 1:
         _check_list("model.bi_prompt", model.bi_prompt, "model.bi", bis)
         _check_list("model.bi_prompt_name", model.bi_prompt_name, "model.bi", bis)
-
-    def per_member(value: Any) -> list[Any]:
-        return list(value) if bis > 1 and isinstance(value, list) else [value] * bis
-
-    for prompt, name in zip(per_member(model.bi_prompt), per_member(model.bi_prompt_name), strict=True):
+    both = model.bi_prompt, model.bi_prompt_name
+    members = [[own(value, number) for value in both] for number in range(bis)] if bis > 1 else [both]
+    for prompt, name in members:
         _hold(_prompt_rules("model.bi_prompt", prompt, "model.bi_prompt_name", name))
         if not cfg.data.ordered and any(len(set(listed(value))) > 1 for value in (prompt, name)):
             raise InputError(

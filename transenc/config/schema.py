@@ -381,3 +381,8 @@ class Evaluate:
 def listed(value: Any) -> list[Any]:
     """A list as it is, anything else as a list of one."""
     return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def own(value: Any, number: int) -> Any:
+    """A member's own of a setting that is one value for all members, or a list with one for each."""
+    return value[number] if isinstance(value, list) else value

@@ -113,17 +113,18 @@ def read_file(path: Path, form: Format) -> list[Pair]:
     return list(read_pairs(path, form))
 
 
-def read_pairs(path: Path, form: Format) -> Iterator[Pair]:
+def read_pairs(path: Path, form: Format, warn: Callable[[str], Any] | None = None) -> Iterator[Pair]:
     """The pairs of one file, in order, whitespace around sentences kept; its suffix tells the format.
 
     Args:
         path: of the file.
         form: where its sentences and scores stand.
+        warn: see `Reader`.
 
     Raises:
         InputError: as `Reader`, or a row is badly scored.
     """
-    reader, pair, quoted = Reader(path, form), None, 0
+    reader, pair, quoted = Reader(path, form, warn=warn), None, 0
     delimiters = string.whitespace + (",;" if reader.kind == "csv" else "")
     for where, sentence1, sentence2, written, text in reader:
         if text.strip(delimiters):  # not a row of delimiters alone, as spreadsheets leave them at the end
@@ -133,11 +134,9 @@ def read_pairs(path: Path, form: Format) -> Iterator[Pair]:
     if pair is None:
         raise InputError(f"{path}: there are no pairs in the file")
     if reader.kind == "tsv" and quoted:
-        log.warning(
-            "%s: %d sentences are in quotes, as a spreadsheet puts them; in .tsv quotes are text. Save it as .csv if"
-            " they do not belong to the sentences",
-            path,
-            quoted,
+        reader.warn(
+            f"{quoted} sentences are in quotes, as a spreadsheet puts them; in .tsv quotes are text. Save it as .csv if"
+            " they do not belong to the sentences"
         )
 
 
@@ -167,6 +166,7 @@ class Reader:
         path: a file, or `STDIN` (but for parquet).
         form: where its sentences and scores stand.
         kind: one of `KINDS`; None: as the suffix says, txt for any other suffix, tsv for `STDIN`.
+        warn: called with what looks wrong but can be read, without the file's name; None: the log gets it.
 
     Attributes:
         header: the header line as it is written, None where there is none; known from the first record on.
@@ -180,11 +180,12 @@ class Reader:
             twice, or a row is too short or longer than the header; names the file and the line.
     """
 
-    def __init__(self, path: Path, form: Format, kind: str | None = None):
+    def __init__(self, path: Path, form: Format, kind: str | None = None, warn: Callable[[str], Any] | None = None):
         suffix = path.suffix.lower().removeprefix(".")
         if suffix in UNREADABLE:
             raise InputError(f"{path}: is {UNREADABLE[suffix]}")
         self.path, self.form = path, form
+        self.warn = warn or (lambda text: log.warning("%s: %s", path, text))
         self.kind = kind or ("tsv" if path == STDIN else suffix if suffix in KINDS else "txt")
         self.header: str | None = None
         self.names: Collection[str] = ()
@@ -272,7 +273,7 @@ class Reader:
                     f" {self.delimiter!r} too many?"
                 )
             if not (self.names or width) and row[places[0]].isidentifier() and row[places[1]].isidentifier():
-                log.warning("%s: is read as a pair; if it is a header, name the columns in data.columns", where)
+                self.warn(f"line {number} is read as a pair; if it is a header, name the columns in data.columns")
             width, score = len(row), row[places[-1]]
             if self.delimiter == ";":  # where 1,5 is a number
                 score = score.replace(",", ".")

@@ -293,7 +293,7 @@ class PairEncoder(pl.LightningModule, ABC):
             return self._similarities(pairs, batch_tokens, progress)
 
     def predict(self, pairs: list[tuple[str, str]], batch_tokens: int = 4096) -> np.ndarray:
-        """Scores of pairs of plain sentences, [N] float32: a bi-encoder's in [-1, 1], a cross-encoder's in [0, 1]."""
+        """Scores of pairs of plain sentences, [N] float32: a bi-encoder's in [-1, 1], a cross-encoder's in (0, 1)."""
         sentences, numbers = number_sentences([(first.strip(), second.strip()) for first, second in pairs])
         tokens = self.tokenise(sentences, numbers)
         if not self._warned:

@@ -160,7 +160,7 @@ class BiEncoder(PairEncoder):
         progress: Progress,
         unit: bool = True,
     ) -> None:
-        """Vectors of some sentences, each encoded once, in fp32.
+        """Vectors of some sentences, each encoded once; in fp32 outside of `scoring`.
 
         Args:
             pairs: the tokenised sentences.

@@ -18,12 +18,17 @@ def pair_loss(name: str, raw: Tensor, labels: Tensor, to_score: Callable[[Tensor
         raw: [B] cosines or logits.
         labels: [B]. Cross-entropy has no minimum for labels outside [0, 1].
         to_score: from raw to score.
+
+    Raises:
+        ValueError: there is no such loss.
     """
     if name == "bce":
         return F.binary_cross_entropy_with_logits(raw, labels)
     if name == "mse":
         return F.mse_loss(to_score(raw), labels)
-    return cosent(to_score(raw), labels)
+    if name == "cosent":
+        return cosent(to_score(raw), labels)
+    raise ValueError(f"loss={name!r}: there are bce, mse and cosent")
 
 
 def cosent(scores: Tensor, labels: Tensor) -> Tensor:

@@ -16,7 +16,8 @@ class UsedRows(nn.Module):
     """Stands in for an embedding of V rows of width D, of which U are trained.
 
     Args:
-        table: the embedding; its weight is brought up to date whenever this module is put in eval mode.
+        table: the embedding. `whole`, its weights, is brought up to date in eval mode; it is a copy once this module
+            has moved to another device.
         used: [U] row numbers; in training mode no other row may be looked up.
     """
 

@@ -3,6 +3,7 @@
     pairs       reading, cleaning, mining and tokenising pairs
     models      loading, mean-centring and scoring with an encoder
     labels      labels of the teachers
+    teachers    scores of fixed teachers: other models, and files
     training    a student trained on them, and how far it goes (`interpolation`)
     evaluation  scored sets of pairs, and the metrics of encoders on them
     run         the whole configuration of a run, as the verbs that the loop calls

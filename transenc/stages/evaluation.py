@@ -19,7 +19,7 @@ from transenc.errors import InputError, nearest
 from transenc.metrics import bootstrap, compute_metrics
 from transenc.model_folder import Source
 from transenc.progress import Progress
-from transenc.results import METRIC_NAMES, Row
+from transenc.results import METRIC_NAMES, Key, Row
 from transenc.stages.interpolation import RESAMPLES
 from transenc.stages.labels import average
 from transenc.stages.models import load, read_as, score
@@ -111,7 +111,7 @@ class Member:
         return f"{self.iteration}/{self.name}" + ("-centred" if self.centred else "")
 
     @property
-    def key(self) -> tuple[int | None, str, int | None]:
+    def key(self) -> Key:
         """What its rows of results.csv are found by: iteration, encoder and member."""
         return self.iteration, self.encoder, self.number
 
@@ -185,6 +185,8 @@ class Evaluation:
             "strip": self.data.clean.blanks,
         }
         pairs = self.store(read, config, progress=self.progress, title=f"read {task_name(name)}")
+        for text in pairs.facts.get("warnings", ()):  # when it is reused too
+            log.warning("%s: %s", name, text)
         if scored and form is not None and self.data.scores is Scores.graded:
             gold, low, high = np.load(pairs / "gold.npy"), form["score_min"], form["score_max"]
             too_low = low < gold.max() <= low + MAX_LOW * (high - low)
@@ -227,9 +229,12 @@ class Evaluation:
     def load(self, kind: str, source: Source, key: str, **settings: Any) -> Artifact:
         """The model that the configuration names under `key`. Its fingerprint is of the bytes of its files."""
         config = self._identity(source, key) | {"kind": kind, "settings": settings}
-        artifact = self.store(load, config, progress=self.progress, title=f"load {key.removeprefix('model.')}")
-        encoder = artifact.facts["encoder"]
         name = source.name.partition("#")[0]
+        artifact = self.store(
+            load, config, progress=self.progress, title=f"load {key.removeprefix('model.')}",
+            summary=lambda facts: f"{name}: {read_as(facts['encoder'])}",
+        )  # fmt: skip
+        encoder = artifact.facts["encoder"]
         self.models.append({"key": key, "name": name, "kind": kind, **encoder, "read_as": read_as(encoder)})
         if encoder.get("guessed"):
             log.warning(

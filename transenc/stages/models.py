@@ -19,7 +19,7 @@ from transenc import distributed
 from transenc.artifacts import Artifact, digest, file_digest, stage
 from transenc.data.tokens import TokenisedPairs
 from transenc.errors import InputError
-from transenc.metrics import compute_metrics, main_metric_name, spearman
+from transenc.metrics import compute_metrics, spearman
 from transenc.model_description import describe
 from transenc.model_folder import Source, find, read_json
 from transenc.progress import Progress
@@ -180,12 +180,11 @@ def load(out: Path, config: Config, progress: Progress) -> Facts:
         raise InputError(f"{config['key']}={error}") from None
     encoder.save(out)
     facts = model_facts(out, encoder)
-    summary = f"{source.name.partition('#')[0]}: {read_as(facts['encoder'])}"
     if config["kind"] == "bi":
         facts["can_be_centred"] = encoder.embedding_bias() is not None
     else:
         facts["new_head"] = not describe(source).cross
-    return {**facts, "summary": summary}
+    return facts
 
 
 @stage(version=3, ignore=("batch_tokens", "accelerator", "precision"))
@@ -200,7 +199,6 @@ def centre(out: Path, config: Config, progress: Progress, model: Artifact, token
     return {
         **model_facts(out, encoder),
         "centred": True,
-        "share": share,
         "summary": f"the mean was {share:.0%} of an embedding's length",
     }
 
@@ -234,7 +232,7 @@ def score(out: Path, config: Config, progress: Progress, model: Artifact, tokens
     if pairs.gold is not None:
         binary = tokens.facts["binary"]
         metrics = compute_metrics(raw, pairs.gold, binary)
-        name = main_metric_name(binary)
+        name = "auc" if binary else "spearman"
         summary += f", {METRIC_NAMES[name]} {percent(metrics[name])}"
     cut = encoder.truncated(pairs)
     summary += truncated_text(encoder, cut)

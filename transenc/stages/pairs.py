@@ -54,6 +54,7 @@ def read(out: Path, config: Config, progress: Progress) -> Facts:
     """
     name, paths, scored = config["name"], [Path(path) for path in config["files"]], config["scored"]
     pairs: Iterable[Pair]
+    warnings: list[str] = []
     if name in published.PUBLISHED:
         pairs = published.read(name, paths, scored)
         scale, binary = published.PUBLISHED[name].scale, False
@@ -62,7 +63,7 @@ def read(out: Path, config: Config, progress: Progress) -> Facts:
         scale, binary = (0, 1), True
     else:
         form = Format(**config["format"])
-        pairs = read_pairs(paths[0], form)
+        pairs = read_pairs(paths[0], form, warnings.append)
         scale, binary = (form.score_min, form.score_max), form.binary
     if config["strip"]:
         pairs = (Pair(pair.sentence1.strip(), pair.sentence2.strip(), pair.score) for pair in pairs)
@@ -92,7 +93,7 @@ def read(out: Path, config: Config, progress: Progress) -> Facts:
         subsets = published.subsets(name, paths) if name in published.PUBLISHED else []
         facts |= {"scale": scale, "binary": binary, "subsets": subsets}
     summary = f"{facts['pairs']:,} pairs, {facts['sentences']:,} sentences"
-    return {**facts, "summary": summary + dropped_text({"with an empty side": lacking})}
+    return {**facts, "warnings": warnings, "summary": summary + dropped_text({"with an empty side": lacking})}
 
 
 @stage(version=2, ignore=("file",))
@@ -130,16 +131,9 @@ def mine(out: Path, config: Config, progress: Progress, corpus: Artifact, *vecto
         raise InputError(
             "data.mining: makes no pair of these sentences; raise data.mining.random or data.mining.nearest"
         )
-    if len(pairs) < count:
-        log.warning(
-            "data.mining: makes %s of %s pairs, as there are no more of these kinds; raise data.mining.neighbours, or"
-            " lower data.mining.pairs",
-            f"{len(pairs):,}",
-            f"{count:,}",
-        )
     facts = _write(out, sentences, pairs)
     kinds = ", ".join(f"{number:,} {kind}" for kind, number in made.items() if number)
-    return {**facts, "made": made, "summary": f"{len(pairs):,} pairs ({kinds})"}
+    return {**facts, "summary": f"{len(pairs):,} pairs ({kinds})"}
 
 
 @stage(version=3, content=("sentences.txt", "pairs.npy"))

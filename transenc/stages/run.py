@@ -15,7 +15,7 @@ import numpy as np
 
 from transenc import distributed
 from transenc.artifacts import Artifact, Store
-from transenc.config.schema import Adapters, Centre, Failure, Select, Start, Teachers, Train, listed
+from transenc.config.schema import Adapters, Centre, Failure, Select, Start, Teachers, Train, listed, own
 from transenc.data.files import Format
 from transenc.errors import InputError
 from transenc.metrics import ranked, varies
@@ -80,9 +80,9 @@ class Stages(Evaluation):
         self.teacher_sources = {name: find_model("model.teachers", name) for name in models}
         self.select = cfg.select
         self.corpus: Artifact | None = None  # single sentences, to make pairs of
-        if cfg.data.sentences is not None and not cfg.distill.direction.supervised:
-            self.corpus = self._read_corpus(cfg.data.sentences)
         supervised = cfg.distill.direction.supervised
+        if cfg.data.sentences is not None and not supervised:
+            self.corpus = self._read_corpus(cfg.data.sentences)
         self.sources = [self.read(name, supervised, supervised) for name in cfg.pair_sources]
         self.extra = [self.read(name, False) for name in cfg.extra_sources]
         dev = [] if cfg.data.dev is None else [cfg.data.dev]
@@ -111,36 +111,30 @@ class Stages(Evaluation):
         log.warning("%s: %s, so correlations with it are undefined", name, FLAT_GOLD)
 
     def initial_encoders(self, kind: str) -> list[Member]:
-        """Iteration 0: the encoders that `model` names. A cross-encoder that is to be trained gets a new head if it has
-        none.
-        """
-        model, cfg = self.cfg.model, self.cfg.distill
+        """Iteration 0: the encoders that `model` names. A cross-encoder to be trained gets a head if it has none."""
+        model, cfg, key, members = self.cfg.model, self.cfg.distill, f"model.{kind}", []
         names = listed(model.bi if kind == "bi" else model.cross)
-
-        def per_member(values: Any) -> list[Any]:
-            return list(values) if isinstance(values, list) else [values] * len(names)
-
-        if kind == "bi":
-            settings = {
-                "pooling": per_member(model.pooling),
-                "prompt": per_member(model.bi_prompt) if len(names) > 1 else [model.bi_prompt],
-                "prompt_name": per_member(model.bi_prompt_name) if len(names) > 1 else [model.bi_prompt_name],
-                "layers": per_member(model.bi_layers),
-                "max_tokens": per_member(model.bi_max_tokens),
-            }
-        else:
-            trained = kind in cfg.direction.students
-            settings = {
-                "new_head": [self.cfg.seed + i * HEAD_SEEDS if trained else None for i in range(len(names))],
-                "symmetric": per_member(cfg.symmetric and not self.data.ordered),
-                "layers": per_member(model.cross_layers),
-                "max_tokens": per_member(model.cross_max_tokens),
-            }
-        key, members = f"model.{kind}", []
         for i, name in enumerate(names):
-            of_member = {setting: values[i] for setting, values in settings.items()}
+            if kind == "bi":
+                settings: dict[str, Any] = {
+                    "pooling": own(model.pooling, i),
+                    # Of a single bi-encoder, a list holds the prompts of first and second sentences.
+                    "prompt": own(model.bi_prompt, i) if len(names) > 1 else model.bi_prompt,
+                    "prompt_name": own(model.bi_prompt_name, i) if len(names) > 1 else model.bi_prompt_name,
+                    "layers": own(model.bi_layers, i),
+                    "max_tokens": own(model.bi_max_tokens, i),
+                }
+            else:
+                student, symmetric = kind in cfg.direction.students, cfg.symmetric and not self.data.ordered
+                settings = {
+                    "new_head": self.cfg.seed + i * HEAD_SEEDS if student else None,
+                    # By default a teacher scores as its folder says.
+                    "symmetric": symmetric if student or symmetric or self.data.ordered else None,
+                    "layers": own(model.cross_layers, i),
+                    "max_tokens": own(model.cross_max_tokens, i),
+                }
             source = self.initial_sources[kind, i] = find_model(key, name, cfg.adapters is Adapters.separate)
-            artifact = self.load(kind, source, key, **of_member)
+            artifact = self.load(kind, source, key, **settings)
             members.append(Member(kind, 0, i, len(names) > 1, artifact))
             if kind == "bi" and not self.data.ordered and len(set(artifact.facts["encoder"]["prompts"])) > 1:
                 raise InputError(
@@ -207,7 +201,13 @@ class Stages(Evaluation):
             "neighbours": mining.neighbours,
             "seed": self.data.seed,
         }
-        return self.store(mine, config, corpus, *embeddings, progress=self.progress, title="mine")
+        mined = self.store(mine, config, corpus, *embeddings, progress=self.progress, title="mine")
+        if (made := mined.facts["pairs"]) < (wanted := mining.pairs or corpus.facts["sentences"]):
+            log.warning(
+                f"data.mining: makes {made:,} of {wanted:,} pairs, as there are no more of these kinds; raise"
+                " data.mining.neighbours, or lower data.mining.pairs"
+            )
+        return mined
 
     def flatten(self, pool: Artifact, labels: Artifact) -> Artifact:
         """`data.limit` pairs of the pool, whose initial labels are spread evenly."""
@@ -275,9 +275,8 @@ class Stages(Evaluation):
         if member.iteration == 0:
             first = member.number not in self.well_pooled
             self.well_pooled[member.number] = late.facts["agreement"] >= WELL_POOLED
-            poolings = listed(self.cfg.model.pooling)
             if first and not self.well_pooled[member.number]:
-                advise_mean_pooling(member.artifact, late, poolings[member.number % len(poolings)])
+                advise_mean_pooling(member.artifact, late, own(self.cfg.model.pooling, member.number))
         return late
 
     def _fixed_scores(self, name: str, pool: Artifact) -> Artifact:
@@ -365,7 +364,8 @@ class Stages(Evaluation):
             progress = self.progress.at(tried)
             artifact = self.store(train, config | {"seed": seed}, *inputs, progress=progress, title=f"{place} train")
             if artifact.reused:  # its curve belongs to this run as well
-                progress.rows(map(json.loads, (artifact / "curve.jsonl").read_text(encoding="utf-8").splitlines()))
+                for row in (artifact / "curve.jsonl").read_text(encoding="utf-8").splitlines():
+                    progress.row(json.loads(row))
             cause = artifact.facts.get("cause")
             reasons += [] if cause is None else [artifact.facts["failed"]]
             if cause is None or (cause != "nan" and self.cfg.distill.failure is Failure.ignore):
@@ -391,8 +391,8 @@ class Stages(Evaluation):
         name = self.cfg.model.reference
         if name is None:
             return []
-        source = find_reference(name)
-        model = self.load("bi", source, "model.reference", pooling="auto", layers=None, max_tokens=None)
+        as_it_is = {"pooling": "auto", "prompt": None, "prompt_name": None, "layers": None, "max_tokens": None}
+        model = self.load("bi", find_reference(name), "model.reference", **as_it_is)
         return [Member("bi", None, 0, False, model)]
 
     def reference(self) -> list[Row]:
