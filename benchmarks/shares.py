@@ -27,7 +27,7 @@ def run(cfg: Train, folder: Path, overrides: Sequence[str]) -> float | None:
     from transenc.data.tokens import TokenisedPairs
     from transenc.metrics import main_metric
     from transenc.stages import training
-    from transenc.stages.interpolation import interpolate_by_agreement, interpolated
+    from transenc.stages.interpolation import interpolate, interpolated
     from transenc.stages.models import similarities
 
     tests: dict[str, tuple[TokenisedPairs, bool]] = {}
@@ -44,30 +44,24 @@ def run(cfg: Train, folder: Path, overrides: Sequence[str]) -> float | None:
                 tests[name] = pairs, task.facts["binary"]
             return super().train(initial, *more)
 
-    def choose(
-        encoder: Any,
-        initial: Any,
-        before: Any,
-        share: float,
-        metric: Any,
-        initial_labels: Any,
-        one_standard_error: bool,
-    ) -> bool:
+    def choose(encoder: Any, initial: Any, share: float, metric: Any, judges: Any, one_standard_error: bool) -> float:
+        if not judges:
+            return interpolate(encoder, initial, share, metric, judges, one_standard_error)
         trained = {name: weight.clone() for name, weight in encoder.trained_state().items()}
-        held_out.update(labels=metric.truth, initial_labels=initial_labels)
+        held_out.update(labels=judges[0], initial_labels=judges[-1])
         for tried in (0.0, 0.5, 1.0):
-            encoder.load_state_dict(interpolated(initial, trained, tried), strict=False)
+            encoder.load_state_dict(interpolated(initial.weights, trained, tried), strict=False)
             held_out[str(tried)] = similarities(encoder, metric.pairs, metric.config)
             for name, (pairs, binary) in tests.items():
                 score = main_metric(similarities(encoder, pairs, metric.config), pairs.gold, binary)
                 rows.append({"member": member, "share": tried, "task": name, "score": score})
         encoder.load_state_dict(trained, strict=False)
-        moved = interpolate_by_agreement(encoder, initial, before, share, metric, initial_labels, one_standard_error)
+        chosen = interpolate(encoder, initial, share, metric, judges, one_standard_error)
         for row in rows:
-            row.setdefault("chosen", row["share"] == share * moved)
-        return moved
+            row.setdefault("chosen", row["share"] == chosen)
+        return chosen
 
-    loop.Stages, training.interpolate_by_agreement = Stages, choose
+    loop.Stages, training.interpolate = Stages, choose
     result = loop.distill(cfg, folder, overrides)
     if rows:
         np.savez(folder / "shares.npz", **held_out)

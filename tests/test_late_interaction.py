@@ -189,8 +189,8 @@ def test_only_a_bi_encoder_is_judged_by_how_it_is_pooled(setting, monkeypatch):
     for module in ("models", "run"):
         monkeypatch.setattr(f"transenc.stages.{module}.WELL_POOLED", 1)
     monkeypatch.setattr(
-        "transenc.stages.training.interpolate_by_agreement",
-        lambda encoder, *arguments: judged.add((encoder.kind, arguments[-1])) or True,
+        "transenc.stages.training.interpolate",
+        lambda encoder, *arguments: judged.add((encoder.kind, arguments[-1])) or 1.0,
     )
     late_run(setting, "distill.select=agreement", "distill.start=previous", "distill.iterations=2")
     assert judged == {("bi", False), ("cross", True)}

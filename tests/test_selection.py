@@ -22,7 +22,7 @@ from transenc.report.page import write_report
 from transenc.results import Row
 from transenc.selection import Selected, note, select, warning
 from transenc.stages.evaluation import Member
-from transenc.stages.interpolation import SelectionMetric, improves, interpolate_by_agreement
+from transenc.stages.interpolation import InitialState, SelectionMetric, improves, interpolate
 
 
 def test_the_models_are_the_selected_ones_and_load_in_sentence_transformers(setting, files):
@@ -234,7 +234,7 @@ def test_a_bi_encoder_that_does_not_improve_is_not_handed_out(setting, kept, cap
     """At a rate that ruins it, the initial weights are kept; log, run.json and card say so."""
     caplog.set_level("INFO", "transenc")
     if not kept:
-        monkeypatch.setattr("transenc.stages.training.interpolate_by_agreement", lambda *_: True)
+        monkeypatch.setattr("transenc.stages.training.interpolate", lambda *_: 1.0)
     settings = ["distill.select=agreement", "distill.holdout=0.4", "distill.failure=ignore", "distill.teachers=both"]
     folder = setting.run(*settings, "distill.bi.learning_rate=5e-2")
     results = pandas.read_csv(folder / "results.csv").query("encoder == 'bi' and task == 'test'").spearman
@@ -301,16 +301,14 @@ def test_by_agreement_a_bi_encoder_moves_if_it_agrees_better_with_its_labels_and
     monkeypatch.setattr("transenc.stages.interpolation.similarities", lambda *_: after)
     monkeypatch.setattr("transenc.stages.interpolation.improves", improves)
     encoder = BiEncoder.load(bert)
-    initial = {name: weight.clone() for name, weight in encoder.trained_state().items()}
-    trained = {name: weight + 1 if weight.is_floating_point() else weight for name, weight in initial.items()}
+    initial = InitialState({name: weight.clone() for name, weight in encoder.trained_state().items()}, before)
+    trained = {name: weight + 1 if weight.is_floating_point() else weight for name, weight in initial.weights.items()}
     encoder.load_state_dict(trained, strict=False)
-    selection = SelectionMetric(None, labels, False, {})
-    moves = moves or (not one_standard_error and "no" not in (own, initially))
-    assert (
-        interpolate_by_agreement(encoder, initial, before, 0.25, selection, initial_labels, one_standard_error) == moves
-    )
+    metric = SelectionMetric(None, labels, False, {})
+    share = 0.25 if moves or (not one_standard_error and "no" not in (own, initially)) else 0
+    assert interpolate(encoder, initial, 0.25, metric, [labels, initial_labels], one_standard_error) == share
     for name, weight in encoder.trained_state().items():
-        torch.testing.assert_close(weight, torch.lerp(initial[name], trained[name], 0.25 if moves else 0))
+        torch.testing.assert_close(weight, torch.lerp(initial.weights[name], trained[name], share))
 
 
 @pytest.mark.parametrize("select", ["last", "agreement"])
@@ -324,9 +322,6 @@ def test_a_bi_encoder_goes_all_the_way_on_less_proof_where_its_embeddings_and_to
     monkeypatch.setattr(
         "transenc.stages.interpolation.interpolated", lambda initial, trained, share: asked.append(share) or trained
     )
-    monkeypatch.setattr(
-        "transenc.stages.training.interpolated", lambda initial, trained, share: asked.append(share) or trained
-    )
     settings = ["distill.late_interaction=true", "distill.interpolate=0.25", "distill.failure=ignore"]
     setting.run(f"distill.select={select}", *settings)
     assert sure == ([well_pooled] * 2 if select == "agreement" else [])
@@ -336,11 +331,12 @@ def test_a_bi_encoder_goes_all_the_way_on_less_proof_where_its_embeddings_and_to
 def test_a_bi_encoder_is_judged_by_the_initial_labels_too(setting, monkeypatch):
     """Where these hold late interaction, and so more than the cosines that are judged by them."""
 
-    def judge(encoder, initial, before, share, selection, initial_labels, one_standard_error):
-        asked.append((selection.truth != initial_labels).any())
-        return True
+    def judge(encoder, initial, share, metric, judges, one_standard_error):
+        assert (metric.truth == judges[0]).all()
+        asked.append(any((judges[0] != labels).any() for labels in judges[1:]))
+        return share
 
-    monkeypatch.setattr("transenc.stages.training.interpolate_by_agreement", judge)
+    monkeypatch.setattr("transenc.stages.training.interpolate", judge)
     asked = []
     for late in (True, False):
         method = ["distill.teachers=both", f"distill.late_interaction={late}", "distill.failure=ignore"]

@@ -1,8 +1,8 @@
 """Whether a student goes from its initial weights towards its trained ones, and what it is judged by."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
@@ -70,36 +70,52 @@ def improves(before: np.ndarray, after: np.ndarray, labels: np.ndarray, one_stan
     return bool(gain > np.nanstd(values[:, 1] - values[:, 0]))
 
 
-def interpolate_by_agreement(
-    encoder: "PairEncoder",
-    initial: Mapping[str, torch.Tensor],
-    before: np.ndarray,
-    share: float,
-    metric: SelectionMetric,
-    initial_labels: np.ndarray,
-    one_standard_error: bool,
-) -> bool:
-    """Move an encoder from its initial weights towards its trained ones, if that improves it; else put the initial ones
-    back.
+@dataclass(frozen=True)
+class InitialState:
+    """A student as it was before its training, if it could score already.
 
-    It must agree better with the labels it learnt, and with the initial bi-encoder's labels, which do not repeat the
-    cross-encoder's mistakes.
+    Attributes:
+        weights: by name.
+        scores: [N] similarities of the held-out pairs; None where none are compared.
+    """
+
+    weights: dict[str, torch.Tensor]
+    scores: np.ndarray | None
+
+    @classmethod
+    def of(cls, encoder: "PairEncoder", metric: SelectionMetric | None) -> Self:
+        weights = {name: weight.clone() for name, weight in encoder.trained_state().items()}
+        return cls(weights, None if metric is None else similarities(encoder, metric.pairs, metric.config))
+
+
+def interpolate(
+    encoder: "PairEncoder",
+    initial: InitialState,
+    share: float,
+    metric: SelectionMetric | None,
+    judges: Sequence[np.ndarray],
+    one_standard_error: bool,
+) -> float:
+    """Interpolate a trained student with its weights from before. If it was compared on held-out pairs, it must then
+    agree better with each judge; else the weights from before are put back.
 
     Args:
         encoder: with its trained weights.
-        initial: its weights before training.
-        before: [N] its similarities with these.
-        share: how far to go, above 0; 1: all the way.
-        metric: the held-out pairs, and the labels it learnt to give.
-        initial_labels: [N], the initial bi-encoder's of the same pairs; the same as in `metric` where it has none.
+        initial: before the training.
+        share: of the trained weights, above 0; 1: only these.
+        metric: has the held-out pairs.
+        judges: [N] labels of these: those it learnt, and the initial bi-encoder's, which do not repeat the
+            cross-encoder's mistakes.
         one_standard_error: see `improves`.
 
     Returns:
-        Whether it improved.
+        The share of trained weights that it has now; 0: it is as it was.
     """
-    encoder.load_state_dict(interpolated(initial, encoder.trained_state(), share), strict=False)
+    encoder.load_state_dict(interpolated(initial.weights, encoder.trained_state(), share), strict=False)
+    if metric is None or initial.scores is None:
+        return share
     after = similarities(encoder, metric.pairs, metric.config)
-    if all(improves(before, after, labels, one_standard_error) for labels in (metric.truth, initial_labels)):
-        return True
-    encoder.load_state_dict(initial, strict=False)
-    return False
+    if all(improves(initial.scores, after, labels, one_standard_error) for labels in judges):
+        return share
+    encoder.load_state_dict(initial.weights, strict=False)
+    return 0.0

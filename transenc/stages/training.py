@@ -4,7 +4,6 @@ import json
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,7 @@ from transenc.data.tokens import TokenisedPairs
 from transenc.errors import InputError
 from transenc.metrics import main_metric
 from transenc.progress import Progress
-from transenc.stages.interpolation import SelectionMetric, interpolate_by_agreement, interpolated
+from transenc.stages.interpolation import InitialState, SelectionMetric, interpolate
 from transenc.stages.labels import folds_of
 from transenc.stages.models import loaded, model_facts, similarities
 from transenc.stages.pairs import Config, Facts
@@ -103,55 +102,6 @@ def check_student(
     check_collapse(scores, labels[rows], steps, config["training"]["learning_rate"])
 
 
-@dataclass(frozen=True)
-class InitialState:
-    """A student as it was before its training, if it could score already.
-
-    Attributes:
-        weights: by name.
-        scores: [N] similarities of the held-out pairs; None where none are compared.
-    """
-
-    weights: dict[str, torch.Tensor]
-    scores: np.ndarray | None
-
-    @classmethod
-    def of(cls, encoder: "PairEncoder", metric: SelectionMetric | None) -> "InitialState":
-        weights = {name: weight.clone() for name, weight in encoder.trained_state().items()}
-        return cls(weights, None if metric is None else similarities(encoder, metric.pairs, metric.config))
-
-
-def interpolate(
-    encoder: "PairEncoder",
-    initial: InitialState,
-    metric: SelectionMetric | None,
-    initial_labels: np.ndarray | None,
-    config: Config,
-) -> float:
-    """Interpolate a trained student with its weights from before; by agreement, only if that improves it.
-
-    Args:
-        encoder: with its trained weights.
-        initial: before the training.
-        metric: the held-out pairs and their labels.
-        initial_labels: [N], the initial bi-encoder's labels of these.
-        config: of the stage.
-
-    Returns:
-        The share of trained weights that it has now; 0: it is as it was.
-    """
-    share = config["interpolate"]
-    if initial.scores is None:
-        encoder.load_state_dict(interpolated(initial.weights, encoder.trained_state(), share), strict=False)
-        return share
-    assert metric is not None
-    assert initial_labels is not None
-    moved = interpolate_by_agreement(
-        encoder, initial.weights, initial.scores, share, metric, initial_labels, config["one_standard_error"]
-    )
-    return share if moved else 0.0
-
-
 @stage(version=17, ignore=("batch_tokens",))
 @distributed.collective
 def train(
@@ -164,8 +114,8 @@ def train(
     *more: Artifact,
 ) -> Facts:
     """A student trained on the labels. It keeps its best weights by the selection that `config` names, or its last.
-    What was trained already is interpolated with its weights from before (`interpolated`); by agreement, only if that
-    improves it (`interpolate_by_agreement`). With a `fold`, it learns from the other folds only.
+    What was trained already is interpolated with its weights from before; by agreement, only if that improves it
+    (`interpolate`). With a `fold`, it learns from the other folds only.
 
     `more` are the development pairs, if they select, or the initial bi-encoder's labels, if these judge a student too.
 
@@ -242,8 +192,8 @@ def train(
             if failure.cause == "nan":
                 return finished(failed)
     if before is not None:
-        judged_by = np.load((more or [labels])[0] / "labels.npy")[held_out] if by_agreement else None
-        share = interpolate(encoder, before, metric, judged_by, config)
+        judges = [np.load(by / "labels.npy")[held_out] for by in (labels, *more)] if by_agreement else []
+        share = interpolate(encoder, before, config["interpolate"], metric, judges, config["one_standard_error"])
         result.step = result.step if share else 0
     if "centre" in config:
         encoder.centre(pairs, config["batch_tokens"])
