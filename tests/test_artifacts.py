@@ -1,11 +1,13 @@
 """The store: an artifact's identity is what can change its result, and a folder under its final name is complete."""
 
+import errno
 import hashlib
 import multiprocessing
 import os
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -51,6 +53,20 @@ def test_an_ignored_key_does_not_change_the_fingerprint_but_reaches_the_stage(tm
     built = Store(tmp_path)(copying(calls, ignore=["size"]), {"a": 1, "size": 8})
     assert calls == [{"a": 1, "size": 8}]
     assert Store(tmp_path)(copying(calls, ignore=["size"]), {"a": 1, "size": 64}).path == built.path
+
+
+@pytest.mark.parametrize("left", [0, 2**30])
+def test_a_full_disk_is_an_oserror_whatever_a_library_raises(tmp_path, monkeypatch, left):
+    """Room may be there again when it is looked at: what did not fit is gone."""
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=left))
+
+    @stage(version=1)
+    def failing(out, config, progress):
+        raise RuntimeError("I/O error: No space left on device (os error 28)" if left else "unexpected pos")
+
+    with pytest.raises(OSError, match="No space left on device") as error:
+        Store(tmp_path)(failing, {})
+    assert (error.value.errno, error.value.filename) == (errno.ENOSPC, str(tmp_path))
 
 
 def test_a_stage_that_fails_leaves_nothing(tmp_path):

@@ -236,8 +236,9 @@ def _disk_full_as_oserror(scratch: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if shutil.disk_usage(scratch).free < MIN_FREE_BYTES:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(scratch.parent)) from error
+        reason = os.strerror(errno.ENOSPC)  # which safetensors tells in words; others in none
+        if reason in str(error) or shutil.disk_usage(scratch).free < MIN_FREE_BYTES:
+            raise OSError(errno.ENOSPC, reason, str(scratch.parent)) from error
         raise
 
 
