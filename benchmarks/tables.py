@@ -48,9 +48,12 @@ POOLS = ("initial", "task", "pairs")
 BI, CROSS = ("initial", "bi-encoder"), ("initial", "cross-encoder")
 LAYERS = ("transformers' layers", "CPU layers")
 BIASES = ("CPU layers", "CPU layers, initialised bias", "CPU layers, initialised bias, half the steps")
+FIRST, LAST = ("1 cross", "1 bi"), ("2 cross", "2 bi", "3 cross", "3 bi")
 SEVEN = ("initial", "arm", "encoder", "seed")
 TABLES = {
     "quickstart": Table("quickstart", "quickstart", ("seed",), "encoder"),
+    "quickstart-steps": Table("quickstart", "quickstart steps", ("arm", "encoder"), "task", {"encoder": LAST}, True),
+    "quickstart-first": Table("quickstart", "quickstart steps", ("arm", "encoder"), "task", {"encoder": FIRST}, True),
     "quickstart-best": Table("quickstart", "quickstart with best", ("arm",), "encoder"),
     "small-pools": Table("small_pools", "small pools", ("initial", "pairs", "seed"), "encoder"),
     "stsb": Table("stsb", "stsb", ("initial", "seed"), "encoder"),
