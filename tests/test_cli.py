@@ -54,7 +54,7 @@ def test_a_misspelt_key_or_choice_names_the_nearest(override, says):
 @pytest.mark.parametrize(
     ("error", "says"),
     [
-        (OSError(errno.ENOSPC, "No space left on device", "artifacts"), "artifacts: No space left on device (docs/us"),
+        (OSError(errno.ENOSPC, "No space left on device", "artifacts"), "artifacts: No space left on device; fix that"),
         (OSError(errno.EROFS, "Read-only file system"), "a file of this run: Read-only file system; fix that and "),
         (FileNotFoundError(errno.ENOENT, "No such file", "artifacts/x"), "artifacts/x: No such file; fix that and "),
         (FileNotFoundError("No such file: models"), "a file of this run: No such file: models; fix that and give"),

@@ -32,6 +32,11 @@ def test_the_folds_are_a_partition_and_the_same_in_every_iteration():
     assert all((a == b).all() for a, b in zip(first, second, strict=True))
 
 
+def test_more_folds_than_pairs_are_refused(setting):
+    with pytest.raises(InputError, match=r"^12 pairs are too few .*; add pairs, or lower distill.folds$"):
+        setting.run("distill.folds=20", "distill.select=last", "data.limit=12")
+
+
 def test_a_pair_is_labelled_by_the_encoder_that_did_not_learn_from_it(made, setting):
     pool = pandas.read_csv(made["run"] / "labels" / "1-cross.csv")
     pairs = list(zip(pool.sentence1, pool.sentence2, strict=True))
@@ -133,7 +138,7 @@ def test_folds_are_refused_where_no_cross_encoder_labels_what_it_learnt(setting,
 
 def test_a_pool_too_small_for_its_folds_is_refused_in_one_line(setting, tmp_path):
     (tmp_path / "one.tsv").write_text("sentence1\tsentence2\nthe dog runs\ta dog\n")
-    with pytest.raises(InputError, match=r"^1 pairs are too few .* or to make folds; add pairs$"):
+    with pytest.raises(InputError, match=r"^1 pairs are too few .*; add pairs, or lower distill.folds$"):
         setting.run(*FOLDS, f"data.path={tmp_path}/one.tsv", "data.dev=null")
 
 

@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import pandas
 import pytest
 
-from transenc.data.files import STDIN, Format, Reader, read_file, read_lines, read_pairs, read_sentences
+from transenc.data.files import Format, Reader, read_file, read_pairs
+from transenc.data.lines import STDIN, read_lines, read_sentences
 from transenc.errors import InputError
 
 FORM = Format("sentence1", "sentence2", "score", 0, 5)
@@ -119,6 +120,37 @@ def test_records_hold_their_text_as_it_is_written(tmp_path, kind, text):
     reader = Reader(write(tmp_path / "pairs", text), UNSCORED, kind)
     lines = [record.text for record in reader]
     assert "".join(f"{line}\n" for line in ([] if reader.header is None else [reader.header]) + lines) == text
+
+
+def test_many_lines_in_one_row_of_csv_are_warned_of_and_a_mistake_is_where_the_row_begins(tmp_path, caplog):
+    rows = [f"a {number},b\n" for number in range(30)]
+    rows[5], rows[25] = 'left,"opening\n', 'closes"\n'
+    found = read_file(write(tmp_path / "pairs.csv", "sentence1,sentence2\n" + "".join(rows)), UNSCORED)
+    assert len(found) == 10
+    assert caplog.messages == [f"{tmp_path}/pairs.csv: lines 7 to 27 are one row; is a quote not closed?"]
+    rows[25] = 'closes",c\n'
+    with pytest.raises(InputError, match=r"pairs.csv:7: 3 columns where the header has 2"):
+        read_file(write(tmp_path / "pairs.csv", "sentence1,sentence2\n" + "".join(rows)), UNSCORED)
+
+
+@pytest.mark.parametrize("columns", [("a", "a", None), ("a", "b", "a"), (0, 1, 1)])
+def test_a_column_has_one_meaning(columns):
+    with pytest.raises(InputError, match=r"^data.columns: sentence1, sentence2 and score are .*; name a column once$"):
+        Format(*columns, 0, 5)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_a_file_without_a_column_of_scores_says_how_to_name_it(tmp_path, kind):
+    frame, path = pandas.DataFrame({"sentence1": ["a"], "sentence2": ["b"], "gold": [1]}), tmp_path / f"pairs.{kind}"
+    frame.to_parquet(path) if kind == "parquet" else frame.to_json(path, orient="records", lines=True)
+    with pytest.raises(InputError, match=r"1: no column 'score' .*'gold'\); .* name their column with data.columns"):
+        read_file(path, FORM)
+
+
+@pytest.mark.parametrize("first", ["sentence1||sentence2", "a dog||a cat"])
+def test_a_first_line_that_looks_like_a_header_is_told_in_lines_of_pairs(tmp_path, caplog, first):
+    assert len(read_file(write(tmp_path / "pairs.txt", f"{first}\na b||c d\n"), UNSCORED)) == 2
+    assert ("line 1 is read as a pair" in caplog.text) == first.startswith("sentence1")
 
 
 def test_a_short_row_is_filled_up_to_the_header_and_a_long_one_is_refused(tmp_path):

@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 
 from transenc.composition import compose
 from transenc.data import hub, published
-from transenc.data.files import KINDS, Format, one_line, read_file, read_lines, read_sentences
+from transenc.data.files import KINDS, Format, read_file
+from transenc.data.lines import one_line, read_lines, read_sentences
 from transenc.errors import InputError
 from transenc.stages.evaluation import Evaluation
 

@@ -22,7 +22,7 @@ ORDER = [  # each may import those before it, never those after
     ["report.comparison"],
     ["report.page"],
     ["report.__main__"],
-    ["data.scores"],
+    ["data.scores", "data.lines"],
     ["data.files", "data.sentences", "data.tokens"],
     ["data.published", "data.hub", "data.mining", "data.module"],
     [

@@ -1,5 +1,7 @@
 """Measures against known values, and the bootstrap of models that differ and of one that does not."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -20,6 +22,13 @@ def test_average_precision_is_the_mean_precision_at_each_one():
 def test_of_constant_scores_and_of_nan_every_correlation_is_undefined(raw):
     gold = np.array([0.0, 1.0, 2.0, 3.0])
     assert np.isnan([spearman(raw, gold), pearson(raw, gold), spearman(gold, raw), pearson(gold, raw)]).all()
+
+
+def test_differences_by_rounding_alone_are_no_order():
+    rounding = np.array([1, 1 + 3e-7, 1 - 2e-7, 1])
+    assert math.isnan(spearman(rounding, np.array([1, 2, 3, 4])))
+    for scale in (1, 1e-4, 1e-9):
+        assert spearman(scale * np.arange(4), np.array([1, 2, 3, 4])) == pytest.approx(1)
 
 
 def test_where_all_gold_scores_are_equal_or_there_is_one_every_measure_is_undefined():

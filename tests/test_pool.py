@@ -25,7 +25,7 @@ def test_sentences_become_pairs_in_the_given_shares_and_are_counted(setting, fil
         "data.flatten=true", f"data.extra={files}/pool.tsv", "data.extra_limit=10",
     )  # fmt: skip
     (record,) = [json.loads(p.read_text()) for p in (setting.root / "artifacts").glob("mine-*/artifact.json")]
-    assert record["facts"]["made"] == {"random": 15, "nearest": 30, "lexical": 15}
+    assert record["facts"]["summary"] == "60 pairs (15 random, 30 nearest, 15 lexical)"
     candidates = pandas.read_csv(folder / "labels" / "0-bi.csv")
     labels = pandas.read_csv(folder / "labels" / "1-bi.csv")
     assert len(labels) == 40

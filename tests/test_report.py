@@ -132,6 +132,12 @@ def test_an_undefined_selection_score_is_a_number_that_is_missing(tmp_path):
     assert read_table(tmp_path / "curves.csv").selection.tolist() == pytest.approx([np.nan, 0.5, np.nan], nan_ok=True)
 
 
+def test_sentences_that_look_like_numbers_stay_as_they_are_written(tmp_path):
+    (tmp_path / "labels.csv").write_text("sentence1,sentence2,label\n007,3e2,0.5\nTrue,NA,0.25\n")
+    table = read_table(tmp_path / "labels.csv")
+    assert table.values.tolist() == [["007", "3e2", 0.5], ["True", "NA", 0.25]]
+
+
 def test_files_of_others_among_the_labels_are_left_alone(runs, tmp_path):
     folder = Path(shutil.copytree(runs[0], tmp_path / "run"))
     for name in ("my-notes.csv", "1-bi-annotated.csv"):

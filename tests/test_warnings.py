@@ -69,6 +69,14 @@ def test_each_cross_encoder_that_one_bi_encoder_taught_is_compared_with_it():
     assert "well pooled" in warning(member, [], Select.last, [], {0: True})
 
 
+def test_an_encoder_is_compared_with_the_mean_centred_initial_one_where_there_is_one():
+    member = Member("bi", 1, 0, False, Artifact(Path(), "", {}))
+    values = {(0, "bi"): 0.3, (0, "bi-centred"): 0.5, (1, "bi"): 0.4}
+    scored = [Row(*place, 0, "test", 9, value, value) for place, value in values.items()]
+    text = warning(member, scored, Select.last, ["test"])
+    assert text == "40.00 on test, below the mean-centred initial bi-encoder's 50.00"
+
+
 @pytest.mark.parametrize("place", ["1/bi", "1/bi/fold-1"])
 def test_the_encoder_that_stands_in_a_failed_ones_place_is_named(place):
     selected = Selected(Member("bi", 1, 0, False, Artifact(Path(), "", {})), None)

@@ -238,7 +238,8 @@ def _disk_full_as_oserror(scratch: Path) -> Iterator[None]:
     except Exception as error:
         reason = os.strerror(errno.ENOSPC)  # which safetensors tells in words; others in none
         if reason in str(error) or shutil.disk_usage(scratch).free < MIN_FREE_BYTES:
-            raise OSError(errno.ENOSPC, reason, str(scratch.parent)) from error
+            remedy = f"{reason} (docs/usage.md says how to shrink paths.artifacts)"
+            raise OSError(errno.ENOSPC, remedy, str(scratch.parent)) from error
         raise
 
 

@@ -5,7 +5,6 @@ little memory is one line on the terminal and status 1; `HYDRA_FULL_ERROR=1` sho
 a bug and keeps its traceback.
 """
 
-import errno
 import gc
 import logging
 import multiprocessing
@@ -272,8 +271,6 @@ def machine_error_line(error: BaseException | None) -> str | None:
         elif isinstance(error, OSError):
             where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else "a file of this run"
             what = f"{where}: {error.strerror or error}"
-            if error.errno == errno.ENOSPC:
-                what += " (docs/usage.md says how to shrink paths.artifacts)"
         elif isinstance(error, MemoryError) or _is_torch_oom(error):
             what = f"too little memory ({str(error)[:200]})"
         if what is not None:

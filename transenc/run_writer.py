@@ -134,7 +134,7 @@ class RunWriter:
         mean_score = sum(defined) / len(defined) if defined and len(defined) == len(scores) else None
         reference = stages.reference()
         tasks = list(stages.tests or stages.dev)
-        initial = {one.number: one for one in candidates if (one.iteration, one.encoder) == (0, "bi")}
+        initial = {one.number: one for one in candidates if (one.iteration, one.kind) == (0, "bi")}  # centred last
 
         def warn(member: Member) -> str | None:
             def error(number: int, on: Collection[str]) -> float:

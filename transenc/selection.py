@@ -8,7 +8,7 @@ from typing import Any
 
 from transenc.config.schema import Select
 from transenc.metrics import ranked
-from transenc.results import Row
+from transenc.results import Key, Row
 from transenc.stages.evaluation import Member
 from transenc.stages.interpolation import MIN_HELD_OUT
 
@@ -97,9 +97,9 @@ def warning(
 ) -> str | None:
     """Why not to use a selected encoder; None if nothing speaks against it.
 
-    An encoder that scores below the initial bi-encoder (of its number, else the first), by more than the standard error
-    of the difference, is not worth using. Without gold scores, neither is a cross-encoder that hardly agrees with its
-    teacher, or whose teacher was well pooled (docs/adapting.md).
+    An encoder that scores below the initial bi-encoder (of its number, else the first; mean-centred if it was), by more
+    than the standard error of the difference, is not worth using. Without gold scores, neither is a cross-encoder that
+    hardly agrees with its teacher, or whose teacher was well pooled (docs/adapting.md).
 
     Args:
         member: the encoder.
@@ -110,15 +110,18 @@ def warning(
         supervised: whether it learnt human scores, with which no encoder agrees as with a teacher.
         error: the standard error of its difference from the initial bi-encoder of a number, on some tasks.
     """
-    bi = member.number if any(row.key == (0, "bi", member.number) for row in rows) else 0
-    initial = {row.task: row.value for row in rows if row.key == (0, "bi", bi) and row.task in tasks}
+    keys = {row.key for row in rows}
+    bi = member.number if (0, "bi", member.number) in keys else 0
+    centred = (0, "bi-centred", bi) in keys
+    start: Key = (0, "bi-centred" if centred else "bi", bi)
+    initial = {row.task: row.value for row in rows if row.key == start and row.task in tasks}
     both = {row.task: (row.value, initial[row.task]) for row in rows if row.key == member.key and row.task in initial}
     if defined := {task: values for task, values in both.items() if not any(map(math.isnan, values))}:
         score, before = (100 * sum(values) / len(values) for values in zip(*defined.values(), strict=True))
         where = next(iter(defined)) if len(defined) == 1 else f"{len(defined)} sets on average"
         if score >= before or before - score <= 100 * error(bi, defined):
             return None
-        return f"{score:.2f} on {where}, below the initial bi-encoder's {before:.2f}"
+        return f"{score:.2f} on {where}, below the {'mean-centred ' * centred}initial bi-encoder's {before:.2f}"
     facts = member.artifact.facts
     told = by is Select.agreement and not supervised and facts.get("held_out", 0) >= MIN_HELD_OUT
     agreement = facts.get("selection") if told else None

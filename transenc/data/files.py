@@ -5,28 +5,24 @@ import csv
 import io
 import json
 import logging
-import os
 import string
-import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from transenc.data.lines import STDIN, UNREADABLE, bare_lines, check_file, decoded, one_line, raw_lines
 from transenc.data.scores import SHOWN, parse_label, parse_score
 from transenc.errors import InputError
 
 log = logging.getLogger("transenc")
 
+LONG_ROW = 10  # lines in a row of csv, above which a quote is probably not closed
 KINDS = ("csv", "tsv", "jsonl", "txt", "parquet")  # txt: sentence1||sentence2 lines
-UNREADABLE = dict.fromkeys(("gz", "xz", "bz2", "zst", "zip"), "compressed; unpack it first")
-UNREADABLE["json"] = "not read; save it as .jsonl, one object a line"
-UNREADABLE |= dict.fromkeys(("xlsx", "xls", "ods"), "a spreadsheet; save it as .csv (UTF-8)")
-STDIN = Path("-")
 csv.field_size_limit(2**31 - 1)  # of characters in a cell; Python's own is 131,072
 NAME_YOURS = "name yours with data.columns.sentence1=..., .sentence2=..., .score=..."
+NAME_SCORE = "development and test pairs need scores; name their column with data.columns.score=..."
 DELIMITERS = {"csv": ",", "tsv": "\t", "jsonl": "", "txt": "||", "parquet": ","}
 SEPARATORS = {",": ("commas", "csv"), ";": ("semicolons", "csv"), "\t": ("tabs", "tsv")}
 
@@ -66,6 +62,9 @@ class Format:
             None where gold scores are not to be read at all.
         score_min, score_max: a gold score outside is an error.
         binary: gold scores are 0 or 1, and nothing else.
+
+    Raises:
+        InputError: two of them are one column.
     """
 
     sentence1: str | int
@@ -74,6 +73,12 @@ class Format:
     score_min: float
     score_max: float
     binary: bool = False
+
+    def __post_init__(self) -> None:
+        columns = [column for column in (self.sentence1, self.sentence2, self.score) if column is not None]
+        if len(set(columns)) < len(columns):
+            names = ", ".join(map(str, columns))
+            raise InputError(f"data.columns: sentence1, sentence2 and score are {names}; name a column once")
 
     def gold(self, written: Any, where: str) -> float:
         """The gold score that is written somewhere.
@@ -84,28 +89,6 @@ class Format:
         if self.binary:
             return parse_label(written, where)
         return parse_score(written, self.score_min, self.score_max, where)
-
-
-def one_line(sentence: str) -> str:
-    return sentence.replace("\r", " ").replace("\n", " ")
-
-
-def read_lines(path: Path) -> list[str]:
-    """A UTF-8 file's lines, without their ends and without a byte-order mark.
-
-    Raises:
-        InputError: not a file, empty, or bytes that are not UTF-8 (with the line).
-    """
-    return list(_bare_lines(path))
-
-
-def read_sentences(path: Path) -> list[str]:
-    """A text file's sentences, one a line, stripped, in order; blank lines are passed over, repeated sentences kept.
-
-    Raises:
-        InputError: not a file, empty, or bytes that are not UTF-8 (with the line).
-    """
-    return [sentence for line in _lines(path) if (sentence := one_line(line).strip())]
 
 
 def read_file(path: Path, form: Format) -> list[Pair]:
@@ -207,7 +190,7 @@ class Reader:
 
     def _bars(self) -> Iterator[Record]:
         width = 2 if self.form.score is None else 3
-        for number, line in enumerate(_bare_lines(self.path, self._began), 1):
+        for number, line in enumerate(bare_lines(self.path, self._began), 1):
             if line.strip():
                 parts = line.split("||")
                 if len(parts) != width:
@@ -216,17 +199,19 @@ class Reader:
                         f"{self.path}:{number}: {len(parts)} parts where {belongs} belongs; name a table .tsv, .csv,"
                         " .jsonl or .parquet, and give single sentences as data.sentences=FILE"
                     )
+                if number == 1 and all(part.isidentifier() for part in parts):
+                    self.warn("line 1 is read as a pair; if it is a header, remove it")
                 yield Record(f"{self.path}:{number}", parts[0], parts[1], parts[-1], line)
 
     def _tsv(self) -> Iterator[Record]:
-        lines = enumerate(_bare_lines(self.path, self._began), 1)
+        lines = enumerate(bare_lines(self.path, self._began), 1)
         return self._table((number, line.split("\t"), line) for number, line in lines)
 
     def _csv(self) -> Iterator[Record]:
         text: list[str] = []  # the lines of the row in the making
 
         def lines() -> Iterator[str]:
-            for line in _lines(self.path, self._began):
+            for line in raw_lines(self.path, self._began):
                 text.append(line)
                 yield line
 
@@ -236,10 +221,13 @@ class Reader:
             reader = csv.reader(chain([first], rest), delimiter=self.delimiter, strict=True)
             try:
                 for row in reader:
-                    yield reader.line_num, row, "".join(text).rstrip("\r\n")
+                    begin = reader.line_num - len(text) + 1
+                    if len(text) > LONG_ROW:
+                        self.warn(f"lines {begin} to {reader.line_num} are one row; is a quote not closed?")
+                    yield begin, row, "".join(text).rstrip("\r\n")
                     text.clear()
             except csv.Error as error:
-                where = f"{self.path}:{reader.line_num}"
+                where = f"{self.path}:{reader.line_num - len(text) + 1}"
                 reason = str(error).partition(" - ")[0]  # what follows is advice to who wrote the program
                 raise InputError(f"{where}: {reason}; are its quotes closed?") from None
 
@@ -287,14 +275,14 @@ class Reader:
         if column not in header:
             yours = f"{NAME_YOURS}; only where there is no header, number them from 0"
             if column == self.form.score and self.form.sentence1 in header:
-                yours = "development and test pairs need scores; name their column with data.columns.score=..."
+                yours = NAME_SCORE
             raise InputError(f"{self.path}:1: no column {column!r} among {_some(header)}; {yours}")
         if header.count(column) > 1:
             raise InputError(f"{self.path}:1: {header.count(column)} columns are called {column!r}; rename all but one")
         return header.index(column)
 
     def _jsonl(self) -> Iterator[Record]:
-        for number, line in enumerate(_bare_lines(self.path, self._began), 1):
+        for number, line in enumerate(bare_lines(self.path, self._began), 1):
             if not line.strip():
                 continue
             where = f"{self.path}:{number}"
@@ -321,7 +309,7 @@ class Reader:
                 reason = str(error).partition("\n")[0]
                 raise InputError(f"{self.path}: not a readable parquet file ({reason})") from None
 
-        _check(self.path)
+        check_file(self.path)
         for number, row in enumerate(rows(), 1):
             self.header = self.header or csv_line(row)
             yield self._object(row, f"{self.path}: row {number}", csv_line(row.values()))
@@ -336,56 +324,12 @@ class Reader:
             if not isinstance(row[column], str | None):
                 raise InputError(f"{where}: {column!r} is {row[column]!r:.{SHOWN}}, not a text; mend or remove it")
             # JSON can spell half a surrogate pair, which is no character and cannot be written again.
-            sides.append(_decoded((row[column] or "").encode("utf-8", "replace"), where))
-        return Record(where, *sides, None if form.score is None else row.get(str(form.score)), text)
+            sides.append(decoded((row[column] or "").encode("utf-8", "replace"), where))
+        if form.score is not None and str(form.score) not in row:
+            advice = "mend or remove it" if str(form.score) in earlier else NAME_SCORE
+            raise InputError(f"{where}: no column {str(form.score)!r} (there are {_some(row)}); {advice}")
+        return Record(where, *sides, None if form.score is None else row[str(form.score)], text)
 
 
 def _some(names: Collection[str]) -> str:
     return ", ".join(f"{name[:SHOWN]!r}" for name in islice(names, 8))
-
-
-def _check(path: Path) -> None:
-    if not os.path.isfile(path):  # Path.is_file raises where a name is too long or a folder closed
-        raise InputError(f"{path}: {'is not a file' if os.path.exists(path) else 'no such file'}")
-
-
-def _lines(path: Path, began: Callable[[bytes], Any] = lambda line: None) -> Iterator[str]:
-    """Lines with their ends; `began` gets the first as it is.
-
-    Only a line feed ends one: sentences may hold U+2028 and its like.
-    """
-    if path != STDIN:
-        _check(path)
-    elif sys.stdin is None:
-        raise InputError("-: standard input is closed; give a file, or pipe pairs in")
-    empty = True
-    try:
-        with nullcontext(sys.stdin.buffer) if path == STDIN else path.open("rb") as file:
-            for number, raw in enumerate(file, 1):
-                if number == 1:
-                    began(raw)
-                    if raw.startswith(b"\x1f\x8b"):
-                        raise InputError(f"{path}: is {UNREADABLE['gz']}")
-                line = _decoded(raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw, f"{path}:{number}")
-                if number == 1 and not line.endswith("\n") and "\r" in line.rstrip("\r"):
-                    raise InputError(f"{path}: lines end in carriage returns alone; save it with line feeds")
-                empty = empty and not line.strip()
-                yield line
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    if empty:
-        raise InputError(f"{path}: the file is empty")
-
-
-def _decoded(raw: bytes, where: str) -> str:
-    try:
-        line = raw.decode()
-    except UnicodeDecodeError as error:
-        raise InputError(f"{where}: not UTF-8 (byte 0x{raw[error.start]:02x}); save it as UTF-8") from None
-    if "\0" in line:  # every other byte of UTF-16 without a mark
-        raise InputError(f"{where}: holds a NUL character; remove it, or save the file as UTF-8 if it is UTF-16")
-    return line
-
-
-def _bare_lines(path: Path, began: Callable[[bytes], Any] = lambda line: None) -> Iterator[str]:
-    return (line.removesuffix("\n").removesuffix("\r") for line in _lines(path, began))

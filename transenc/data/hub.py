@@ -12,7 +12,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from transenc.data.files import Format, Pair, one_line, read_file
+from transenc.data.files import Format, Pair, read_file
+from transenc.data.lines import one_line
 from transenc.errors import InputError, reason
 
 GLUE = ("nyu-mll/glue", "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c")

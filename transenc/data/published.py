@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from transenc.data.files import Pair, one_line, read_lines
+from transenc.data.files import Pair
+from transenc.data.lines import one_line, read_lines
 from transenc.data.scores import parse_score
 from transenc.errors import InputError
 

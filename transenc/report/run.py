@@ -113,10 +113,12 @@ class Run:
 
 
 def read_table(path: Path) -> Any:
-    """A csv file as a data frame. A sentence that reads NA is a sentence."""
+    """A csv file as a data frame. A sentence that reads NA, or 007, is a sentence."""
     import pandas
 
-    return pandas.read_csv(path, keep_default_na=False, na_values={name: ["", "nan"] for name in NUMBERS})
+    empty = {name: ["", "nan"] for name in NUMBERS}
+    texts = {"sentence1": str, "sentence2": str}
+    return pandas.read_csv(path, keep_default_na=False, na_values=empty, dtype=texts)
 
 
 def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

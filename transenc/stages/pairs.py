@@ -23,7 +23,8 @@ import numpy as np
 
 from transenc.artifacts import Artifact, stage
 from transenc.data import hub, published
-from transenc.data.files import Format, Pair, read_pairs, read_sentences
+from transenc.data.files import Format, Pair, read_pairs
+from transenc.data.lines import read_sentences
 from transenc.data.mining import flat_sample
 from transenc.data.mining import mine as mine_pairs
 from transenc.data.sentences import DIGEST, Sentences, digest, digests, distinct, write

@@ -61,8 +61,10 @@ def split(count: int, config: Config) -> tuple[np.ndarray, np.ndarray]:
     else:
         left_out = folds_of(count, 1, config["split_seed"])[0][:held]
     kept = np.setdiff1d(np.arange(count), left_out)
-    if not len(kept):
-        raise InputError(f"{count} pairs are too few to hold some out or to make folds; add pairs")
+    if not len(kept) or ("fold" in config and not len(left_out)):
+        raise InputError(
+            f"{count} pairs are too few to hold some out or to make folds; add pairs, or lower distill.folds"
+        )
     return np.sort(left_out[:held]), kept
 
 
