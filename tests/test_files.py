@@ -135,7 +135,7 @@ def test_many_lines_in_one_row_of_csv_are_warned_of_and_a_mistake_is_where_the_r
 
 @pytest.mark.parametrize("columns", [("a", "a", None), ("a", "b", "a"), (0, 1, 1)])
 def test_a_column_has_one_meaning(columns):
-    with pytest.raises(InputError, match=r"^data.columns: sentence1, sentence2 and score are .*; name a column once$"):
+    with pytest.raises(InputError, match=r"^data.columns: one column twice among .*; name another$"):
         Format(*columns, 0, 5)
 
 

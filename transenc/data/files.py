@@ -78,7 +78,7 @@ class Format:
         columns = [column for column in (self.sentence1, self.sentence2, self.score) if column is not None]
         if len(set(columns)) < len(columns):
             names = ", ".join(map(str, columns))
-            raise InputError(f"data.columns: sentence1, sentence2 and score are {names}; name a column once")
+            raise InputError(f"data.columns: one column twice among {names}; name another")
 
     def gold(self, written: Any, where: str) -> float:
         """The gold score that is written somewhere.
