@@ -125,8 +125,8 @@ def test_records_hold_their_text_as_it_is_written(tmp_path, kind, text):
 def test_many_lines_in_one_row_of_csv_are_warned_of_and_a_mistake_is_where_the_row_begins(tmp_path, caplog):
     rows = [f"a {number},b\n" for number in range(30)]
     rows[5], rows[25] = 'left,"opening\n', 'closes"\n'
-    found = read_file(write(tmp_path / "pairs.csv", "sentence1,sentence2\n" + "".join(rows)), UNSCORED)
-    assert len(found) == 10
+    text = "sentence1,sentence2\n" + "".join([*rows, *rows])
+    assert len(read_file(write(tmp_path / "pairs.csv", text), UNSCORED)) == 20
     assert caplog.messages == [f"{tmp_path}/pairs.csv: lines 7 to 27 are one row; is a quote not closed?"]
     rows[25] = 'closes",c\n'
     with pytest.raises(InputError, match=r"pairs.csv:7: 3 columns where the header has 2"):

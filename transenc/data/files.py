@@ -218,11 +218,12 @@ class Reader:
         def rows() -> Iterator[tuple[int, list[str], str]]:
             rest = lines()
             first = next(rest)  # tells the delimiter
-            reader = csv.reader(chain([first], rest), delimiter=self.delimiter, strict=True)
+            reader, told = csv.reader(chain([first], rest), delimiter=self.delimiter, strict=True), False
             try:
                 for row in reader:
                     begin = reader.line_num - len(text) + 1
-                    if len(text) > LONG_ROW:
+                    if len(text) > LONG_ROW and not told:  # once: a file may be full of such texts
+                        told = True
                         self.warn(f"lines {begin} to {reader.line_num} are one row; is a quote not closed?")
                     yield begin, row, "".join(text).rstrip("\r\n")
                     text.clear()

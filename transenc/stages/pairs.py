@@ -11,7 +11,6 @@
 All that unsupervised training learns from comes through `gather`, which reads no scores.
 """
 
-import logging
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -32,8 +31,6 @@ from transenc.data.tokens import assemble, count_unknown, token_chunks
 from transenc.errors import InputError
 from transenc.progress import Progress
 from transenc.terminal import quiet
-
-log = logging.getLogger("transenc")
 
 Config = Mapping[str, Any]
 Facts = dict[str, Any]
