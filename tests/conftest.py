@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 import transenc.stages.evaluation
 import transenc.stages.models
+import transenc.stages.pool
 import transenc.stages.run
 from transenc.artifacts import Stage, Store, file_digest
 from transenc.composition import compose
@@ -84,7 +85,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 STAGES = {  # by the module that calls them
     module: [name for name, value in vars(module).items() if isinstance(value, Stage)]
-    for module in (transenc.stages.evaluation, transenc.stages.run)
+    for module in (transenc.stages.evaluation, transenc.stages.pool, transenc.stages.run)
 }
 
 

@@ -46,6 +46,7 @@ ORDER = [  # each may import those before it, never those after
     ["stages.labels", "stages.interpolation", "stages.teachers"],
     ["stages.training"],
     ["stages.evaluation"],
+    ["stages.pool"],
     ["stages.run"],
     ["selection", "model_card", "trackers"],
     ["run_writer"],

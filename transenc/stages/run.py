@@ -11,37 +11,32 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from transenc import distributed
 from transenc.artifacts import Artifact, Store
 from transenc.config.schema import Adapters, Centre, Failure, Select, Start, Teachers, Train, listed, own
 from transenc.data.files import Format
 from transenc.errors import InputError
-from transenc.metrics import ranked, varies
+from transenc.metrics import ranked
 from transenc.model_folder import Source
 from transenc.progress import Progress
 from transenc.results import Row
-from transenc.stages.evaluation import Evaluation, Member, digest_of, task_name
-from transenc.stages.interpolation import MIN_HELD_OUT
+from transenc.stages.evaluation import Member, digest_of, task_name
 from transenc.stages.labels import label, score_held_out
 from transenc.stages.models import (
     WELL_POOLED,
     advise_mean_pooling,
     centre,
-    embed,
     find_model,
     find_reference,
     score_late,
 )
-from transenc.stages.pairs import corpus, flatten, gather, gold, mine
+from transenc.stages.pool import Pool
 from transenc.stages.teachers import label_column, predict, read_scores
 from transenc.stages.training import train
 
 log = logging.getLogger("transenc")
 
 MIN_LABEL_STD = 0.003  # standard deviation of labels in [0, 1], below which there is nothing to learn
-FLAT_GOLD = "holds one gold score only, once or throughout"
 REMEDIES = {  # by the cause of a failed training
     "few steps": "raise distill.{kind}.min_steps",
     "low rate": "raise distill.{kind}.learning_rate, or distill.{kind}.min_steps",
@@ -51,24 +46,20 @@ REMEDIES = {  # by the cause of a failed training
     "chance": "try another distill.{kind}.learning_rate, or raise distill.{kind}.min_steps",
 }
 TEACHER_TOKENS = 64  # tokens of a pair, to turn trainer.score_tokens into a batch size for fixed teachers
-MIN_POOL = 3  # pairs, of which two are held out
 HEAD_SEEDS = 1_000_003  # between the seeds of two members' new heads, so that no other run has the same
 
 
-class Stages(Evaluation):
-    """The verbs of the loop. Whatever is wrong with the data is an error here, before a model is loaded.
+class Stages(Pool):
+    """The verbs of the loop.
 
     Attributes:
-        dev, tests: the scored sets by name; `dev` has one or none.
-        select: what encoders are selected by, never `auto`.
         initial_sources: the models that the configuration names, by kind and number.
         failures: failed trainings: `place`, `reasons` (one for each seed), and `kept`, what stands in its place: an
             earlier encoder, itself if failures are ignored, None if another seed did not fail.
     """
 
     def __init__(self, cfg: Train, store: Store, progress: Progress):
-        super().__init__(store, cfg.data, cfg.paths, cfg.trainer, progress)
-        self.cfg = cfg
+        super().__init__(cfg, store, progress)
         self.initial_sources: dict[tuple[str, int], Source] = {}
         self.failures: list[dict[str, Any]] = []
         # What bi-encoders are judged by too; None where these are plain cosines, or no bi-encoder labels first.
@@ -78,37 +69,7 @@ class Stages(Evaluation):
         # Found once: a wrong name is an error before hours of training, and a hub's name is one revision throughout.
         models = [name for name in self.teachers if not os.path.isfile(name)]
         self.teacher_sources = {name: find_model("model.teachers", name) for name in models}
-        self.select = cfg.select
-        self.corpus: Artifact | None = None  # single sentences, to make pairs of
-        supervised = cfg.distill.direction.supervised
-        if cfg.data.sentences is not None and not supervised:
-            self.corpus = self._read_corpus(cfg.data.sentences)
-        self.sources = [self.read(name, supervised, supervised) for name in cfg.pair_sources]
-        self.extra = [self.read(name, False) for name in cfg.extra_sources]
-        dev = [] if cfg.data.dev is None else [cfg.data.dev]
-        tasks = self.tasks([*dev, *cfg.data.test])
-        for name in [*dev, *cfg.data.test]:
-            self._check_gold(name, tasks[task_name(name)])
-        self.dev = {task_name(name): tasks[task_name(name)] for name in dev}
-        self.tests = {task_name(name): tasks[task_name(name)] for name in cfg.data.test}
-        if self.select is Select.dev and cfg.data.dev in cfg.data.test:
-            log.warning("data.dev=%s is in data.test too: encoders are selected by its scores", cfg.data.dev)
         self._reference = self._load_reference()
-
-    def _read_corpus(self, name: str) -> Artifact:
-        if not os.path.isfile(name):
-            raise InputError(f"data.sentences={name}: {'is not a file' if os.path.exists(name) else 'no such file'}")
-        config = {"file": name, "digest": digest_of(Path(name))}
-        return self.store(corpus, config, progress=self.progress, title=f"read {task_name(name)}")
-
-    def _check_gold(self, name: str, pairs: Artifact) -> None:
-        if varies(np.load(pairs / "gold.npy")):
-            return
-        if name == self.cfg.data.dev and self.select is Select.dev:
-            raise InputError(
-                f"data.dev={name}: {FLAT_GOLD}, and nothing can be selected by it; give other pairs, or data.dev=null"
-            )
-        log.warning("%s: %s, so correlations with it are undefined", name, FLAT_GOLD)
 
     def initial_encoders(self, kind: str) -> list[Member]:
         """Iteration 0: the encoders that `model` names. A cross-encoder to be trained gets a head if it has none."""
@@ -158,63 +119,6 @@ class Stages(Evaluation):
         """The kinds that can score: all but an initial cross-encoder that is to be trained."""
         students = self.cfg.distill.direction.students
         return [kind for kind in encoders if kind == "bi" or kind not in students or encoders[kind][0].iteration]
-
-    def gather(self, initial: Mapping[str, Sequence[Member]]) -> Artifact:
-        """The pool, the pairs to learn from. The first initial bi-encoder finds neighbours among single sentences."""
-        data, sources = self.data, self.sources
-        scored = [*self.dev.values(), *self.tests.values()]
-        if self.corpus is not None:
-            sources = [*sources, self._mine(self.corpus, initial["bi"][0])]
-        config: dict[str, Any] = {"sources": len(sources), "ordered": data.ordered, "seed": data.seed}
-        config |= {"empty": data.clean.empty, "identical": data.clean.identical, "repeated": data.clean.repeated}
-        config |= {"limit": None if data.flatten else data.limit}
-        if self.cfg.distill.direction.supervised:
-            return self._enough(self.store(gold, config, *sources, *scored, progress=self.progress, title="gold"))
-        config |= {"extra": len(self.extra), "extra_limit": data.extra_limit, "transductive": data.transductive}
-        return self._enough(
-            self.store(gather, config, *sources, *self.extra, *scored, progress=self.progress, title="pool")
-        )
-
-    def _enough(self, pool: Artifact) -> Artifact:
-        if self.select is not Select.agreement:
-            return pool
-        pairs, cfg = pool.facts["pairs"], self.cfg.distill
-        if pairs < MIN_POOL:
-            raise InputError(
-                f"{pairs} pairs to learn from are too few to hold some out; add pairs (data.limit may leave them out),"
-                " or set distill.select=last"
-            )
-        if int(cfg.holdout * pairs) < MIN_HELD_OUT and "bi" in cfg.direction.students:
-            log.warning("%d pairs cannot show a gain: the bi-encoder stays as it is; add pairs, or data.dev", pairs)
-        return pool
-
-    def _mine(self, corpus: Artifact, bi: Member) -> Artifact:
-        """Pairs made of single sentences."""
-        mining, embeddings = self.data.mining, []
-        if mining.nearest > 0:
-            tokens = self.tokens(corpus, bi.artifact, "sentences")
-            progress, title = self.progress.at(bi.place), f"{bi.place} embed"
-            embeddings = [self.store(embed, self.scoring, bi.artifact, tokens, progress=progress, title=title)]
-        config = {
-            "pairs": mining.pairs,
-            "shares": {"random": mining.random, "nearest": mining.nearest, "lexical": mining.lexical},
-            "neighbours": mining.neighbours,
-            "seed": self.data.seed,
-        }
-        mined = self.store(mine, config, corpus, *embeddings, progress=self.progress, title="mine")
-        if (made := mined.facts["pairs"]) < (wanted := mining.pairs or corpus.facts["sentences"]):
-            log.warning(
-                f"data.mining: makes {made:,} of {wanted:,} pairs, as there are no more of these kinds; raise"
-                " data.mining.neighbours, or lower data.mining.pairs"
-            )
-        return mined
-
-    def flatten(self, pool: Artifact, labels: Artifact) -> Artifact:
-        """`data.limit` pairs of the pool, whose initial labels are spread evenly."""
-        # A pool counts by its pairs; what is reported of it depends on the test sets and on the sources too.
-        reported = {"shared": digest_of(pool / "shared.npy"), "dropped": pool.facts["dropped"]}
-        config = {"count": self.data.limit, "seed": self.data.seed, **reported}
-        return self._enough(self.store(flatten, config, pool, labels, progress=self.progress, title="flatten"))
 
     def centre(self, initial: Sequence[Member], pool: Artifact) -> dict[int, Member]:
         """Those initial bi-encoders that are centred before the loop, mean-centred over the pool, by number."""

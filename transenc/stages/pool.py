@@ -1,0 +1,124 @@
+"""The pairs of a run: the pool, which it learns from, and the development and test pairs, which the pool leaves out."""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from transenc.artifacts import Artifact, Store
+from transenc.config.schema import Select, Train
+from transenc.errors import InputError
+from transenc.metrics import varies
+from transenc.progress import Progress
+from transenc.stages.evaluation import Evaluation, Member, digest_of, task_name
+from transenc.stages.interpolation import MIN_HELD_OUT
+from transenc.stages.models import embed
+from transenc.stages.pairs import corpus, flatten, gather, gold, mine
+
+log = logging.getLogger("transenc")
+
+FLAT_GOLD = "holds one gold score only, once or throughout"
+MIN_POOL = 3  # pairs, of which two are held out
+
+
+class Pool(Evaluation):
+    """The verbs that make the pool. Whatever is wrong with the data is an error here, before a model is loaded.
+
+    Attributes:
+        corpus: single sentences, to make pairs of, if there are any.
+        dev, tests: the scored sets by name; `dev` has one or none.
+        select: what encoders are selected by, never `auto`.
+    """
+
+    def __init__(self, cfg: Train, store: Store, progress: Progress):
+        super().__init__(store, cfg.data, cfg.paths, cfg.trainer, progress)
+        self.cfg, self.select = cfg, cfg.select
+        supervised = cfg.distill.direction.supervised
+        self.corpus: Artifact | None = None
+        if cfg.data.sentences is not None and not supervised:
+            self.corpus = self._read_corpus(cfg.data.sentences)
+        self.sources = [self.read(name, supervised, supervised) for name in cfg.pair_sources]
+        self.extra = [self.read(name, False) for name in cfg.extra_sources]
+        dev = [] if cfg.data.dev is None else [cfg.data.dev]
+        tasks = self.tasks([*dev, *cfg.data.test])
+        for name in [*dev, *cfg.data.test]:
+            self._check_gold(name, tasks[task_name(name)])
+        self.dev = {task_name(name): tasks[task_name(name)] for name in dev}
+        self.tests = {task_name(name): tasks[task_name(name)] for name in cfg.data.test}
+        if self.select is Select.dev and cfg.data.dev in cfg.data.test:
+            log.warning("data.dev=%s is in data.test too: encoders are selected by its scores", cfg.data.dev)
+
+    def _read_corpus(self, name: str) -> Artifact:
+        if not os.path.isfile(name):
+            raise InputError(f"data.sentences={name}: {'is not a file' if os.path.exists(name) else 'no such file'}")
+        config = {"file": name, "digest": digest_of(Path(name))}
+        return self.store(corpus, config, progress=self.progress, title=f"read {task_name(name)}")
+
+    def _check_gold(self, name: str, pairs: Artifact) -> None:
+        if varies(np.load(pairs / "gold.npy")):
+            return
+        if name == self.cfg.data.dev and self.select is Select.dev:
+            raise InputError(
+                f"data.dev={name}: {FLAT_GOLD}, and nothing can be selected by it; give other pairs, or data.dev=null"
+            )
+        log.warning("%s: %s, so correlations with it are undefined", name, FLAT_GOLD)
+
+    def gather(self, initial: Mapping[str, Sequence[Member]]) -> Artifact:
+        """The pool, the pairs to learn from. The first initial bi-encoder finds neighbours among single sentences."""
+        data, sources = self.data, self.sources
+        scored = [*self.dev.values(), *self.tests.values()]
+        if self.corpus is not None:
+            sources = [*sources, self._mine(self.corpus, initial["bi"][0])]
+        config: dict[str, Any] = {"sources": len(sources), "ordered": data.ordered, "seed": data.seed}
+        config |= {"empty": data.clean.empty, "identical": data.clean.identical, "repeated": data.clean.repeated}
+        config |= {"limit": None if data.flatten else data.limit}
+        if self.cfg.distill.direction.supervised:
+            return self._enough(self.store(gold, config, *sources, *scored, progress=self.progress, title="gold"))
+        config |= {"extra": len(self.extra), "extra_limit": data.extra_limit, "transductive": data.transductive}
+        return self._enough(
+            self.store(gather, config, *sources, *self.extra, *scored, progress=self.progress, title="pool")
+        )
+
+    def _enough(self, pool: Artifact) -> Artifact:
+        if self.select is not Select.agreement:
+            return pool
+        pairs, cfg = pool.facts["pairs"], self.cfg.distill
+        if pairs < MIN_POOL:
+            raise InputError(
+                f"{pairs} pairs to learn from are too few to hold some out; add pairs (data.limit may leave them out),"
+                " or set distill.select=last"
+            )
+        if int(cfg.holdout * pairs) < MIN_HELD_OUT and "bi" in cfg.direction.students:
+            log.warning("%d pairs cannot show a gain: the bi-encoder stays as it is; add pairs, or data.dev", pairs)
+        return pool
+
+    def _mine(self, corpus: Artifact, bi: Member) -> Artifact:
+        """Pairs made of single sentences."""
+        mining, embeddings = self.data.mining, []
+        if mining.nearest > 0:
+            tokens = self.tokens(corpus, bi.artifact, "sentences")
+            progress, title = self.progress.at(bi.place), f"{bi.place} embed"
+            embeddings = [self.store(embed, self.scoring, bi.artifact, tokens, progress=progress, title=title)]
+        config = {
+            "pairs": mining.pairs,
+            "shares": {"random": mining.random, "nearest": mining.nearest, "lexical": mining.lexical},
+            "neighbours": mining.neighbours,
+            "seed": self.data.seed,
+        }
+        mined = self.store(mine, config, corpus, *embeddings, progress=self.progress, title="mine")
+        if (made := mined.facts["pairs"]) < (wanted := mining.pairs or corpus.facts["sentences"]):
+            log.warning(
+                f"data.mining: makes {made:,} of {wanted:,} pairs, as there are no more of these kinds; raise"
+                " data.mining.neighbours, or lower data.mining.pairs"
+            )
+        return mined
+
+    def flatten(self, pool: Artifact, labels: Artifact) -> Artifact:
+        """`data.limit` pairs of the pool, whose initial labels are spread evenly."""
+        # A pool counts by its pairs; what is reported of it depends on the test sets and on the sources too.
+        reported = {"shared": digest_of(pool / "shared.npy"), "dropped": pool.facts["dropped"]}
+        config = {"count": self.data.limit, "seed": self.data.seed, **reported}
+        return self._enough(self.store(flatten, config, pool, labels, progress=self.progress, title="flatten"))
