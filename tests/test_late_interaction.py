@@ -177,9 +177,12 @@ def test_mean_pooling_is_advised_where_no_file_names_another(setting, tmp_path, 
     )
 
 
-@pytest.mark.parametrize("spoilt", ["transenc.stages.run.WELL_POOLED", "transenc.encoders.bi.mean_cosine"])
+@pytest.mark.parametrize(
+    "spoilt", ["transenc.stages.run.WELL_POOLED", "transenc.encoders.late_interaction.mean_cosine"]
+)
 def test_it_is_not_advised_where_the_pooling_is_good_or_the_mean_agrees_no_better(setting, caplog, monkeypatch, spoilt):
-    monkeypatch.setattr(spoilt, -1 if spoilt.endswith("POOLED") else lambda first, *_: torch.zeros(len(first)))
+    nothing = -1 if spoilt.endswith("POOLED") else lambda first, *_: torch.zeros(len(first))
+    monkeypatch.setattr(f"transenc.{spoilt}", nothing)
     late_run(setting, "model.pooling=cls")
     assert "agrees better" not in caplog.text
 

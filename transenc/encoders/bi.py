@@ -17,13 +17,14 @@ from transenc.data.tokens import TokenisedPairs
 from transenc.encoders.base import PairEncoder, Progress
 from transenc.encoders.cpu_layers import speed_up
 from transenc.encoders.inputs import in_batches
-from transenc.encoders.late_interaction import inverse_document_frequencies, late_interaction, mean_cosine
+from transenc.encoders.late_interaction import TokenVectors, inverse_document_frequencies
 from transenc.encoders.loading import UNLIMITED, load_backbone, load_parts, refuse
 from transenc.errors import InputError
 from transenc.model_description import PAIR_PROMPTS, Description
 from transenc.model_folder import Source
 
 CENTRING_SENTENCES = 10_000  # sentences at most that a mean vector is taken over
+BLOCK_TOKENS = 1 << 16  # compared at a time: 0.2 GB of vectors at D = 768
 BLOCK_PAIRS = 1 << 16  # pairs scored at a time: 0.4 GB of embeddings at E = 768, twice while they are gathered
 
 
@@ -200,31 +201,20 @@ class BiEncoder(PairEncoder):
         """
         scores = np.empty((3, len(pairs)), dtype=np.float32)
         vocabulary = self.backbone.get_input_embeddings().num_embeddings  # type: ignore[operator]
-        before, behind = len(self.inputs.alone_before), len(self.inputs.alone_behind)
+        before = len(self.inputs.alone_before)
         # A space that ends a prompt is part of the sentence's first token.
-        skipped = torch.tensor([max(before, self._tokens_of_prompt(prompt.rstrip())) for prompt in self.prompts])
+        skipped = np.array([max(before, self._tokens_of_prompt(prompt.rstrip())) for prompt in self.prompts])
         counts = pairs.sentence_counts(vocabulary, (skipped - before).tolist())
         idf = inverse_document_frequencies(counts, len(pairs.lengths))
-        weightings = torch.from_numpy(np.stack([np.ones_like(idf), idf]))  # [2, V]
-        lengths = self.inputs.single_lengths(pairs.lengths[pairs.sides(slice(None))])  # [N, 2]
-
-        def run(group: np.ndarray) -> None:
-            inputs = self.collate(pairs, group, group < 0)
-            hidden = self.backbone(**self.to_device(inputs)).last_hidden_state
-            places = torch.arange(hidden.shape[1])
-            ends = torch.from_numpy(lengths[group]) - behind  # [B, 2]
-            text = (places >= skipped[:, None, None]) & (places < ends.T[:, :, None])  # [2, B, L]
-            weights = (weightings[:, inputs["input_ids"].view(text.shape)] * text).to(self.device)  # [2, 2, B, L]
-            with torch.autocast(self.device.type, enabled=False):
-                sides = hidden.float().chunk(2)
-                scores[:2, group] = late_interaction(*sides, *weights.unbind(1)).cpu().numpy()
-                scores[2, group] = mean_cosine(*sides, *weights[0]).cpu().numpy()
-            progress(len(group))
-
+        weightings = torch.from_numpy(np.stack([np.ones_like(idf), idf])).to(self.device)  # [2, V]
         speed_up(self.backbone, False, self._cpu_layers)  # all tokens, whatever the pooling reads
         try:
             with self.scoring(precision):
-                in_batches(2 * lengths.max(axis=1), batch_tokens, run)
+                blocks = np.cumsum(pairs.lengths[pairs.sides()].sum(axis=1)) // BLOCK_TOKENS
+                for rows in np.split(np.arange(len(pairs)), np.flatnonzero(np.diff(blocks)) + 1):
+                    sentences, sides = np.unique(pairs.sides(rows), return_inverse=True)
+                    tokens = TokenVectors.of(self, pairs, sentences, skipped, batch_tokens)
+                    scores[:, rows] = tokens.compare(sides.reshape(-1, 2), weightings, batch_tokens, progress)
         finally:
             self.use_cpu_layers(self._cpu_layers)
         return scores

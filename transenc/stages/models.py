@@ -245,7 +245,7 @@ def truncated_text(encoder: "PairEncoder", count: int) -> str:
     return f", {count:,} {what} cut to {encoder.max_tokens} tokens" if count else ""
 
 
-@stage(version=6, ignore=("batch_tokens", "accelerator"))
+@stage(version=7, ignore=("batch_tokens", "accelerator"))
 @distributed.collective
 def score_late(
     out: Path, config: Config, progress: Progress, model: Artifact, tokens: Artifact, cosines: Artifact
