@@ -95,6 +95,21 @@ def test_scores_depend_neither_on_the_pooling_nor_on_the_batch_and_leave_the_enc
     assert (cls.score(pairs) == before).all()
 
 
+@pytest.mark.parametrize(("tokens", "encoded"), [(10_000, 3), (1, 5)])
+def test_each_sentence_of_a_block_of_pairs_is_encoded_once_and_blocks_change_no_score(
+    bert, monkeypatch, tokens, encoded
+):
+    encoder = BiEncoder.load(bert, pooling="mean", prompt=["small ", ""])
+    sentences = ["a cat sat", "the dog ran far away", "two"]
+    pairs = encoder.tokenise(sentences, np.array([[0, 1], [0, 2], [0, 0]]))
+    expected = [encoder.late_interaction(pairs.select(np.array([row])), 4096)[:, 0] for row in range(3)]
+    singles, seen = encoder.inputs.singles, []
+    monkeypatch.setattr(encoder.inputs, "singles", lambda of, some: seen.extend(some.tolist()) or singles(of, some))
+    monkeypatch.setattr("transenc.encoders.bi.BLOCK_TOKENS", tokens)
+    np.testing.assert_allclose(encoder.late_interaction(pairs, 4096).T, expected, atol=1e-5)
+    assert len(seen) == encoded + 1  # the first sentence also as a second one, behind another prompt
+
+
 def test_special_tokens_and_prompts_do_not_count(bert):
     encoder = BiEncoder.load(bert, pooling="mean", prompt=["the small ", ""])
     pairs = numbered(encoder, PAIRS[:1])
