@@ -24,7 +24,7 @@ ORDER = [  # each may import those before it, never those after
     ["report.__main__"],
     ["data.scores", "data.lines"],
     ["data.files", "data.sentences", "data.tokens"],
-    ["data.published", "data.hub", "data.mining", "data.module"],
+    ["data.published", "data.hub", "data.mining", "data.crops", "data.module"],
     [
         "encoders.lora",
         "encoders.used_rows",

@@ -55,14 +55,16 @@ def distill(cfg: Train, folder: Path, overrides: Sequence[str] | None = None) ->
             initial["bi"] = [centred.get(member.number, member) for member in initial["bi"]]
             evaluate(list(centred.values()))
 
+        pools = {"cross": stages.with_crops(pool), "bi": pool}
         encoders = dict(initial)
         for iteration in range(1, cfg.distill.iterations + 1):
             # The bi-encoder labels for the cross-encoder, then the cross-encoder for the bi-encoder.
             for teacher, student in direction.turns:
-                labels = stages.label(encoders, teacher, pool, iteration)
-                run.write_labels(iteration, teacher, labels, pool)
+                pairs = pools[student]
+                labels = stages.label(encoders, teacher, pairs, iteration)
+                run.write_labels(iteration, teacher, labels, pairs)
                 members = zip(initial[student], encoders[student], strict=True)
-                encoders[student] = [stages.train(*member, pool, labels, iteration) for member in members]
+                encoders[student] = [stages.train(*member, pairs, labels, iteration) for member in members]
                 evaluate(encoders[student])
 
         selected = []

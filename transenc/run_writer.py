@@ -113,7 +113,10 @@ class RunWriter:
         self.trackers.histogram(f"labels/{teacher}", values, iteration)
         statistics = {f"labels/{teacher}/{name}": labels.facts[name] for name in ("clamped", "mean", "std")}
         self.trackers.scalars(statistics, iteration)
-        write_pairs(self.files.path("labels", f"{iteration}-{teacher}.csv"), pairs, label=values)
+        given, name = pairs.facts.get("given", len(values)), f"{iteration}-{teacher}"
+        write_pairs(self.files.path("labels", f"{name}.csv"), pairs, slice(given), label=values)
+        if given < len(values):
+            write_pairs(self.files.path("labels", f"{name}-crops.csv"), pairs, slice(given, None), label=values)
 
     def finish(
         self, selected: Sequence[Selected], candidates: Sequence[Member], stages: Stages, pool: Artifact
@@ -303,12 +306,13 @@ def plain(settings: Any) -> Any:
     return settings.name if isinstance(settings, Enum) else settings
 
 
-def write_pairs(path: Path, pairs: Artifact, **columns: np.ndarray) -> None:
+def write_pairs(path: Path, pairs: Artifact, rows: slice = slice(None), **columns: np.ndarray) -> None:
     """A csv file of sentence1, sentence2 and the given columns, in the order of the pairs, at float32 precision.
 
     Args:
         path: of the file.
         pairs: N pairs.
+        rows: which of them to write.
         columns: [N] numbers each, by name.
     """
     path.parent.mkdir(exist_ok=True)
@@ -316,7 +320,7 @@ def write_pairs(path: Path, pairs: Artifact, **columns: np.ndarray) -> None:
     with replacing(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("sentence1", "sentence2", *columns))
-        for (first, second), *values in zip(index, *columns.values(), strict=True):
+        for (first, second), *values in zip(index[rows], *(column[rows] for column in columns.values()), strict=True):
             writer.writerow((sentences[first], sentences[second], *(f"{value:.9g}" for value in values)))
 
 

@@ -216,7 +216,7 @@ class Data:
     sentences: str | None  # a file of single sentences, one per line, to make pairs of
     pool: list[str]  # unlabelled pairs without data.path and data.sentences: known sets (stsb-train, ...), or files
     extra: Any  # more unlabelled pairs: a known set, a file, or a list of them
-    extra_limit: int | None  # use this many of the extra pairs, at random
+    extra_limit: int | None  # use this many extra pairs, at random
     limit: int | None  # use this many pairs in all, at random
     flatten: bool  # draw these data.limit pairs so that the initial bi-encoder's scores are spread evenly
     seed: int  # random seed of the draws and of mining
@@ -244,13 +244,13 @@ class TrainingConfig:
 
     loss: Loss
     epochs: int  # passes over the labelled pairs
-    min_steps: int  # at least this many steps; few pairs are repeated within an epoch
+    min_steps: int  # at least this many steps; few pairs are repeated
     batch_size: int  # pairs per optimiser step
     micro_batch_size: int | None  # pairs in memory at once, each computed twice; null: the whole batch
-    gradient_checkpointing: bool  # keep each layer's input only, and compute the rest again for the gradient
+    gradient_checkpointing: bool  # keep only each layer's input, and compute the rest again
     lora_rank: int  # rank of LoRA adapters, trained with the head in place of all weights; 0: no LoRA
     learning_rate: float  # peak learning rate of AdamW
-    warmup: float  # share of the steps in which the learning rate rises; then it falls linearly to 0
+    warmup: float  # share of the steps in which the learning rate rises; then it falls to 0
     weight_decay: float  # of AdamW, but not on biases and normalisation weights
     clip: float  # maximum norm of the gradients; 0: no clipping
     eval_steps: int  # evaluate for selection every this many steps, and after each epoch; 0: only then
@@ -260,7 +260,8 @@ class TrainingConfig:
 class CrossTrainingConfig(TrainingConfig):
     """How the cross-encoder is trained."""
 
-    both_orders: bool  # train on (a, b) and on (b, a), unless data.ordered
+    both_orders: bool  # train on (a, b) and (b, a), unless data.ordered
+    crops: bool  # fill min_steps with crops of the pairs, not repeats (docs/adapting_ablations.md)
     init_bias: bool  # initialise a new head's bias to the mean label's logit
 
 

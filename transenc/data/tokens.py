@@ -31,6 +31,7 @@ class TokenisedPairs:
         second: added to the numbers of second sentences if the two prompts differ: all sentences are then stored twice,
             with the first prompt and behind that with the second. 0: the prompts are equal.
         gold: [N] float64 human scores on the set's own scale, or None. Pairs to learn from never have any.
+        source: [N] int64, the number of the pair that a pair is a crop of, or its own, or None. Crops come last.
     """
 
     ids: np.ndarray
@@ -38,9 +39,19 @@ class TokenisedPairs:
     pairs: np.ndarray
     gold: np.ndarray | None = None
     second: int = 0
+    source: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.pairs)
+
+    @property
+    def given(self) -> int:
+        """How many pairs are no crops."""
+        return len(self) if self.source is None else int(np.count_nonzero(self.source == np.arange(len(self))))
+
+    def of(self, rows: np.ndarray) -> np.ndarray:
+        """Sorted numbers of some given pairs, and of their crops."""
+        return np.sort(rows) if self.source is None else np.flatnonzero(np.isin(self.source, rows))
 
     def sides(self, rows: np.ndarray | slice = slice(None), swapped: np.ndarray | None = None) -> np.ndarray:
         """[B, 2], where the tokens of some pairs' sentences are, those of `swapped` pairs in the other order."""
@@ -82,7 +93,7 @@ class TokenisedPairs:
         return TokenisedPairs(self.ids, self.offsets, self.pairs[rows], gold, self.second)
 
     def save(self, folder: Path) -> None:
-        for name in ("ids", "offsets", "pairs", "gold"):
+        for name in ("ids", "offsets", "pairs", "gold", "source"):
             if (array := getattr(self, name)) is not None:
                 np.save(folder / f"{name}.npy", array)
         if self.second:
@@ -93,7 +104,7 @@ class TokenisedPairs:
         """Memory-mapped: what is not looked at is not read."""
         found = {p.stem: np.load(p, mmap_mode="r") for p in folder.glob("*.npy")}
         second = int(found["second"][0]) if "second" in found else 0
-        return cls(found["ids"], found["offsets"], found["pairs"], found.get("gold"), second)
+        return cls(found["ids"], found["offsets"], found["pairs"], found.get("gold"), second, found.get("source"))
 
 
 def count_unknown(ids: np.ndarray, tokenizer: Any) -> int:

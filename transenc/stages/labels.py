@@ -61,15 +61,20 @@ def folds_of(pairs: int, folds: int, seed: int) -> list[np.ndarray]:
     return np.array_split(np.random.default_rng(seed).permutation(pairs), folds)
 
 
+def held_out_count(pairs: int, share: float) -> int:
+    """How many of a pool's pairs are held out for selection by agreement."""
+    return max(2, int(share * pairs))
+
+
 @stage(version=2, ignore=("batch_tokens", "accelerator"))
 @distributed.collective
 def score_held_out(out: Path, config: Config, progress: Progress, tokens: Artifact, *models: Artifact) -> Facts:
     """The pool's scores by cross-fitting: each fold is scored by the encoder that did not learn from it."""
     pairs = TokenisedPairs.load(tokens.path)
     scores, cut = np.empty(len(pairs), dtype=np.float32), 0
-    folds = folds_of(len(pairs), len(models), config["split_seed"])
+    folds = [pairs.of(rows) for rows in folds_of(pairs.given, len(models), config["split_seed"])]
     with progress.bar("score", len(pairs), "pair") as bar:
-        for rows, model in zip(map(np.sort, folds), models, strict=True):
+        for rows, model in zip(folds, models, strict=True):
             encoder = loaded(model, config)
             of_fold = pairs.select(rows)
             raw = similarities(encoder, of_fold, config)

@@ -263,12 +263,13 @@ def score_late(
     if distributed.rank():
         return {}
     embedded, (tokens_alike, _, mean) = np.load(cosines / "scores.npy"), scores
-    agreement = spearman(embedded, tokens_alike)
+    given = slice(pairs.given)  # not of crops
+    agreement = spearman(embedded[given], tokens_alike[given])
     well_pooled = agreement >= WELL_POOLED
     np.save(out / "scores.npy", np.stack([embedded, tokens_alike]) if well_pooled else scores[:2])
     by = "embeddings and tokens" if well_pooled else "tokens, unweighted and weighted by IDF"
     summary = f"{len(pairs):,} pairs, by {by}; Spearman of embeddings and tokens {percent(agreement)}"
-    mean_agreement = spearman(mean, tokens_alike)
+    mean_agreement = spearman(mean[given], tokens_alike[given])
     return {"pairs": len(pairs), "agreement": agreement, "mean_agreement": mean_agreement, "summary": summary}
 
 

@@ -5,6 +5,8 @@
     mine      -> sentences.txt, pairs.npy: pairs out of a corpus
     gather    -> sentences.txt, pairs.npy: the pool, cleaned and drawn from everything above
     flatten   -> sentences.txt, pairs.npy: fewer of the pool, their initial scores spread evenly
+    crop      -> sentences.txt, pairs.npy, source.npy: crops of the pool's pairs, and of which each is
+    extend    -> sentences.txt, pairs.npy, source.npy: the pool, and behind it crops of its pairs
     gold      -> sentences.txt, pairs.npy, labels.npy: human scores as labels, for supervised training only
     tokenise  -> ids.npy, offsets.npy, and the pairs (and gold scores) again
 
@@ -14,6 +16,7 @@ All that unsupervised training learns from comes through `gather`, which reads n
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
@@ -22,12 +25,13 @@ import numpy as np
 
 from transenc.artifacts import Artifact, stage
 from transenc.data import hub, published
+from transenc.data.crops import crops
 from transenc.data.files import Format, Pair, read_pairs
 from transenc.data.lines import read_sentences
 from transenc.data.mining import flat_sample
 from transenc.data.mining import mine as mine_pairs
 from transenc.data.sentences import DIGEST, Sentences, digest, digests, distinct, write
-from transenc.data.tokens import assemble, count_unknown, token_chunks
+from transenc.data.tokens import assemble, count_unknown, number_sentences, token_chunks
 from transenc.errors import InputError
 from transenc.progress import Progress
 from transenc.terminal import quiet
@@ -160,6 +164,31 @@ def flatten(out: Path, config: Config, progress: Progress, pool: Artifact, label
     return {**facts, **_account(facts, np.load(pool / "shared.npy")[rows], pool.facts["dropped"])}
 
 
+@stage(version=1)
+def crop(out: Path, config: Config, progress: Progress, pool: Artifact) -> Facts:
+    """Crops of the pool's pairs, `count` or what there is."""
+    sentences = list(sentences_of(pool))
+    pairs = [(sentences[a], sentences[b]) for a, b in np.load(pool / "pairs.npy").tolist()]
+    made = list(crops(pairs, config["count"], config["seed"]))
+    np.save(out / "source.npy", np.array([number for number, _ in made], dtype=np.int64))
+    texts, numbers = number_sentences([pair for _, pair in made])
+    facts = _write(out, texts, numbers)
+    return {**facts, "summary": f"{len(made):,} crops"}
+
+
+@stage(version=1, content=("sentences.txt", "pairs.npy", "source.npy"))
+def extend(out: Path, config: Config, progress: Progress, pool: Artifact, crops: Artifact, *scored: Artifact) -> Facts:
+    """The pool, and behind it crops. None of these is a pair of the pool, nor, unless `transductive`, of a development
+    or test set.
+    """
+    sentence, pairs, rows, _, _ = _cleaned({**config, "repeated": True}, (pool, crops), scored)
+    given = pool.facts["pairs"]
+    rows = np.concatenate([np.arange(given), rows[rows >= given]])
+    np.save(out / "source.npy", np.concatenate([np.arange(given), np.load(crops / "source.npy")])[rows])
+    facts = _write(out, *_used(sentence, pairs[rows]))
+    return {**facts, "given": given, "summary": f"{given:,} pairs and {len(rows) - given:,} crops"}
+
+
 @stage(version=3, content=("sentences.txt", "pairs.npy", "labels.npy"))
 def gold(out: Path, config: Config, progress: Progress, *artifacts: Artifact) -> Facts:
     """Human scores as labels: cleaned like a pool, and never those of the development and test sets.
@@ -191,13 +220,13 @@ def tokenise(out: Path, config: Config, progress: Progress, pairs: Artifact) -> 
             ids.tofile(file)
             lengths.append(lengths_of_ids)
     ids = np.memmap(aside, np.int32, "r") if aside.stat().st_size else np.empty(0, np.int32)
-    tokens = assemble(ids, lengths, np.load(pairs / "pairs.npy"), gold, prompts)
-    tokens.save(out)
+    source = np.load(pairs / "source.npy") if (pairs / "source.npy").exists() else None
+    replace(assemble(ids, lengths, np.load(pairs / "pairs.npy"), gold, prompts), source=source).save(out)
     aside.unlink()
     facts = {"binary": pairs.facts["binary"]} if gold is not None else {}
-    unknown = count_unknown(tokens.ids, tokenizer)
-    summary = f"{len(tokens.ids):,} tokens" + (f", {unknown:,} of them unknown" if unknown else "")
-    return {**facts, "tokens": len(tokens.ids), "unknown": unknown, "summary": summary}
+    unknown = count_unknown(ids, tokenizer)
+    summary = f"{len(ids):,} tokens" + (f", {unknown:,} of them unknown" if unknown else "")
+    return {**facts, "tokens": len(ids), "unknown": unknown, "summary": summary}
 
 
 def _cleaned(

@@ -1,6 +1,7 @@
 """The pairs of a run: the pool, which it learns from, and the development and test pairs, which the pool leaves out."""
 
 import logging
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,18 +10,20 @@ from typing import Any
 import numpy as np
 
 from transenc.artifacts import Artifact, Store
-from transenc.config.schema import Select, Train
+from transenc.config.schema import Select, Train, listed
 from transenc.errors import InputError
 from transenc.metrics import varies
 from transenc.progress import Progress
 from transenc.stages.evaluation import Evaluation, Member, digest_of, task_name
 from transenc.stages.interpolation import MIN_HELD_OUT
+from transenc.stages.labels import held_out_count
 from transenc.stages.models import embed
-from transenc.stages.pairs import corpus, flatten, gather, gold, mine
+from transenc.stages.pairs import corpus, crop, extend, flatten, gather, gold, mine
 
 log = logging.getLogger("transenc")
 
 FLAT_GOLD = "holds one gold score only, once or throughout"
+SPARE = 1.1  # times as many pairs as are wanted: cleaning may drop some, and folds differ in size
 MIN_POOL = 3  # pairs, of which two are held out
 
 
@@ -69,18 +72,51 @@ class Pool(Evaluation):
     def gather(self, initial: Mapping[str, Sequence[Member]]) -> Artifact:
         """The pool, the pairs to learn from. The first initial bi-encoder finds neighbours among single sentences."""
         data, sources = self.data, self.sources
-        scored = [*self.dev.values(), *self.tests.values()]
         if self.corpus is not None:
             sources = [*sources, self._mine(self.corpus, initial["bi"][0])]
-        config: dict[str, Any] = {"sources": len(sources), "ordered": data.ordered, "seed": data.seed}
-        config |= {"empty": data.clean.empty, "identical": data.clean.identical, "repeated": data.clean.repeated}
+        config = self._cleaning | {"sources": len(sources), "seed": data.seed}
         config |= {"limit": None if data.flatten else data.limit}
         if self.cfg.distill.direction.supervised:
-            return self._enough(self.store(gold, config, *sources, *scored, progress=self.progress, title="gold"))
+            return self._enough(self.store(gold, config, *sources, *self._scored, progress=self.progress, title="gold"))
         config |= {"extra": len(self.extra), "extra_limit": data.extra_limit, "transductive": data.transductive}
         return self._enough(
-            self.store(gather, config, *sources, *self.extra, *scored, progress=self.progress, title="pool")
+            self.store(gather, config, *sources, *self.extra, *self._scored, progress=self.progress, title="pool")
         )
+
+    @property
+    def _cleaning(self) -> dict[str, Any]:
+        clean = self.data.clean
+        return {
+            "ordered": self.data.ordered,
+            "empty": clean.empty,
+            "identical": clean.identical,
+            "repeated": clean.repeated,
+        }
+
+    @property
+    def _scored(self) -> list[Artifact]:
+        return [*self.dev.values(), *self.tests.values()]
+
+    def with_crops(self, pool: Artifact) -> Artifact:
+        """What the cross-encoder learns from: the pool, and behind it as many crops of its pairs as fill `min_steps`
+        without a repeat, if `crops` says so and a bi-encoder labels them.
+        """
+        cfg, training, given = self.cfg.distill, self.cfg.distill.cross, pool.facts["pairs"]
+        files = any(map(os.path.isfile, listed(self.cfg.model.teachers or [])))  # which have no scores of crops
+        if not training.crops or files or ("bi", "cross") not in cfg.direction.turns:
+            return pool
+        left_out = 1 / cfg.folds if cfg.folds > 1 else 0.0
+        if cfg.folds == 1 and self.select is Select.agreement:
+            left_out = held_out_count(given, cfg.holdout) / given
+        orders = 2 if training.both_orders and not self.data.ordered else 1
+        count = math.ceil(SPARE * training.min_steps * training.batch_size / orders / (1 - left_out)) - given
+        if count <= 0:
+            return pool
+        config = {"count": count, "seed": self.data.seed}
+        cropped = self.store(crop, config, pool, progress=self.progress, title="crop")
+        config = self._cleaning | {"transductive": self.data.transductive}
+        inputs = (pool, cropped, *self._scored)
+        return self.store(extend, config, *inputs, progress=self.progress, title="pool with crops")
 
     def _enough(self, pool: Artifact) -> Artifact:
         if self.select is not Select.agreement:

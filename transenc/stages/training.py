@@ -17,7 +17,7 @@ from transenc.errors import InputError
 from transenc.metrics import main_metric
 from transenc.progress import Progress
 from transenc.stages.interpolation import InitialState, SelectionMetric, interpolate
-from transenc.stages.labels import folds_of
+from transenc.stages.labels import folds_of, held_out_count
 from transenc.stages.models import loaded, model_facts, similarities
 from transenc.stages.pairs import Config, Facts
 
@@ -48,22 +48,24 @@ def prepare(student: Artifact, config: Config) -> "PairEncoder":
     return encoder.to(config["accelerator"])
 
 
-def split(count: int, config: Config) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of a pool of `count` pairs that are held out for selection by agreement, and those to learn from, less
-    the `fold` if there is one. Held-out rows are the same in every iteration, since iterations are compared by them.
+def split(pool: TokenisedPairs, config: Config) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of a pool that are held out for selection by agreement, and those to learn from, less the `fold` if
+    there is one. Held-out rows are the same in every iteration, since iterations are compared by them. Crops are of the
+    same part as their pair, but none is held out.
 
     Raises:
         InputError: no pair is left to learn from.
     """
-    held = max(2, int(config["holdout"] * count)) if config["select"] == "agreement" else 0
+    given = pool.given
+    held = held_out_count(given, config["holdout"]) if config["select"] == "agreement" else 0
     if "fold" in config:
-        left_out = folds_of(count, config["folds"], config["split_seed"])[config["fold"]]
+        left_out = folds_of(given, config["folds"], config["split_seed"])[config["fold"]]
     else:
-        left_out = folds_of(count, 1, config["split_seed"])[0][:held]
-    kept = np.setdiff1d(np.arange(count), left_out)
+        left_out = folds_of(given, 1, config["split_seed"])[0][:held]
+    kept = np.setdiff1d(np.arange(len(pool)), pool.of(left_out))
     if not len(kept) or ("fold" in config and not len(left_out)):
         raise InputError(
-            f"{count} pairs are too few to hold some out or to make folds; add pairs, or lower distill.folds"
+            f"{given} pairs are too few to hold some out or to make folds; add pairs, or lower distill.folds"
         )
     return np.sort(left_out[:held]), kept
 
@@ -132,7 +134,10 @@ def train(
     settings, seed, by_agreement = config["training"], config["seed"], config["select"] == "agreement"
     encoder, checkpoint = prepare(student, config), Checkpoint(out)
     pool, targets = TokenisedPairs.load(tokens.path), np.load(labels / "labels.npy")
-    held_out, kept = split(len(pool), config)
+    held_out, kept = split(pool, config)
+    orders = 2 if settings["both_orders"] else 1
+    few = math.ceil(settings["min_steps"] * settings["batch_size"] / orders)
+    kept = kept[: max(few, np.count_nonzero(kept < pool.given))]  # no more crops than fill `min_steps`
     metric = selection_metric(pool, targets, held_out, config, more)
     pairs, learnt = pool.select(kept), targets[kept]
     if settings.get("init_bias") and student.facts.get("new_head"):

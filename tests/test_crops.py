@@ -1,0 +1,192 @@
+"""Crops of the pool's pairs, which only the cross-encoder learns from."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas
+import pytest
+
+import transenc.stages.run
+from transenc.data.crops import crop, crops
+from transenc.data.tokens import TokenisedPairs
+from transenc.stages.training import split
+
+CROPS = ["distill.cross.crops=true", "distill.cross.min_steps=20", "distill.failure=ignore"]  # 160 pairs
+GIVEN = 12
+
+
+def pairs_of(artifact):
+    """Its pairs as sentences."""
+    sentences = (artifact / "sentences.txt").read_text(encoding="utf-8").splitlines()
+    return [(sentences[a], sentences[b]) for a, b in np.load(artifact / "pairs.npy")]
+
+
+def is_crop(part, whole):
+    words, of = part.split(), whole.split()
+    return len(words) >= len(of) // 2 and any(of[i : i + len(words)] == words for i in range(len(of)))
+
+
+def test_a_crop_is_half_of_the_words_or_more_one_after_the_other():
+    rng = np.random.default_rng(0)
+    text = "one two three four five six seven"
+    found = {crop(text, rng) for _ in range(500)}
+    assert all(is_crop(part, text) for part in found)
+    assert {len(part.split()) for part in found} == {3, 4, 5, 6, 7}
+    assert crop("two words", rng) == "two words"
+
+
+def test_a_text_without_spaces_is_cropped_by_characters():
+    text = "\u4e00\u53ea\u732b\u5750\u5728\u57ab\u5b50\u4e0a"
+    found = {crop(text, np.random.default_rng(seed)) for seed in range(50)}
+    assert len(found) > 5
+    assert all(part in text and len(part) >= 4 for part in found)
+
+
+def test_crops_are_different_none_is_a_given_pair_and_there_may_be_few():
+    pairs = [("a b c d", "e f g h"), ("a b c", "e")]
+    made = list(crops(pairs, 1000, 0))
+    found = [pair for _, pair in made]
+    assert len(set(found)) == len(found) < 1000
+    assert not set(found) & set(pairs)
+    assert all(is_crop(pair[side], pairs[number][side]) for number, pair in made for side in (0, 1))
+    assert list(crops(pairs, 5, 0)) == made[:5]
+    assert list(crops([("a", "b")], 5, 0)) == []
+
+
+def test_behind_the_pools_pairs_come_as_many_crops_as_are_wanted(setting, artifacts_by_title):
+    setting.run(*CROPS, "data.limit=40")
+    pool, pairs = (pairs_of(artifacts_by_title[title]) for title in ("pool", "pool with crops"))
+    assert pairs[: len(pool)] == pool
+    assert 160 <= len(pairs) <= 1.1 * 160
+    assert len({tuple(sorted(pair)) for pair in pairs}) == len(pairs)
+    assert all(any(is_crop(a, x) and is_crop(b, y) for x, y in pool) for a, b in pairs[len(pool) :])
+
+
+@pytest.mark.parametrize(("transductive", "dropped"), [("false", 1), ("true", 0)])
+def test_no_crop_is_a_pair_of_the_test_set(setting, tmp_path, artifacts_by_title, transductive, dropped):
+    (tmp_path / "pool.tsv").write_text("sentence1\tsentence2\na big dog\ta cat\na man\ta cat\na dog\ta boy\n")
+    scored = [("big dog", "a cat"), ("a", "b")]
+    rows = "".join(f"{first}\t{second}\t{score}\n" for score, (first, second) in enumerate(scored))
+    (tmp_path / "test.tsv").write_text("sentence1\tsentence2\tscore\n" + rows)
+    files = [f"data.path={tmp_path}/pool.tsv", f"data.test=[{tmp_path}/test.tsv]"]
+    setting.run(*CROPS, *files, f"data.transductive={transductive}")
+    cropped, pairs = artifacts_by_title["crop"], artifacts_by_title["pool with crops"]
+    assert pairs.facts["pairs"] == 3 + cropped.facts["pairs"] - dropped
+    assert (scored[0] in pairs_of(pairs)) == (not dropped)
+
+
+def test_a_crop_of_an_ordered_pair_is_ordered(setting, artifacts_by_title):
+    setting.run(*CROPS, "data.ordered=true", "data.limit=40")
+    pool, pairs = (pairs_of(artifacts_by_title[title]) for title in ("pool", "pool with crops"))
+    assert len(pairs) >= 320  # in one order each
+    assert all(any(is_crop(a, x) and is_crop(b, y) for x, y in pool) for a, b in pairs)
+
+
+def test_the_cross_encoder_learns_from_them_without_a_repeat_and_the_bi_encoder_does_not(setting, monkeypatch):
+    stage, learnt = transenc.stages.run.train, {}
+
+    def build(out, config, progress, student, tokens, labels, *more):
+        learnt[progress.place] = len(TokenisedPairs.load(tokens.path)), len(np.load(labels / "labels.npy"))
+        facts = stage.build(out, config, progress, student, tokens, labels, *more)
+        learnt[f"{progress.place} steps"] = len((out / "curve.jsonl").read_text().splitlines())
+        return facts
+
+    monkeypatch.setattr(transenc.stages.run, "train", replace(stage, build=build))
+    folder = setting.run(*CROPS, f"data.limit={GIVEN}", "distill.select=last")
+    assert learnt["1/bi"] == (GIVEN, GIVEN)
+    pairs, labels = learnt["1/cross"]
+    assert pairs == labels >= 160
+    assert learnt["1/cross steps"] == 20
+    assert json.loads((folder / "run.json").read_text())["data"]["pairs"] == GIVEN
+
+
+@pytest.mark.parametrize(("folds", "select"), [(1, "last"), (1, "agreement"), (2, "agreement"), (3, "last")])
+def test_every_cross_encoder_has_the_steps_that_are_asked_for_and_no_more(setting, folds, select):
+    folder = setting.run(*CROPS, "data.limit=40", f"distill.folds={folds}", f"distill.select={select}")
+    steps = pandas.read_csv(folder / "curves.csv").query("loss.notna() and place.str.startswith('1/cross')")
+    assert steps.groupby("place").step.max().tolist() == [20] * folds
+
+
+def test_their_labels_are_in_a_file_of_their_own(setting):
+    folder = setting.run(*CROPS, f"data.limit={GIVEN}")
+    bi, cross, new = (pandas.read_csv(folder / "labels" / f"{name}.csv") for name in ("1-bi", "1-cross", "1-bi-crops"))
+    sentences = ["sentence1", "sentence2"]
+    pandas.testing.assert_frame_equal(bi[sentences], cross[sentences])
+    assert len(bi) == GIVEN
+    assert len(new) >= 160 - GIVEN
+    assert new.label.between(0, 1).all()
+    assert not (folder / "labels" / "1-cross-crops.csv").exists()
+
+
+@pytest.mark.parametrize("folds", [{}, {"folds": 3, "fold": 1}])
+def test_crops_are_of_the_same_part_as_their_pair_and_none_is_held_out(folds):
+    config = {"holdout": 0.2, "select": "agreement", "split_seed": 3, **folds}
+    source = np.concatenate([np.arange(30), np.arange(60) % 30])
+    plain, cropped = (
+        TokenisedPairs(np.empty(0), np.empty(1), np.zeros((count, 2)), source=of)
+        for count, of in ((30, None), (90, source))
+    )
+    (held, kept), (held_with, kept_with) = split(plain, config), split(cropped, config)
+    assert held_with.tolist() == held.tolist()
+    assert kept_with[kept_with < 30].tolist() == kept.tolist()
+    assert set(source[kept_with]) == set(kept)
+    assert len(kept_with) == 3 * len(kept)
+
+
+def test_cross_fitting_labels_crops_too_where_iterations_follow(setting, artifacts_by_title):
+    settings = ["distill.folds=2", "distill.teachers=both", "distill.average=z", "distill.iterations=2"]
+    setting.run(*CROPS, *settings, f"data.limit={GIVEN}")
+    count = artifacts_by_title["pool with crops"].facts["pairs"]
+    assert count >= 320  # of two folds each cross-encoder learns from one
+    assert len(np.load(artifacts_by_title["2/bi label"] / "labels.npy")) == count
+    assert len(np.load(artifacts_by_title["2/cross label"] / "labels.npy")) == GIVEN
+
+
+def test_whether_a_bi_encoder_is_well_pooled_is_told_by_the_given_pairs(setting, artifacts_by_title):
+    late = ["distill.late_interaction=true", f"data.limit={GIVEN}"]
+    setting.run(*late)
+    alone = artifacts_by_title["0/bi late pool"].facts
+    setting.run(*late, *CROPS, f"paths.artifacts={setting.root}/others", name="with-crops")
+    first = (setting.root / "others").glob("score_late-*/artifact.json")
+    facts = max((json.loads(path.read_text())["facts"] for path in first), key=lambda facts: facts["pairs"])
+    assert facts["pairs"] > alone["pairs"] == GIVEN
+    assert facts["agreement"] == pytest.approx(alone["agreement"], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["distill.cross.crops=false"],
+        ["distill.cross.min_steps=1"],
+        ["distill.direction=gold_to_cross", "data.gold=[{files}/pool.tsv]"],
+    ],
+)
+def test_there_are_none_unless_steps_have_to_be_filled_and_a_bi_encoder_labels(setting, files, settings):
+    setting.run(*CROPS, *(setting_.format(files=files) for setting_ in settings), "distill.select=last")
+    assert not [stage for stage, _ in setting.built if stage == "extend"]
+
+
+def test_there_are_none_beside_a_file_of_scores(setting):
+    first = setting.run(f"data.limit={GIVEN}")
+    setting.run(*CROPS, f"data.limit={GIVEN}", f"model.teachers={first}/labels/1-bi.csv", name="second")
+    assert not [stage for stage, _ in setting.built if stage == "extend"]
+
+
+def test_a_resumed_run_ends_in_the_same_bytes_and_a_rerun_builds_nothing(setting, monkeypatch):
+    settings = [*CROPS, "distill.folds=2", f"data.limit={GIVEN}"]
+    whole = setting.run(*settings, f"paths.artifacts={setting.root}/whole-artifacts", name="whole")
+    stage = transenc.stages.run.train
+
+    def interrupt(out, config, progress, *inputs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(transenc.stages.run, "train", replace(stage, build=interrupt))
+    with pytest.raises(KeyboardInterrupt):
+        setting.run(*settings)
+    monkeypatch.setattr(transenc.stages.run, "train", stage)
+    resumed = setting.run(*settings)
+    for name in ("results.csv", "models/cross-encoder/model.safetensors", "labels/1-bi-crops.csv"):
+        assert (resumed / name).read_bytes() == (whole / name).read_bytes()
+    setting.run(*settings)
+    assert setting.built == []
