@@ -76,6 +76,7 @@ TABLES = {
     "adapting-unseen-cross": Table("adapting", "adapting unseen", ("initial", "task"), "arm", {"encoder": CROSS}),
     "adapting-pools": Table("adapting", "adapting pools", POOLS, "arm", {"encoder": BI}),
     "adapting-pools-cross": Table("adapting", "adapting pools", POOLS, "arm", {"encoder": CROSS}),
+    "crops": Table("adapting", "crops", ("encoder", *POOLS), "arm"),
     "labels": Table("labels", "labels", ("initial", "arm"), "task"),
     "fixed-teachers": Table("fixed_teachers", "fixed teachers", ("arm",), "encoder"),
     "centring": Table("centring", "initial", ("initial", "arm"), "task"),
