@@ -197,7 +197,7 @@ def test_mean_pooling_is_advised_where_no_file_names_another(setting, tmp_path, 
 )
 def test_it_is_not_advised_where_the_pooling_is_good_or_the_mean_agrees_no_better(setting, caplog, monkeypatch, spoilt):
     nothing = -1 if spoilt.endswith("POOLED") else lambda first, *_: torch.zeros(len(first))
-    monkeypatch.setattr(f"transenc.{spoilt}", nothing)
+    monkeypatch.setattr(spoilt, nothing)
     late_run(setting, "model.pooling=cls")
     assert "agrees better" not in caplog.text
 
