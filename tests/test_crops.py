@@ -10,6 +10,7 @@ import pytest
 import transenc.stages.run
 from transenc.data.crops import crop, crops
 from transenc.data.tokens import TokenisedPairs
+from transenc.errors import InputError
 from transenc.stages.training import split
 
 CROPS = ["distill.cross.crops=true", "distill.cross.min_steps=20", "distill.failure=ignore"]  # 160 pairs
@@ -154,23 +155,22 @@ def test_whether_a_bi_encoder_is_well_pooled_is_told_by_the_given_pairs(setting,
     assert facts["agreement"] == pytest.approx(alone["agreement"], abs=1e-6)
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        ["distill.cross.crops=false"],
-        ["distill.cross.min_steps=1"],
-        ["distill.direction=gold_to_cross", "data.gold=[{files}/pool.tsv]"],
-    ],
-)
-def test_there_are_none_unless_steps_have_to_be_filled_and_a_bi_encoder_labels(setting, files, settings):
-    setting.run(*CROPS, *(setting_.format(files=files) for setting_ in settings), "distill.select=last")
+@pytest.mark.parametrize("setting_", ["distill.cross.crops=false", "distill.cross.min_steps=1"])
+def test_there_are_none_unless_steps_have_to_be_filled(setting, setting_):
+    setting.run(*CROPS, setting_)
     assert not [stage for stage, _ in setting.built if stage == "extend"]
 
 
-def test_there_are_none_beside_a_file_of_scores(setting):
-    first = setting.run(f"data.limit={GIVEN}")
-    setting.run(*CROPS, f"data.limit={GIVEN}", f"model.teachers={first}/labels/1-bi.csv", name="second")
-    assert not [stage for stage, _ in setting.built if stage == "extend"]
+@pytest.mark.parametrize("direction", ["cross_to_bi", "gold_to_cross"])
+def test_they_are_refused_where_no_bi_encoder_labels_for_a_cross_encoder(setting, direction):
+    with pytest.raises(InputError, match=rf"^distill.cross.crops=true: with distill.direction={direction} no bi-enc"):
+        setting.run(*CROPS, f"distill.direction={direction}")
+
+
+def test_they_are_refused_beside_a_file_of_scores(setting):
+    labels = setting.run(f"data.limit={GIVEN}") / "labels" / "1-bi.csv"
+    with pytest.raises(InputError, match=rf"model.teachers={labels} has no scores of crops; set .*=false$"):
+        setting.run(*CROPS, f"data.limit={GIVEN}", f"model.teachers=[{labels}]", name="second")
 
 
 def test_a_resumed_run_ends_in_the_same_bytes_and_a_rerun_builds_nothing(setting, monkeypatch):

@@ -124,6 +124,15 @@ def check(cfg: Train) -> None:
             f"distill.late_interaction=true: with distill.direction={direction.name} no bi-encoder labels; set"
             " distill.late_interaction=false"
         )
+    if distill.cross.crops and ("bi", "cross") not in direction.turns:
+        raise InputError(
+            f"distill.cross.crops=true: with distill.direction={direction.name} no bi-encoder labels for a"
+            " cross-encoder; set distill.cross.crops=false"
+        )
+    if distill.cross.crops and (files := [name for name in listed(teachers or []) if os.path.isfile(name)]):
+        raise InputError(
+            f"distill.cross.crops=true: model.teachers={files[0]} has no scores of crops; set distill.cross.crops=false"
+        )
     if distill.select is Select.dev and data.dev is None:
         raise InputError("distill.select=dev: there is no development set; give data.dev=FILE, or select by agreement")
     if direction.supervised:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from transenc.artifacts import Artifact, Store
-from transenc.config.schema import Select, Train, listed
+from transenc.config.schema import Select, Train
 from transenc.errors import InputError
 from transenc.metrics import varies
 from transenc.progress import Progress
@@ -99,11 +99,10 @@ class Pool(Evaluation):
 
     def with_crops(self, pool: Artifact) -> Artifact:
         """What the cross-encoder learns from: the pool, and behind it as many crops of its pairs as fill `min_steps`
-        without a repeat, if `crops` says so and a bi-encoder labels them.
+        without a repeat, if `crops` says so.
         """
         cfg, training, given = self.cfg.distill, self.cfg.distill.cross, pool.facts["pairs"]
-        files = any(map(os.path.isfile, listed(self.cfg.model.teachers or [])))  # which have no scores of crops
-        if not training.crops or files or ("bi", "cross") not in cfg.direction.turns:
+        if not training.crops:
             return pool
         left_out = 1 / cfg.folds if cfg.folds > 1 else 0.0
         if cfg.folds == 1 and self.select is Select.agreement:
