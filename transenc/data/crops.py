@@ -1,4 +1,4 @@
-"""Crops of pairs: each sentence without some words at its ends. A teacher's labels tell what they still have in common.
+"""Crops of pairs: of each sentence a span of its words. A teacher's labels tell how alike these still are.
 
 As augmentation for contrastive training of embeddings, crops do far better than dropout (arXiv 2508.03453).
 """
@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 SHORTEST = 2  # words of a crop, or half of the sentence's
-MAX_PASSES = 100  # over the pairs: short sentences have few different crops
+MAX_PASSES = 1000  # over the pairs: short sentences have few different crops
 
 
 def crop(text: str, rng: np.random.Generator) -> str:
-    """Half of a text's words or more, one after the other. A text without spaces is cropped by characters."""
+    """A span of at least half of a text's words, or of its characters where there are no spaces."""
     words = text.split()
     parts, space = (words, " ") if len(words) > 1 else (list(text), "")
     if len(parts) <= SHORTEST:
@@ -22,25 +22,20 @@ def crop(text: str, rng: np.random.Generator) -> str:
     return space.join(parts[start : start + count])
 
 
-def crops(pairs: Sequence[tuple[str, str]], count: int, seed: int) -> Iterator[tuple[int, tuple[str, str]]]:
-    """`count` different crops of pairs, or what there is, none of them one of the pairs: one of each, then another.
+def crops(pairs: Sequence[tuple[str, str]], seed: int) -> Iterator[tuple[int, tuple[str, str]]]:
+    """Different crops of pairs, none of them one of the pairs: one of each pair, then another of each.
 
     Args:
         pairs: N pairs of texts.
-        count: how many.
         seed: of every choice.
 
     Yields:
         The number of the pair, and a crop of it.
     """
     rng, known = np.random.default_rng(seed), set(pairs)
-    left = count
     for _ in range(MAX_PASSES):
         for number, (first, second) in enumerate(pairs):
             cropped = crop(first, rng), crop(second, rng)
-            if left and cropped not in known:
+            if cropped not in known:
                 known.add(cropped)
-                left -= 1
                 yield number, cropped
-        if not left:
-            return

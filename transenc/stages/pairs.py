@@ -17,7 +17,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import accumulate, chain
+from itertools import accumulate, chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +169,7 @@ def crop(out: Path, config: Config, progress: Progress, pool: Artifact) -> Facts
     """Crops of the pool's pairs, `count` or what there is."""
     sentences = list(sentences_of(pool))
     pairs = [(sentences[a], sentences[b]) for a, b in np.load(pool / "pairs.npy").tolist()]
-    made = list(crops(pairs, config["count"], config["seed"]))
+    made = list(islice(crops(pairs, config["seed"]), config["count"]))
     np.save(out / "source.npy", np.array([number for number, _ in made], dtype=np.int64))
     texts, numbers = number_sentences([pair for _, pair in made])
     facts = _write(out, texts, numbers)

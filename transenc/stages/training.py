@@ -50,8 +50,8 @@ def prepare(student: Artifact, config: Config) -> "PairEncoder":
 
 def split(pool: TokenisedPairs, config: Config) -> tuple[np.ndarray, np.ndarray]:
     """The rows of a pool that are held out for selection by agreement, and those to learn from, less the `fold` if
-    there is one. Held-out rows are the same in every iteration, since iterations are compared by them. Crops are of the
-    same part as their pair, but none is held out.
+    there is one. Held-out rows are the same in every iteration, since iterations are compared by them. A crop is learnt
+    from where its pair is; none is held out.
 
     Raises:
         InputError: no pair is left to learn from.
