@@ -23,6 +23,8 @@ TABLE = [(f"{i:02}", first, 'ü, "quoted"', second) for i, (first, second) in en
 class Lengths:
     """Stands in for an encoder: a score that shows which pair it is of."""
 
+    cut = 0
+
     def predict(self, pairs, batch_tokens):
         print("a library's remark")
         return [(len(first) * 100 + len(second)) / 1e5 for first, second in pairs]
@@ -49,6 +51,15 @@ def test_text_that_the_tokenizer_does_not_know_is_warned_of_once(bert, tmp_path,
     assert len(capsys.readouterr().out.splitlines()) == 21
     (told,) = [record.getMessage() for record in caplog.records if "unknown" in record.getMessage()]
     assert told.startswith("pairs: 50% of the tokens are unknown to the tokenizer")
+
+
+@pytest.mark.parametrize(("limit", "told"), [(5, ["3 sentences cut to 5 tokens"]), (32, [])])
+def test_how_many_texts_were_cut_is_told_once_at_the_end(bert, tmp_path, caplog, monkeypatch, limit, told):
+    monkeypatch.setattr(score, "CHUNK", 2)
+    rows = "a dog\ta cat\na man is eating\ta dog\na dog is running\ta man is eating a dog\n"
+    (tmp_path / "pairs.tsv").write_text(f"sentence1\tsentence2\n{rows}")
+    score.main([f"model={bert}", "model.pooling=mean", f"model.max_tokens={limit}", f"{tmp_path}/pairs.tsv"])
+    assert [record.getMessage() for record in caplog.records] == [f"{bert}: {line}" for line in told]
 
 
 def test_several_processes_do_not_each_write_the_scores(bert, tmp_path, monkeypatch, capsys):

@@ -1,6 +1,7 @@
 """Add a column of scores to a file of pairs: `python -m transenc.score model=MODEL pairs.csv > scored.csv`."""
 
 import json
+import logging
 import os
 import signal
 import sys
@@ -19,6 +20,8 @@ from transenc.config.schema import Evaluate, listed
 from transenc.data.files import KINDS, Format, Reader, Record
 from transenc.errors import InputError, nearest
 from transenc.evaluate import recognise, shorthand
+
+log = logging.getLogger("transenc")
 
 USAGE = """python -m transenc.score model=MODEL FILE [KEY=VALUE ...]
 
@@ -67,6 +70,10 @@ def run(cfg: Evaluate, reader: Reader, column: str, out: TextIO) -> None:
             cell = f"{next(scores):.6f}" if whole(record) else ""
             out.write(extended(record.text, reader, column, cell) + end)
         out.flush()
+    for name, encoder in zip(listed(cfg.model.path), encoders, strict=True):
+        if encoder.cut:
+            what = "sentences" if encoder.kind == "bi" else "pairs"
+            log.warning(f"{name}: {encoder.cut:,} {what} cut to {encoder.max_tokens} tokens")
 
 
 def load(cfg: Evaluate) -> tuple[list[Any], int]:

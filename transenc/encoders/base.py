@@ -92,7 +92,7 @@ class PairEncoder(pl.LightningModule, ABC):
         self.graphed: GraphedForward | None = None  # while they do
         self._adapted: Any = None  # peft's model around the backbone, while there is LoRA
         self._first_only = first_only
-        self._warned = False  # that many tokens of given pairs are unknown
+        self.cut, self._warned = 0, False  # what `predict` has truncated; whether it told of unknown tokens
         self.use_cpu_layers(True)
 
     # What the two differ in.
@@ -298,8 +298,8 @@ class PairEncoder(pl.LightningModule, ABC):
         tokens = self.tokenise(sentences, numbers)
         if not self._warned:
             self._warned = warn_of_unknown(count_unknown(tokens.ids, self.tokenizer), len(tokens.ids), "pairs")
-        raw = self.score(tokens, batch_tokens)
-        return self.to_score(torch.from_numpy(raw)).numpy()
+        self.cut += self.truncated(tokens)
+        return self.to_score(torch.from_numpy(self.score(tokens, batch_tokens))).numpy()
 
     def tokenise(self, sentences: list[str], pairs: np.ndarray) -> TokenisedPairs:
         """Pairs of plain sentences, [N, 2] numbers of them, with this encoder's prompts."""
