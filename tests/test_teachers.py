@@ -114,6 +114,20 @@ def test_a_file_of_scores_labels_the_pairs_by_their_sentences_in_either_order(se
     np.testing.assert_allclose(found, expected.clip(0, 1), atol=1e-5)
 
 
+def test_of_a_pair_with_different_scores_in_a_file_the_first_counts_and_the_log_says_so(setting, tmp_path, caplog):
+    table = scores_file(setting, tmp_path / "scores.csv")
+    others = pandas.concat([table, table, table.assign(score=0.5)])
+    others.to_csv(tmp_path / "others.csv", index=False)
+    first, second = (
+        setting.run(f"model.teachers={tmp_path}/{name}.csv", "model.pooling=cls", *ONE_TURN, name=name)
+        for name in ("scores", "others")
+    )
+    np.testing.assert_array_equal(labels(first, "1-bi.csv")[0], labels(second, "1-bi.csv")[0])
+    told = [record.getMessage() for record in caplog.records if "different scores" in record.getMessage()]
+    pairs = len(labels(first, "1-bi.csv")[1])
+    assert [line.endswith(f"; of {pairs} with different scores, the first counts") for line in told] == [True]
+
+
 def test_a_file_of_scores_that_lacks_pairs_is_one_line_with_their_number(setting, tmp_path):
     scores_file(setting, tmp_path / "scores.csv", slice(0, 20))
     with pytest.raises(

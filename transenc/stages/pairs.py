@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate, chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -146,7 +146,7 @@ def gather(out: Path, config: Config, progress: Progress, *artifacts: Artifact) 
     test.
     """
     learnt = config["sources"] + config["extra"]
-    sentence, pairs, rows, shared, dropped = _cleaned(config, artifacts[:learnt], artifacts[learnt:])
+    sentence, pairs, _, rows, shared, dropped = _cleaned(config, artifacts[:learnt], artifacts[learnt:])
     rng = np.random.default_rng(config["seed"])
     added = rows >= sum(len(np.load(artifact / "pairs.npy")) for artifact in artifacts[: config["sources"]])
     rows = np.sort(np.concatenate([rows[~added], _drawn(rows[added], config["extra_limit"], rng)]))
@@ -181,7 +181,7 @@ def extend(out: Path, config: Config, progress: Progress, pool: Artifact, crops:
     """The pool, and behind it crops. None of these is a pair of the pool, nor, unless `transductive`, of a development
     or test set.
     """
-    sentence, pairs, rows, _, _ = _cleaned({**config, "repeated": True}, (pool, crops), scored)
+    sentence, pairs, _, rows, *_ = _cleaned({**config, "repeated": True}, (pool, crops), scored)
     given = pool.facts["pairs"]
     rows = np.concatenate([np.arange(given), rows[rows >= given]])
     np.save(out / "source.npy", np.concatenate([np.arange(given), np.load(crops / "source.npy")])[rows])
@@ -197,12 +197,17 @@ def gold(out: Path, config: Config, progress: Progress, *artifacts: Artifact) ->
     artifacts are the scored pairs to learn from, the rest development and test.
     """
     sources = artifacts[: config["sources"]]
-    sentence, pairs, rows, shared, dropped = _cleaned(config, sources, artifacts[config["sources"] :])
+    sentence, pairs, keys, rows, shared, dropped = _cleaned(config, sources, artifacts[config["sources"] :])
     rows = _drawn(rows, config["limit"], np.random.default_rng(config["seed"]))
-    labels = np.concatenate([_to_unit(artifact) for artifact in sources])[rows]
+    scores = np.concatenate([_to_unit(artifact) for artifact in sources])
+    labels = scores[rows]
     np.save(out / "labels.npy", labels)
     facts = _write(out, *_used(sentence, pairs[rows]))
-    return {**facts, **label_statistics(labels), "clamped": 0.0, **_account(facts, shared[rows], dropped)}
+    account = _account(facts, shared[rows], dropped)
+    _, first, places = np.unique(keys, return_index=True, return_inverse=True)
+    if several := np.count_nonzero(np.isin(keys[rows], keys[scores != scores[first][places]])):
+        account["summary"] += f"; of {several:,} with different scores, the first counts"
+    return {**facts, **label_statistics(labels), "clamped": 0.0, **account}
 
 
 @stage(version=3, ignore=("folder",))
@@ -229,19 +234,33 @@ def tokenise(out: Path, config: Config, progress: Progress, pairs: Artifact) -> 
     return {**facts, "tokens": len(ids), "unknown": unknown, "summary": summary}
 
 
-def _cleaned(
-    config: Config, sources: Sequence[Artifact], scored: Sequence[Artifact]
-) -> tuple[Callable[[int], str], np.ndarray, np.ndarray, np.ndarray, dict[str, int]]:
+class Cleaned(NamedTuple):
+    """What is left of some sets' pairs.
+
+    Attributes:
+        sentence: gives the sentence of a number.
+        pairs: [N, 2] int64 numbers of sentences, of all pairs.
+        keys: [N] int64, equal for equal pairs.
+        rows: [n] numbers of the pairs that are left.
+        shared: [N] bool, which pairs are in a scored set too.
+        dropped: how many each rule dropped.
+    """
+
+    sentence: Callable[[int], str]
+    pairs: np.ndarray
+    keys: np.ndarray
+    rows: np.ndarray
+    shared: np.ndarray
+    dropped: dict[str, int]
+
+
+def _cleaned(config: Config, sources: Sequence[Artifact], scored: Sequence[Artifact]) -> Cleaned:
     """What is left of some sets' pairs.
 
     Args:
         config: which rules hold; without `transductive`, pairs of scored sets are always left out.
         sources: N pairs to learn from.
         scored: development and test sets.
-
-    Returns:
-        The sentence of a number; all pairs, [N, 2] int64 numbers of sentences; [n] numbers of the pairs that are left;
-        [N] bool, which pairs are in a scored set too; and how many each rule dropped.
 
     Raises:
         InputError: none is left.
@@ -275,7 +294,7 @@ def _cleaned(
         helps = "transductive" in config and dropped.get("of dev or test")
         hint = "; data.transductive=true keeps those of dev and test" if helps else ""
         raise InputError(f"none of the {len(pairs):,} pairs to learn from is left{dropped_text(dropped)}{hint}")
-    return sentence, pairs, rows, shared, dropped
+    return Cleaned(sentence, pairs, keys, rows, shared, dropped)
 
 
 def _drawn(rows: np.ndarray, limit: int | None, rng: np.random.Generator) -> np.ndarray:

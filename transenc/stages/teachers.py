@@ -134,12 +134,14 @@ def label_column(file: Path, form: Format) -> Any:
 def read_scores(out: Path, config: Config, progress: Progress, pool: Artifact) -> Facts:
     """Scores in [0, 1] of the pool's pairs, found by their sentences."""
     key, form = f"model.teachers={config['file']}", Format(**config["format"])
-    ordered, found = config["ordered"], {}
+    ordered, found, several = config["ordered"], {}, set()
     for pair in read_file(Path(config["file"]), form):
         sides = pair.sentence1.strip(), pair.sentence2.strip()
         if not 0 <= pair.score <= 1:
             raise InputError(f"{key}: the score {pair.score:g} of {pair.sentence1!r:.40} is not in [0, 1]; scale them")
-        found.setdefault(sides if ordered else tuple(sorted(sides)), pair.score)
+        sides = sides if ordered else tuple(sorted(sides))
+        if found.setdefault(sides, pair.score) != pair.score:
+            several.add(sides)
     sentences = [sentence.strip() for sentence in sentences_of(pool)]
     pairs = [(sentences[a], sentences[b]) for a, b in np.load(pool / "pairs.npy")]
     keys = pairs if ordered else [tuple(sorted(pair)) for pair in pairs]
@@ -149,7 +151,10 @@ def read_scores(out: Path, config: Config, progress: Progress, pool: Artifact) -
             f"{key}: has no score for {len(missing):,} of the pool's {len(pairs):,} pairs, {first[:40]!r} and"
             f" {second[:40]!r} first; a file of scores holds every pair (data.path, or labels/ of another run)"
         )
-    return _finished(out, np.array([found[sides] for sides in keys], dtype=np.float32))
+    facts = _finished(out, np.array([found[sides] for sides in keys], dtype=np.float32))
+    if count := len(several.intersection(keys)):
+        facts["summary"] += f"; of {count:,} with different scores, the first counts"
+    return facts
 
 
 def _finished(out: Path, scores: np.ndarray) -> Facts:
