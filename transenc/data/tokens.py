@@ -53,6 +53,10 @@ class TokenisedPairs:
         """Sorted numbers of some given pairs, and of their crops."""
         return np.sort(rows) if self.source is None else np.flatnonzero(np.isin(self.source, rows))
 
+    def by_source(self) -> np.ndarray:
+        """[N] int64, numbers of all pairs, each before its crops."""
+        return np.arange(len(self)) if self.source is None else np.argsort(self.source, kind="stable")
+
     def sides(self, rows: np.ndarray | slice = slice(None), swapped: np.ndarray | None = None) -> np.ndarray:
         """[B, 2], where the tokens of some pairs' sentences are, those of `swapped` pairs in the other order."""
         sides = self.pairs[rows]

@@ -256,12 +256,15 @@ def score_late(
     """
     encoder = loaded(model, config)
     pairs = TokenisedPairs.load(tokens.path)
-    rows = distributed.shard(len(pairs))
+    order = pairs.by_source()  # a sentence is encoded once for pairs that come together, as crops of one pair do
+    rows = order[distributed.shard(len(pairs))]
     with progress.bar("score", len(rows), "pair") as bar:
-        scores = encoder.late_interaction(pairs.select(rows), config["batch_tokens"], bar.update, config["precision"])
-    scores = distributed.gather_shards(scores, len(pairs))
+        found = encoder.late_interaction(pairs.select(rows), config["batch_tokens"], bar.update, config["precision"])
+    found = distributed.gather_shards(found, len(pairs))
     if distributed.rank():
         return {}
+    scores = np.empty_like(found)
+    scores[:, order] = found
     embedded, (tokens_alike, _, mean) = np.load(cosines / "scores.npy"), scores
     given = slice(pairs.given)  # not of crops
     agreement = spearman(embedded[given], tokens_alike[given])
