@@ -173,6 +173,29 @@ def test_whether_a_bi_encoder_is_well_pooled_is_told_by_the_given_pairs(setting,
     assert facts["agreement"] == pytest.approx(alone["agreement"], abs=1e-6)
 
 
+def test_document_frequencies_are_those_of_the_given_sentences(setting):
+    settings = [f"data.limit={GIVEN}", "distill.late_interaction=true", "distill.teachers=both", "distill.average=z"]
+    without = setting.run(*settings, "distill.failure=ignore")
+    with_crops = setting.run(*CROPS, *settings, f"paths.artifacts={setting.root}/others", name="with-crops")
+    alone, beside = (pandas.read_csv(folder / "labels" / "1-bi.csv").label for folder in (without, with_crops))
+    np.testing.assert_allclose(alone, beside, atol=1e-4)
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_epochs_share_the_steps_that_crops_fill(setting, artifacts_by_title, epochs):
+    folder = setting.run(*CROPS, "data.limit=40", f"distill.cross.epochs={epochs}", "distill.select=last")
+    curves = pandas.read_csv(folder / "curves.csv").query("loss.notna() and place == '1/cross'")
+    assert 20 <= curves.step.max() <= 20 + epochs
+    assert artifacts_by_title["pool with crops"].facts["pairs"] <= 1.1 * 160 / epochs + 8
+
+
+@pytest.mark.parametrize(("limit", "few"), [(39, True), (40, False)])
+def test_there_is_no_crop_where_the_pairs_fill_the_steps(setting, limit, few):
+    settings = ["distill.cross.min_steps=5", "distill.select=last", f"data.limit={limit}"]  # 5 x 16 pairs, both ways
+    setting.run(*CROPS, *settings)
+    assert ("extend" in [stage for stage, _ in setting.built]) == few
+
+
 def test_each_pair_is_before_its_crops_in_the_order_by_source():
     pairs = TokenisedPairs(np.empty(0), np.empty(1), np.zeros((6, 2)), source=np.array([0, 1, 2, 1, 0, 1]))
     assert pairs.by_source().tolist() == [0, 4, 1, 3, 5, 2]

@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas
@@ -51,6 +52,9 @@ def test_a_token_weighs_less_the_more_sentences_have_it():
     counts = pairs.sentence_counts(9)
     assert counts.tolist() == [0, 0, 2, 0, 0, 2, 0, 1, 0]
     assert pairs.sentence_counts(9, (1, 1)).tolist() == [0, 0, 2, 0, 0, 1, 0, 1, 0]  # behind prompts of one token
+    assert pairs.sentence_counts(9, sentences=2).tolist() == [0, 0, 1, 0, 0, 2, 0, 0, 0]
+    two = replace(pairs, second=2)  # prompts: the sentences come twice
+    assert two.sentence_counts(9, (1, 1), 1).tolist() == [0, 0, 2, 0, 0, 1, 0, 1, 0]
     weights = inverse_document_frequencies(counts, 4)
     assert weights[[2, 7, 0]] == pytest.approx([math.log(5 / 3), math.log(5 / 2), math.log(5)])
     assert inverse_document_frequencies(np.array([4]), 4)[0] > 0  # what all sentences have still counts for a little

@@ -28,7 +28,9 @@ def flat(files, tmp_path):
 @pytest.mark.parametrize("rows", [30, 1])
 def test_a_development_set_that_orders_nothing_is_refused_before_anything_is_trained(setting, flat, rows):
     flat.write_text("".join(flat.read_text().splitlines(keepends=True)[: rows + 1]))
-    with pytest.raises(InputError, match=r"data.dev=.*: holds one gold score only.*data.dev=null"):
+    with pytest.raises(
+        InputError, match=r"data.dev=.*: has one pair only, or the same gold score for all.*data.dev=null"
+    ):
         setting.run(f"data.dev={flat}")
     assert {stage for stage, _ in setting.built} == {"read"}
 
@@ -38,7 +40,7 @@ def test_a_test_set_that_orders_nothing_is_undefined_wherever_it_is_shown(settin
     results = pandas.read_csv(folder / "results.csv")
     assert results[results.task == "flat"][["spearman", "pearson"]].isna().all(axis=None)
     assert results[results.task != "flat"][["spearman", "pearson"]].notna().all(axis=None)
-    assert "flat.tsv: holds one gold score only" in caplog.text
+    assert "flat.tsv: has one pair only, or the same gold score for all" in caplog.text
     assert caplog.text.count(" undefined") >= 6  # three encoders, and their averages
     assert "nan" not in caplog.text
     json.loads((folder / "run.json").read_text(), parse_constant=pytest.fail)  # NaN is not JSON

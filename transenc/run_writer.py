@@ -113,10 +113,10 @@ class RunWriter:
         self.trackers.histogram(f"labels/{teacher}", values, iteration)
         statistics = {f"labels/{teacher}/{name}": labels.facts[name] for name in ("clamped", "mean", "std")}
         self.trackers.scalars(statistics, iteration)
-        given, name = pairs.facts.get("given", len(values)), f"{iteration}-{teacher}"
-        write_pairs(self.files.path("labels", f"{name}.csv"), pairs, slice(given), label=values)
-        if given < len(values):
-            write_pairs(self.files.path("labels", f"{name}-crops.csv"), pairs, slice(given, None), label=values)
+        originals, name = pairs.facts.get("originals", len(values)), f"{iteration}-{teacher}"
+        write_pairs(self.files.path("labels", f"{name}.csv"), pairs, slice(originals), label=values)
+        if originals < len(values):
+            write_pairs(self.files.path("labels", f"{name}-crops.csv"), pairs, slice(originals, None), label=values)
 
     def finish(
         self, selected: Sequence[Selected], candidates: Sequence[Member], stages: Stages, pool: Artifact

@@ -31,7 +31,8 @@ class TokenisedPairs:
         second: added to the numbers of second sentences if the two prompts differ: all sentences are then stored twice,
             with the first prompt and behind that with the second. 0: the prompts are equal.
         gold: [N] float64 human scores on the set's own scale, or None. Pairs to learn from never have any.
-        source: [N] int64, the number of the pair that a pair is a crop of, or its own, or None. Crops come last.
+        source: [N] int64, or None where there are no crops. Of a crop, the number of the pair it was cut from; of an
+            original pair, its own. Original pairs come first, and so do their sentences.
     """
 
     ids: np.ndarray
@@ -45,16 +46,21 @@ class TokenisedPairs:
         return len(self.pairs)
 
     @property
-    def given(self) -> int:
+    def originals(self) -> int:
         """How many pairs are no crops."""
         return len(self) if self.source is None else int(np.count_nonzero(self.source == np.arange(len(self))))
 
-    def of(self, rows: np.ndarray) -> np.ndarray:
-        """Sorted numbers of some given pairs, and of their crops."""
+    @property
+    def original_sentences(self) -> int | None:
+        """How many sentences the original pairs have, with one prompt; None where there are no crops."""
+        return None if self.source is None else int(self.pairs[: self.originals].max()) + 1
+
+    def with_crops(self, rows: np.ndarray) -> np.ndarray:
+        """Sorted numbers of the original pairs `rows`, and of all crops of these."""
         return np.sort(rows) if self.source is None else np.flatnonzero(np.isin(self.source, rows))
 
     def by_source(self) -> np.ndarray:
-        """[N] int64, numbers of all pairs, each before its crops."""
+        """[N] int64, numbers of all pairs, each original one right before its crops."""
         return np.arange(len(self)) if self.source is None else np.argsort(self.source, kind="stable")
 
     def sides(self, rows: np.ndarray | slice = slice(None), swapped: np.ndarray | None = None) -> np.ndarray:
@@ -73,26 +79,31 @@ class TokenisedPairs:
         """[S] int64, tokens in each sentence."""
         return np.diff(self.offsets)
 
-    def sentence_counts(self, vocabulary: int, prompts: Sequence[int] = (0, 0)) -> np.ndarray:
+    def sentence_counts(
+        self, vocabulary: int, prompts: Sequence[int] = (0, 0), sentences: int | None = None
+    ) -> np.ndarray:
         """[V] int64, in how many sentences each of V tokens is.
 
         Args:
             vocabulary: V.
             prompts: how many tokens to pass over where a first and where a second sentence begins.
+            sentences: how many of the S count, the first ones; None: all. Of two prompts, as many with each.
         """
         counts = np.zeros(vocabulary, dtype=np.int64)
-        for start in range(0, len(self.offsets) - 1, COUNTED):
-            offsets = self.offsets[start : start + COUNTED + 1]
-            ids, lengths = self.ids[offsets[0] : offsets[-1]], np.diff(offsets)
-            sentences = np.repeat(np.arange(len(lengths)), lengths)
-            places = np.arange(len(ids)) - (offsets[:-1] - offsets[0])[sentences]
-            behind = places >= np.where((start + sentences < self.second) | (self.second == 0), *prompts)
-            once = np.unique(sentences[behind] * vocabulary + ids[behind])
-            counts += np.bincount(once % vocabulary, minlength=vocabulary)
+        copies = [0, self.second] if self.second else [0]
+        for begin, prompt in zip(copies, prompts, strict=False):
+            end = begin + (sentences or (len(self.offsets) - 1) // len(copies))
+            for start in range(begin, end, COUNTED):
+                offsets = self.offsets[start : min(start + COUNTED, end) + 1]
+                ids, lengths = self.ids[offsets[0] : offsets[-1]], np.diff(offsets)
+                rows = np.repeat(np.arange(len(lengths)), lengths)
+                behind = np.arange(len(ids)) - (offsets[:-1] - offsets[0])[rows] >= prompt
+                once = np.unique(rows[behind] * vocabulary + ids[behind])
+                counts += np.bincount(once % vocabulary, minlength=vocabulary)
         return counts
 
     def select(self, rows: np.ndarray) -> "TokenisedPairs":
-        """The same sentences with some of the pairs; `rows` are pair numbers."""
+        """The same sentences with some of the pairs; `rows` are pair numbers. `source` is not kept."""
         gold = None if self.gold is None else self.gold[rows]
         return TokenisedPairs(self.ids, self.offsets, self.pairs[rows], gold, self.second)
 

@@ -186,15 +186,16 @@ class BiEncoder(PairEncoder):
         batch_tokens: int,
         progress: Progress = lambda count: None,
         precision: str = "32-true",
+        documents: int | None = None,
     ) -> np.ndarray:
-        """Similarities of all pairs by their tokens, without special tokens and prompts: by late interaction of all
-        tokens alike, by that weighted by the inverse document frequency among the sentences of `pairs`, and by the
-        tokens' mean, whatever the pooling.
+        """Similarities of all pairs by their tokens, without special tokens and prompts: by late interaction without
+        weights, and weighted by inverse document frequency, and by the tokens' mean, whatever the pooling.
 
         Args:
             pairs: N tokenised pairs.
             batch_tokens, precision: as for `score`.
             progress: called with the number of pairs just done.
+            documents: how many of the sentences, the first ones, document frequencies are counted in; None: all.
 
         Returns:
             [3, N] float32 in [-1, 1], see `transenc.encoders.late_interaction`.
@@ -204,8 +205,10 @@ class BiEncoder(PairEncoder):
         before = len(self.inputs.alone_before)
         # A space that ends a prompt is part of the sentence's first token.
         skipped = np.array([max(before, self._tokens_of_prompt(prompt.rstrip())) for prompt in self.prompts])
-        counts = pairs.sentence_counts(vocabulary, (skipped - before).tolist())
-        idf = inverse_document_frequencies(counts, len(pairs.lengths))
+        copies = 2 if pairs.second else 1
+        documents = documents or len(pairs.lengths) // copies
+        counts = pairs.sentence_counts(vocabulary, (skipped - before).tolist(), documents)
+        idf = inverse_document_frequencies(counts, copies * documents)
         weightings = torch.from_numpy(np.stack([np.ones_like(idf), idf])).to(self.device)  # [2, V]
         speed_up(self.backbone, False, self._cpu_layers)  # all tokens, whatever the pooling reads
         try:

@@ -72,7 +72,7 @@ def score_held_out(out: Path, config: Config, progress: Progress, tokens: Artifa
     """The pool's scores by cross-fitting: each fold is scored by the encoder that did not learn from it."""
     pairs = TokenisedPairs.load(tokens.path)
     scores, cut = np.empty(len(pairs), dtype=np.float32), 0
-    folds = [pairs.of(rows) for rows in folds_of(pairs.given, len(models), config["split_seed"])]
+    folds = [pairs.with_crops(rows) for rows in folds_of(pairs.originals, len(models), config["split_seed"])]
     with progress.bar("score", len(pairs), "pair") as bar:
         for rows, model in zip(folds, models, strict=True):
             encoder = loaded(model, config)

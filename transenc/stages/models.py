@@ -259,20 +259,22 @@ def score_late(
     order = pairs.by_source()  # a sentence is encoded once for pairs that come together, as crops of one pair do
     rows = order[distributed.shard(len(pairs))]
     with progress.bar("score", len(rows), "pair") as bar:
-        found = encoder.late_interaction(pairs.select(rows), config["batch_tokens"], bar.update, config["precision"])
+        found = encoder.late_interaction(
+            pairs.select(rows), config["batch_tokens"], bar.update, config["precision"], pairs.original_sentences
+        )
     found = distributed.gather_shards(found, len(pairs))
     if distributed.rank():
         return {}
     scores = np.empty_like(found)
     scores[:, order] = found
-    embedded, (tokens_alike, _, mean) = np.load(cosines / "scores.npy"), scores
-    given = slice(pairs.given)  # not of crops
-    agreement = spearman(embedded[given], tokens_alike[given])
+    embedded, (unweighted, _, mean) = np.load(cosines / "scores.npy"), scores
+    originals = slice(pairs.originals)
+    agreement = spearman(embedded[originals], unweighted[originals])
     well_pooled = agreement >= WELL_POOLED
-    np.save(out / "scores.npy", np.stack([embedded, tokens_alike]) if well_pooled else scores[:2])
+    np.save(out / "scores.npy", np.stack([embedded, unweighted]) if well_pooled else scores[:2])
     by = "embeddings and tokens" if well_pooled else "tokens, unweighted and weighted by IDF"
     summary = f"{len(pairs):,} pairs, by {by}; Spearman of embeddings and tokens {percent(agreement)}"
-    mean_agreement = spearman(mean[given], tokens_alike[given])
+    mean_agreement = spearman(mean[originals], unweighted[originals])
     return {"pairs": len(pairs), "agreement": agreement, "mean_agreement": mean_agreement, "summary": summary}
 
 

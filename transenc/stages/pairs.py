@@ -3,12 +3,13 @@
     read      -> sentences.txt, pairs.npy: one set or file; gold.npy too, for development, test and gold pairs only
     corpus    -> sentences.txt, and no pairs: a file of single sentences
     mine      -> sentences.txt, pairs.npy: pairs out of a corpus
-    gather    -> sentences.txt, pairs.npy: the pool, cleaned and drawn from everything above
+    gather    -> sentences.txt, pairs.npy, shared.npy: the pool, cleaned and drawn from everything above, and which of
+                 its pairs are in a scored set too
     flatten   -> sentences.txt, pairs.npy: fewer of the pool, their initial scores spread evenly
     crop      -> sentences.txt, pairs.npy, source.npy: crops of the pool's pairs, and of which each is
     extend    -> sentences.txt, pairs.npy, source.npy: the pool, and behind it crops of its pairs
     gold      -> sentences.txt, pairs.npy, labels.npy: human scores as labels, for supervised training only
-    tokenise  -> ids.npy, offsets.npy, and the pairs (and gold scores) again
+    tokenise  -> ids.npy, offsets.npy, and the pairs (with gold scores and source) again
 
 All that unsupervised training learns from comes through `gather`, which reads no scores.
 """
@@ -176,25 +177,28 @@ def crop(out: Path, config: Config, progress: Progress, pool: Artifact) -> Facts
     return {**facts, "summary": f"{len(made):,} crops"}
 
 
-@stage(version=1, content=("sentences.txt", "pairs.npy", "source.npy"))
-def extend(out: Path, config: Config, progress: Progress, pool: Artifact, crops: Artifact, *scored: Artifact) -> Facts:
+@stage(version=2, content=("sentences.txt", "pairs.npy", "source.npy"))
+def extend(
+    out: Path, config: Config, progress: Progress, pool: Artifact, cropped: Artifact, *scored: Artifact
+) -> Facts:
     """The pool, and behind it crops. None of these is a pair of the pool, nor, unless `transductive`, of a development
     or test set.
     """
-    sentence, pairs, _, rows, *_ = _cleaned({**config, "repeated": True}, (pool, crops), scored)
-    given = pool.facts["pairs"]
-    rows = np.concatenate([np.arange(given), rows[rows >= given]])
-    np.save(out / "source.npy", np.concatenate([np.arange(given), np.load(crops / "source.npy")])[rows])
+    sentence, pairs, _, rows, *_ = _cleaned({**config, "repeated": True}, (pool, cropped), scored)
+    originals = pool.facts["pairs"]
+    rows = np.concatenate([np.arange(originals), rows[rows >= originals]])
+    np.save(out / "source.npy", np.concatenate([np.arange(originals), np.load(cropped / "source.npy")])[rows])
     facts = _write(out, *_used(sentence, pairs[rows]))
-    return {**facts, "given": given, "summary": f"{given:,} pairs and {len(rows) - given:,} crops"}
+    summary = f"{originals:,} pairs and {len(rows) - originals:,} crops"
+    return {**facts, "originals": originals, "summary": summary}
 
 
 @stage(version=3, content=("sentences.txt", "pairs.npy", "labels.npy"))
 def gold(out: Path, config: Config, progress: Progress, *artifacts: Artifact) -> Facts:
     """Human scores as labels: cleaned like a pool, and never those of the development and test sets.
 
-    Each set's scale becomes [0, 1]; of a pair that occurs twice, the first score counts. The first `sources`
-    artifacts are the scored pairs to learn from, the rest development and test.
+    Each set's scale becomes [0, 1]; of a repeated pair, the first score counts, unless repeats are kept. The first
+    `sources` artifacts are the scored pairs to learn from, the rest development and test.
     """
     sources = artifacts[: config["sources"]]
     sentence, pairs, keys, rows, shared, dropped = _cleaned(config, sources, artifacts[config["sources"] :])
@@ -205,7 +209,8 @@ def gold(out: Path, config: Config, progress: Progress, *artifacts: Artifact) ->
     facts = _write(out, *_used(sentence, pairs[rows]))
     account = _account(facts, shared[rows], dropped)
     _, first, places = np.unique(keys, return_index=True, return_inverse=True)
-    if several := np.count_nonzero(np.isin(keys[rows], keys[scores != scores[first][places]])):
+    several = np.count_nonzero(np.isin(keys[rows], keys[scores != scores[first][places]]))
+    if several and config["repeated"]:
         account["summary"] += f"; of {several:,} with different scores, the first counts"
     return {**facts, **label_statistics(labels), "clamped": 0.0, **account}
 

@@ -19,10 +19,11 @@ from transenc.stages.interpolation import MIN_HELD_OUT
 from transenc.stages.labels import held_out_count
 from transenc.stages.models import embed
 from transenc.stages.pairs import corpus, crop, extend, flatten, gather, gold, mine
+from transenc.stages.training import pairs_without_repeat
 
 log = logging.getLogger("transenc")
 
-FLAT_GOLD = "holds one gold score only, once or throughout"
+FLAT_GOLD = "has one pair only, or the same gold score for all"
 SPARE = 1.1  # times as many pairs as are wanted: cleaning may drop some, and folds differ in size
 MIN_POOL = 3  # pairs, of which two are held out
 
@@ -98,19 +99,21 @@ class Pool(Evaluation):
         return [*self.dev.values(), *self.tests.values()]
 
     def with_crops(self, pool: Artifact) -> Artifact:
-        """What the cross-encoder learns from: the pool, and behind it as many crops of its pairs as fill `min_steps`
-        without a repeat, if `crops` says so.
+        """What the cross-encoder learns from: the pool, and with `crops`, behind it as many crops of its pairs as an
+        epoch needs for its share of `min_steps` without a repeat.
         """
-        cfg, training, given = self.cfg.distill, self.cfg.distill.cross, pool.facts["pairs"]
+        cfg, training, originals = self.cfg.distill, self.cfg.distill.cross, pool.facts["pairs"]
         if not training.crops:
             return pool
         left_out = 1 / cfg.folds if cfg.folds > 1 else 0.0
         if cfg.folds == 1 and self.select is Select.agreement:
-            left_out = held_out_count(given, cfg.holdout) / given
-        orders = 2 if training.both_orders and not self.data.ordered else 1
-        count = math.ceil(SPARE * training.min_steps * training.batch_size / orders / (1 - left_out)) - given
-        if count <= 0:
+            left_out = held_out_count(originals, cfg.holdout) / originals
+        both_orders = training.both_orders and not self.data.ordered
+        learnt = pairs_without_repeat(training.min_steps, training.epochs, training.batch_size, both_orders)
+        wanted = learnt / (1 - left_out)
+        if originals >= wanted:
             return pool
+        count = math.ceil(SPARE * wanted) - originals
         config = {"count": count, "seed": self.data.seed}
         cropped = self.store(crop, config, pool, progress=self.progress, title="crop")
         config = self._cleaning | {"transductive": self.data.transductive}

@@ -29,6 +29,11 @@ log = logging.getLogger("transenc")
 ADAPTER_FOLDER = "adapter"  # folder in a student's
 
 
+def pairs_without_repeat(min_steps: int, epochs: int, batch_size: int, both_orders: bool) -> int:
+    """How many pairs an epoch needs for its share of `min_steps`, so that it passes over none of them twice."""
+    return math.ceil(math.ceil(min_steps / epochs) * batch_size / (2 if both_orders else 1))
+
+
 def prepare(student: Artifact, config: Config) -> "PairEncoder":
     """The student, loaded and set up to be trained."""
     from transenc.encoders import OptimizerConfig
@@ -56,16 +61,16 @@ def split(pool: TokenisedPairs, config: Config) -> tuple[np.ndarray, np.ndarray]
     Raises:
         InputError: no pair is left to learn from.
     """
-    given = pool.given
-    held = held_out_count(given, config["holdout"]) if config["select"] == "agreement" else 0
+    originals = pool.originals
+    held = held_out_count(originals, config["holdout"]) if config["select"] == "agreement" else 0
     if "fold" in config:
-        left_out = folds_of(given, config["folds"], config["split_seed"])[config["fold"]]
+        left_out = folds_of(originals, config["folds"], config["split_seed"])[config["fold"]]
     else:
-        left_out = folds_of(given, 1, config["split_seed"])[0][:held]
-    kept = np.setdiff1d(np.arange(len(pool)), pool.of(left_out))
+        left_out = folds_of(originals, 1, config["split_seed"])[0][:held]
+    kept = np.setdiff1d(np.arange(len(pool)), pool.with_crops(left_out))
     if not len(kept) or ("fold" in config and not len(left_out)):
         raise InputError(
-            f"{given} pairs are too few to hold some out or to make folds; add pairs, or lower distill.folds"
+            f"{originals} pairs are too few to hold some out or to make folds; add pairs, or lower distill.folds"
         )
     return np.sort(left_out[:held]), kept
 
@@ -117,11 +122,13 @@ def train(
     labels: Artifact,
     *more: Artifact,
 ) -> Facts:
-    """A student trained on the labels. It keeps its best weights by the selection that `config` names, or its last.
-    What was trained already is interpolated with its weights from before; by agreement, only if that improves it
-    (`interpolate`). With a `fold`, it learns from the other folds only.
+    """Train a student on the labels. It keeps its best weights by `config["select"]`, or its last.
 
-    `more` are the development pairs, if they select, or the initial bi-encoder's labels, if these judge a student too.
+    A student that could score before (a bi-encoder; a cross-encoder with `start=previous`) is then interpolated with
+    the weights that it began with. With `select=agreement`, these are put back unless the result agrees better with
+    held-out labels (`interpolate`). With a `fold`, a student learns from the other folds only.
+
+    `more`: the development pairs (`select=dev`), or the initial bi-encoder's labels (`select=agreement`).
 
     A failed training has the facts `failed`, the reason, and `cause`; where that is "nan", only its curve is kept. What
     was trained with LoRA is kept twice: as a model, and as its adapter (in `ADAPTER_FOLDER`).
@@ -135,9 +142,8 @@ def train(
     encoder, checkpoint = prepare(student, config), Checkpoint(out)
     pool, targets = TokenisedPairs.load(tokens.path), np.load(labels / "labels.npy")
     held_out, kept = split(pool, config)
-    orders = 2 if settings["both_orders"] else 1
-    few = math.ceil(settings["min_steps"] * settings["batch_size"] / orders)
-    kept = kept[: max(few, np.count_nonzero(kept < pool.given))]  # no more crops than fill `min_steps`
+    schedule = settings["min_steps"], settings["epochs"], settings["batch_size"], settings["both_orders"]
+    kept = kept[: max(pairs_without_repeat(*schedule), np.count_nonzero(kept < pool.originals))]  # no more crops
     metric = selection_metric(pool, targets, held_out, config, more)
     pairs, learnt = pool.select(kept), targets[kept]
     if settings.get("init_bias") and student.facts.get("new_head"):
