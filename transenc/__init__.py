@@ -15,7 +15,7 @@ The words, used everywhere:
 - checkpoint: what an interrupted training resumes from.
 - recipe: a file in conf/experiment/, a small delta over the defaults.
 
-The code, in reading order: `loop` (the method, on one screen), `stages` (what each verb of it does), `artifacts` (how
+The code, in reading order: `loop` (the method, on one screen), `stages` (what each step of it does), `artifacts` (how
 the result of a stage is kept and found again), `encoders`, `training` (one student on one teacher's labels), `data`,
 `selection`, `run_writer` (what a run writes), `report` (its page), `cli`.
 """

@@ -44,7 +44,7 @@ def distill(cfg: Train, folder: Path, overrides: Sequence[str] | None = None) ->
 
         initial = {kind: stages.initial_encoders(kind) for kind in direction.kinds}
         run.begin()
-        for kind in stages.trained(initial):
+        for kind in stages.scorers(initial):
             evaluate(initial[kind])
         pool = stages.gather(initial)
         if cfg.data.flatten:
@@ -63,8 +63,10 @@ def distill(cfg: Train, folder: Path, overrides: Sequence[str] | None = None) ->
                 pairs = pools[student]
                 labels = stages.label(encoders, teacher, pairs, iteration)
                 run.write_labels(iteration, teacher, labels, pairs)
-                members = zip(initial[student], encoders[student], strict=True)
-                encoders[student] = [stages.train(*member, pairs, labels, iteration) for member in members]
+                encoders[student] = [
+                    stages.train(first, previous, pairs, labels, iteration)
+                    for first, previous in zip(initial[student], encoders[student], strict=True)
+                ]
                 evaluate(encoders[student])
 
         selected = []

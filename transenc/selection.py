@@ -32,8 +32,8 @@ class Selected:
 def select(candidates: Sequence[Member], rows: Sequence[Row], by: Select, dev: str | None) -> list[Selected]:
     """The best iteration of each member, the earliest of equals.
 
-    By development scores the initial encoder is a candidate too. If no iteration improves on it, it is selected. By
-    agreement, its weights are kept in each training that does not improve on them (`note`).
+    By development scores the initial encoder is a candidate too, and wins unless an iteration scores higher. By
+    agreement it is none: a training that does not improve on its first weights puts these back (`note`).
 
     Args:
         candidates: the evaluated encoders of one kind, in the order of iterations.
@@ -47,7 +47,7 @@ def select(candidates: Sequence[Member], rows: Sequence[Row], by: Select, dev: s
             continue
         if by is Select.dev:
             score = next(row.value for row in rows if row.key == member.key and row.task == dev)
-        else:  # None of the last weights, and of an initial encoder that is kept in a failed one's place
+        else:  # None with select=last, and where an initial encoder replaces a student whose training failed
             score = member.artifact.facts.get("selection")
         if by is Select.last:
             order = float(member.iteration or 0)

@@ -13,7 +13,9 @@ MAX_CROPS = 100  # of a sentence: short ones have few different crops
 
 
 def crop(text: str, rng: np.random.Generator) -> str:
-    """A span of most of a text's words, but not all, or of its characters where there are no spaces; two stay two."""
+    """A random span of at least three quarters of a text's words, but not of all. A text without spaces is cut by
+    characters. A text of one or two stays whole.
+    """
     words = text.split()
     parts, space = (words, " ") if len(words) > 1 else (list(text), "")
     if len(parts) <= 2:

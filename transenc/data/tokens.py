@@ -64,7 +64,9 @@ class TokenisedPairs:
         return np.arange(len(self)) if self.source is None else np.argsort(self.source, kind="stable")
 
     def sides(self, rows: np.ndarray | slice = slice(None), swapped: np.ndarray | None = None) -> np.ndarray:
-        """[B, 2], where the tokens of some pairs' sentences are, those of `swapped` pairs in the other order."""
+        """[B, 2] sentence numbers of some pairs, reversed where `swapped`. A prompt belongs to the place: `second` is
+        added to whatever stands second.
+        """
         sides = self.pairs[rows]
         if swapped is not None:
             sides = np.where(swapped[:, None], sides[:, ::-1], sides)
@@ -184,7 +186,8 @@ def token_chunks(
     progress: Callable[[int], Any] = lambda count: None,
     prompts: tuple[str, str] = ("", ""),
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The tokens of `CHUNK` sentences after `CHUNK`, one chunk at least: [T] int32, and [S] int64, how many each has.
+    """Token ids ([T] int32) and numbers of tokens ([S] int64) of `CHUNK` sentences at a time. The first chunk is empty,
+    so that there is always one.
 
     Args:
         sentences: S texts.

@@ -92,7 +92,7 @@ class PairEncoder(pl.LightningModule, ABC):
         self.graphed: GraphedForward | None = None  # while they do
         self._adapted: Any = None  # peft's model around the backbone, while there is LoRA
         self._first_only = first_only
-        self.cut, self._warned = 0, False  # what `predict` has truncated; whether it told of unknown tokens
+        self.cut, self._warned = 0, False  # what its calls of `predict` truncated; whether one told of unknown tokens
         self.use_cpu_layers(True)
 
     # What the two differ in.

@@ -87,9 +87,9 @@ class BiEncoder(PairEncoder):
         self.pooling = modes if isinstance(modes, str) else "+".join(modes)
         self.named_prompts, self.truncate_dim, self.pooling_guessed = prompts, truncate_dim, pooling_guessed
         # A cosine does not need a last Normalize. Without it, adding to the bias shifts the mean embedding.
-        self.normalised = type(head[-1]).__name__ == "Normalize"
-        self.head = nn.ModuleList(head[:-1] if self.normalised else head)
-        self._normalise = list(head[-1:]) if self.normalised else []
+        normalised = type(head[-1]).__name__ == "Normalize"
+        self.head = nn.ModuleList(head[:-1] if normalised else head)
+        self._normalise = list(head[-1:]) if normalised else []
         sizes = [module.get_embedding_dimension() for module in head if hasattr(module, "get_embedding_dimension")]
         self.width = min(sizes[-1], truncate_dim or sizes[-1])
         # A pooler is not used here, and unused weights stop training in several processes. It is kept aside for `save`.

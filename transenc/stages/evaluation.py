@@ -314,7 +314,8 @@ class Evaluation:
 
 
 def check_processes() -> None:
-    """
+    """Refuse to run in one of several processes that have not joined.
+
     Raises:
         InputError: several processes were launched, and this one has not joined them.
     """

@@ -1,4 +1,4 @@
-"""Whether a student goes from its initial weights towards its trained ones, and what it is judged by."""
+"""Interpolation of a student's initial and trained weights (WiSE-FT), and the metrics that say whether to keep it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -19,7 +19,7 @@ from transenc.stages.pairs import Config, Facts, label_statistics
 
 @stage(version=2)
 def label(out: Path, config: Config, progress: Progress, *scored: Artifact) -> Facts:
-    """The teachers' scores, averaged, and clamped to [0, 1], where both losses are defined."""
+    """The teachers' scores, averaged, and clamped to [0, 1], where binary cross-entropy is defined."""
     scores = average(np.vstack([np.load(artifact / "scores.npy") for artifact in scored]), config["average"])
     clamped = float(np.mean((scores < 0) | (scores > 1)))
     labels = np.clip(scores, 0, 1).astype(np.float32)

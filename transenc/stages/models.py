@@ -131,9 +131,10 @@ def find_reference(name: str) -> Source:
 
 
 def check_unchanged(source: Source, config: Config) -> None:
-    """
+    """Refuse a model whose files changed after their digests were taken.
+
     Raises:
-        InputError: the fingerprint may be of other bytes than were read.
+        InputError: the digests may be of other bytes than were read.
     """
     if source.state() != config["state"]:
         raise InputError(f"{source.name}: changed while it was read; give the command again")

@@ -28,8 +28,8 @@ SPARE = 1.1  # times as many pairs as are wanted: cleaning may drop some, and fo
 MIN_POOL = 3  # pairs, of which two are held out
 
 
-class Pool(Evaluation):
-    """The verbs that make the pool. Whatever is wrong with the data is an error here, before a model is loaded.
+class PoolStages(Evaluation):
+    """The steps that make the pool. Whatever is wrong with the data is an error here, before a model is loaded.
 
     Attributes:
         corpus: single sentences, to make pairs of, if there are any.

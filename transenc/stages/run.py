@@ -1,4 +1,4 @@
-"""The whole configuration of a run, bound to a store: the verbs that the loop calls."""
+"""The whole configuration of a run, bound to a store: the steps that the loop calls."""
 
 import hashlib
 import json
@@ -30,7 +30,7 @@ from transenc.stages.models import (
     find_reference,
     score_late,
 )
-from transenc.stages.pool import Pool
+from transenc.stages.pool import PoolStages
 from transenc.stages.teachers import label_column, predict, read_scores
 from transenc.stages.training import train
 
@@ -49,8 +49,8 @@ TEACHER_TOKENS = 64  # tokens of a pair, to turn trainer.score_tokens into a bat
 HEAD_SEEDS = 1_000_003  # between the seeds of two members' new heads, so that no other run has the same
 
 
-class Stages(Pool):
-    """The verbs of the loop.
+class Stages(PoolStages):
+    """The steps of the loop.
 
     Attributes:
         initial_sources: the models that the configuration names, by kind and number.
@@ -115,8 +115,8 @@ class Stages(Pool):
             return self.cfg.distill.centre
         return Centre.starts if member.artifact.facts["encoder"]["pooling"] == "cls" else Centre.students
 
-    def trained(self, encoders: Mapping[str, Sequence[Member]]) -> list[str]:
-        """The kinds that can score: all but an initial cross-encoder that is to be trained."""
+    def scorers(self, encoders: Mapping[str, Sequence[Member]]) -> list[str]:
+        """The kinds of encoder that can score: all but a cross-encoder whose head has yet to be trained."""
         students = self.cfg.distill.direction.students
         return [kind for kind in encoders if kind == "bi" or kind not in students or encoders[kind][0].iteration]
 
@@ -144,7 +144,7 @@ class Stages(Pool):
             if not pool.facts["std"] >= MIN_LABEL_STD and self.cfg.distill.failure is not Failure.ignore:
                 raise InputError("data.gold: the scores are nearly constant, nothing can be learnt; give other pairs")
             return pool
-        kinds = [teacher] if self.cfg.distill.teachers is Teachers.other else self.trained(encoders)
+        kinds = [teacher] if self.cfg.distill.teachers is Teachers.other else self.scorers(encoders)
         members = [member for kind in kinds for member in encoders[kind]]
         scored = [self._pool_scores(member, pool) for member in members]
         if iteration:
