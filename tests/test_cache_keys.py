@@ -15,7 +15,7 @@ CHANGES = [
     "distill.holdout=0.4", "distill.folds=2", "distill.teachers=other", "distill.average=mean",
     "distill.late_interaction=true", "distill.symmetric=true", "distill.centre=starts", "distill.centre=students",
     "distill.select=last & distill.interpolate=1", "distill.cross.both_orders=false", "distill.cross.loss=mse",
-    "distill.cross.init_bias=true", "distill.cross.min_steps=20 & distill.cross.crops=true",
+    "distill.cross.init_bias=true", "distill.cross.min_steps=20 & distill.cross.crops_below=1000",
     "distill.cross.lora_rank=2", "distill.bi.loss=cosent", "distill.bi.epochs=1", "distill.bi.batch_size=8",
     "distill.bi.learning_rate=1e-3", "distill.bi.warmup=0.5", "distill.bi.clip=0.01", "distill.bi.weight_decay=0.5",
     "trainer.precision=bf16-mixed", "trainer.cpu_layers=false",

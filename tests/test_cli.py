@@ -35,7 +35,7 @@ def python(*arguments, **settings):
     ("override", "says"),
     [
         ("distill.iteratons=2", "distill.iteratons: no such key; did you mean distill.iterations?"),
-        ("+distill.iteratons=2", "distill.iteratons: no such key; did you mean distill.iterations?"),
+        ("distill.cross.crops=1", "distill.cross.crops: no such key; did you mean distill.cross.crops_below?"),
         ("++modle.bi=x", "modle.bi: no such key; did you mean model.bi?"),
         ("+iterations=2", "iterations: no such key; did you mean distill.iterations?"),
         ("xylophone=1", "xylophone: no such key; --cfg job shows all keys"),

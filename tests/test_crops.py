@@ -12,11 +12,10 @@ import transenc.stages.run
 from transenc.data.crops import crop, crops
 from transenc.data.tokens import TokenisedPairs
 from transenc.encoders import CrossEncoder
-from transenc.errors import InputError
 from transenc.stages.labels import folds_of
 from transenc.stages.training import split
 
-CROPS = ["distill.cross.crops=true", "distill.cross.min_steps=20", "distill.failure=ignore"]  # 160 pairs
+CROPS = ["distill.cross.crops_below=1000", "distill.cross.min_steps=20", "distill.failure=ignore"]  # 160 pairs
 GIVEN = 12
 
 
@@ -202,22 +201,20 @@ def test_each_pair_is_before_its_crops_in_the_order_by_source():
     assert replace(pairs, source=None).by_source().tolist() == list(range(6))
 
 
-@pytest.mark.parametrize("setting_", ["distill.cross.crops=false", "distill.cross.min_steps=1"])
-def test_there_are_none_unless_steps_have_to_be_filled(setting, setting_):
-    setting.run(*CROPS, setting_)
+@pytest.mark.parametrize(
+    "unless", ["distill.cross.crops_below=40", "distill.cross.min_steps=1", "distill.direction=gold_to_cross"]
+)
+def test_there_are_none_unless_few_pairs_with_labels_of_a_bi_encoder_must_fill_steps(setting, files, unless):
+    setting.run(*CROPS, "data.limit=40", f"data.gold=[{files}/pool.tsv]", unless)
     assert not [stage for stage, _ in setting.built if stage == "extend"]
 
 
-@pytest.mark.parametrize("direction", ["cross_to_bi", "gold_to_cross"])
-def test_they_are_refused_where_no_bi_encoder_labels_for_a_cross_encoder(setting, direction):
-    with pytest.raises(InputError, match=rf"^distill.cross.crops=true: with distill.direction={direction} no bi-enc"):
-        setting.run(*CROPS, f"distill.direction={direction}")
-
-
-def test_they_are_refused_beside_a_file_of_scores(setting):
+def test_beside_a_file_of_scores_pairs_are_repeated_and_a_warning_says_so(setting, caplog):
     labels = setting.run(f"data.limit={GIVEN}") / "labels" / "1-bi.csv"
-    with pytest.raises(InputError, match=rf"model.teachers={labels} has no scores of crops; set .*=false$"):
-        setting.run(*CROPS, f"data.limit={GIVEN}", f"model.teachers=[{labels}]", name="second")
+    setting.run(*CROPS, f"data.limit={GIVEN}", f"model.teachers=[{labels}]", name="second")
+    assert not [stage for stage, _ in setting.built if stage == "extend"]
+    told = [record.getMessage() for record in caplog.records if "crops" in record.getMessage()]
+    assert told == [f"model.teachers={labels}: has no scores of crops, so few pairs are repeated instead"]
 
 
 def test_a_resumed_run_ends_in_the_same_bytes_and_a_rerun_builds_nothing(setting, monkeypatch):

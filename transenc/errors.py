@@ -27,9 +27,8 @@ def nearest(word: str, words: Iterable[str], listed: bool = False) -> str:
     ends: dict[str, str] = {}
     for full in words:  # a key is recognised by its last part too: iteratons is distill.iterations
         ends.setdefault(full.rpartition(".")[2], full)
-    close = difflib.get_close_matches(word, words, n=1) or [
-        ends[end] for end in difflib.get_close_matches(word.rpartition(".")[2], ends, n=1)
-    ]
+    close = [full for full in words if word and full.startswith(word)] or difflib.get_close_matches(word, words, n=1)
+    close = close or [ends[end] for end in difflib.get_close_matches(word.rpartition(".")[2], ends, n=1)]
     hint = f"; did you mean {close[0]}?" if close else ""
     if listed:
         return f"{hint} (there are {', '.join(words)})" if hint else f"; there are {', '.join(words)}"

@@ -80,6 +80,7 @@ def check(cfg: Train) -> None:
         ("distill.iterations", distill.iterations, distill.iterations >= 1, "at least 1"),
         ("distill.retries", distill.retries, distill.retries >= 0, "at least 0"),
         ("distill.folds", distill.folds, 1 <= distill.folds <= MAX_FOLDS, f"from 1 to {MAX_FOLDS}"),
+        ("distill.cross.crops_below", distill.cross.crops_below, distill.cross.crops_below >= 0, "at least 0"),
         ("distill.interpolate", distill.interpolate, 0 < distill.interpolate <= 1, "above 0, and at most 1"),
         ("distill.holdout", distill.holdout, 0 < distill.holdout < 1, "between 0 and 1"),
         *_common_rules(cfg),
@@ -123,15 +124,6 @@ def check(cfg: Train) -> None:
         raise InputError(
             f"distill.late_interaction=true: with distill.direction={direction.name} no bi-encoder labels; set"
             " distill.late_interaction=false"
-        )
-    if distill.cross.crops and ("bi", "cross") not in direction.turns:
-        raise InputError(
-            f"distill.cross.crops=true: with distill.direction={direction.name} no bi-encoder labels for a"
-            " cross-encoder; set distill.cross.crops=false"
-        )
-    if distill.cross.crops and (files := [name for name in listed(teachers or []) if os.path.isfile(name)]):
-        raise InputError(
-            f"distill.cross.crops=true: model.teachers={files[0]} has no scores of crops; set distill.cross.crops=false"
         )
     if distill.select is Select.dev and data.dev is None:
         raise InputError("distill.select=dev: there is no development set; give data.dev=FILE, or select by agreement")

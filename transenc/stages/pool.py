@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from transenc.artifacts import Artifact, Store
-from transenc.config.schema import Select, Train
+from transenc.config.schema import Select, Train, listed
 from transenc.errors import InputError
 from transenc.metrics import varies
 from transenc.progress import Progress
@@ -99,11 +99,11 @@ class PoolStages(Evaluation):
         return [*self.dev.values(), *self.tests.values()]
 
     def with_crops(self, pool: Artifact) -> Artifact:
-        """What the cross-encoder learns from: the pool, and with `crops`, behind it as many crops of its pairs as an
-        epoch needs for its share of `min_steps` without a repeat.
+        """What the cross-encoder learns from: the pool, and if it has fewer pairs than `crops_below`, behind it as many
+        crops of these as an epoch needs for its share of `min_steps` without a repeat.
         """
         cfg, training, originals = self.cfg.distill, self.cfg.distill.cross, pool.facts["pairs"]
-        if not training.crops:
+        if originals >= training.crops_below or ("bi", "cross") not in cfg.direction.turns:
             return pool
         left_out = 1 / cfg.folds if cfg.folds > 1 else 0.0
         if cfg.folds == 1 and self.select is Select.agreement:
@@ -112,6 +112,9 @@ class PoolStages(Evaluation):
         learnt = pairs_without_repeat(training.min_steps, training.epochs, training.batch_size, both_orders)
         wanted = learnt / (1 - left_out)
         if originals >= wanted:
+            return pool
+        if files := [name for name in listed(self.cfg.model.teachers or []) if os.path.isfile(name)]:
+            log.warning("model.teachers=%s: has no scores of crops, so few pairs are repeated instead", files[0])
             return pool
         count = math.ceil(SPARE * wanted) - originals
         config = {"count": count, "seed": self.data.seed}
