@@ -8,12 +8,12 @@ from itertools import chain
 
 import numpy as np
 
-SHORTEST = 0.75  # of the words: crops of half are worse for questions and answers (docs/adapting_ablations.md)
+SHORTEST = 0.5  # of the words
 MAX_CROPS = 100  # of a sentence: short ones have few different crops
 
 
 def crop(text: str, rng: np.random.Generator) -> str:
-    """A random span of at least three quarters of a text's words, but not of all. A text without spaces is cut by
+    """A random span of at least half of a text's words, but not of all. A text without spaces is cut by
     characters. A text of one or two stays whole.
     """
     words = text.split()

@@ -165,7 +165,7 @@ def flatten(out: Path, config: Config, progress: Progress, pool: Artifact, label
     return {**facts, **_account(facts, np.load(pool / "shared.npy")[rows], pool.facts["dropped"])}
 
 
-@stage(version=2)
+@stage(version=3)
 def crop(out: Path, config: Config, progress: Progress, pool: Artifact) -> Facts:
     """Crops of the pool's pairs, `count` or what there is."""
     sentences = list(sentences_of(pool))
