@@ -190,16 +190,24 @@ def test_gold_scores_of_test_pairs_are_never_labels(setting, files):
     assert (data["shared"], data["dropped"]["of dev or test"] > 10) == (0, True)
 
 
-def test_of_a_pair_with_different_gold_scores_the_first_counts_and_the_log_says_so(
-    setting, artifacts_by_title, tmp_path
+@pytest.mark.parametrize(
+    ("repeated", "learnt", "told"),
+    [
+        (True, [0.2, 0.4], "dropped 2 repeated; of 1 with different scores, the first counts"),
+        (False, [0.2, 0.4, 0.8, 0.4], ""),
+    ],
+)
+def test_of_a_pair_with_different_gold_scores_the_first_counts_unless_repeats_are_kept(
+    setting, artifacts_by_title, tmp_path, repeated, learnt, told
 ):
     rows = [("a dog", "a cat", 1), ("a man", "a boy", 2), ("a cat", "a dog", 4), ("a boy", "a man", 2)]
     table = pandas.DataFrame(rows, columns=["sentence1", "sentence2", "score"])
     table.to_csv(tmp_path / "gold.csv", index=False)
-    setting.run("distill.direction=gold_to_cross", f"data.gold=[{tmp_path}/gold.csv]")
+    gold = f"data.gold=[{tmp_path}/gold.csv]"
+    setting.run("distill.direction=gold_to_cross", gold, f"data.clean.repeated={str(repeated).lower()}")
     gold = artifacts_by_title["gold"]
-    assert np.load(gold / "labels.npy").tolist() == pytest.approx([0.2, 0.4])
-    assert gold.facts["summary"].endswith("dropped 2 repeated; of 1 with different scores, the first counts")
+    assert np.load(gold / "labels.npy").tolist() == pytest.approx(learnt)
+    assert gold.facts["summary"].partition("; ")[2] == told
 
 
 def test_the_log_says_how_many_sentences_and_pairs_are_cut(setting, caplog):

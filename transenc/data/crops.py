@@ -13,8 +13,8 @@ MAX_CROPS = 100  # of a sentence: short ones have few different crops
 
 
 def crop(text: str, rng: np.random.Generator) -> str:
-    """A random span of at least half of a text's words, but not of all. A text without spaces is cut by
-    characters. A text of one or two stays whole.
+    """A random span of at least half (rounded down) of a text's words, but not of all. A text without spaces is cut by
+    characters. A text of one or two words or characters stays whole.
     """
     words = text.split()
     parts, space = (words, " ") if len(words) > 1 else (list(text), "")

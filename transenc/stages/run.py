@@ -219,7 +219,7 @@ class Stages(PoolStages):
         student = previous if self.cfg.distill.start is Start.previous else initial
         settings = asdict(self.cfg.distill.cross if student.kind == "cross" else self.cfg.distill.bi)
         settings["both_orders"] = settings.get("both_orders", False) and not self.data.ordered
-        settings.pop("crops_below", None)  # they are among the pairs
+        settings.pop("crops_below", None)  # the crops are among the pairs by now
         result = Member(student.kind, iteration, student.number, student.several, student.artifact)
         well_pooled = student.kind == "cross" or self.well_pooled.get(student.number, True)
         config: dict[str, Any] = {
