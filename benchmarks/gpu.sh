@@ -17,7 +17,7 @@
 set -eu
 device=${1:-gpu} pairs=${2:-5749} pool=${3:-37000} out=outputs/gpu
 shapes="base large minilm" rounds="1 2 3"
-[ "$device" = gpu ] || { shapes=minilm rounds=1; }
+[ "$device" = gpu ] || { shapes=minilm rounds=1; export OMP_NUM_THREADS=1; } # runs at once share the cores
 mkdir -p $out
 
 loop() { # loop SHAPE PAIRS ROUNDS
