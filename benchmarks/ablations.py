@@ -7,13 +7,14 @@
 
 `pairs` is how many of the pool are drawn, by default all. `texts` is a folder of texts that are not STS: twitter/ and
 wikiqa/, each with train.tsv and test.tsv, whose columns are sentence1, sentence2, score (0 or 1). Of their test pairs,
-1,500 are drawn.
+1,500 are drawn. "wikiqa mined" has pairs made of the training pairs' questions and answers, as of two files.
 
 Each run is a `train.py` command, through benchmarks/shares.py, in a folder of its own under outputs/ablations/; one
 whose run.json is there is not run again, and runs share artifacts, so the whole can be stopped and started at will.
 Further KEY=VALUE go to train.py. They do not name the folder: move it away before you change them.
 """
 
+import csv
 import itertools
 import json
 import re
@@ -50,6 +51,7 @@ DATA = {
     ],
     "twitter": [],  # `texts`
     "wikiqa": ["data.ordered=true"],
+    "wikiqa mined": ["data=queries"],
 }
 TEXTS, TEST_PAIRS = ("twitter", "wikiqa"), 1500
 # What a backbone of 22M parameters wants on two cores (experiment=minilm_stsb); otherwise the paper's.
@@ -129,8 +131,15 @@ def add_texts(folder: Path) -> None:
         header, *lines = (folder / name / "test.tsv").read_text(encoding="utf-8").splitlines(keepends=True)
         drawn = np.sort(rng.permutation(len(lines))[:TEST_PAIRS])
         test.write_text("".join([header, *(lines[number] for number in drawn)]), encoding="utf-8")
-        paths = [f"data.path={(folder / name / 'train.tsv').resolve()}", f"data.test=[{test}]"]
-        DATA[name] += ["data=pairs", *paths, "data.scores=binary"]
+        train, scored = (folder / name / "train.tsv").resolve(), [f"data.test=[{test}]", "data.scores=binary"]
+        DATA[name] += ["data=pairs", f"data.path={train}", *scored]
+        if f"{name} mined" in DATA:
+            pairs = pandas.read_csv(train, sep="\t", quoting=csv.QUOTE_NONE, keep_default_na=False)
+            for key, column in (("queries", "sentence1"), ("documents", "sentence2")):
+                file = test.with_name(f"{name}_{key}.txt")
+                file.write_text("\n".join(pairs[column].unique()), encoding="utf-8")
+                DATA[f"{name} mined"].append(f"data.{key}={file}")
+            DATA[f"{name} mined"] += scored
 
 
 def main(arguments: list[str]) -> None:

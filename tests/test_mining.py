@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from transenc.data import mining
-from transenc.data.mining import flat_sample, mine
+from transenc.data.mining import mine
 from transenc.errors import InputError
 
 S, K = 600, 5
@@ -37,26 +37,30 @@ def keys(pairs):
     return [tuple(sorted(pair)) for pair in pairs.tolist()]
 
 
-def nearest(vectors, count=K):
-    """By brute force, [S, count]."""
+def nearest(vectors, count=K, queries=0):
+    """By brute force, [S, count]; of queries, only documents."""
     cosines = vectors.astype(np.float64) @ vectors.astype(np.float64).T
     np.fill_diagonal(cosines, -np.inf)
+    cosines[:, :queries] = -np.inf
     return np.argsort(-cosines, axis=1)[:, :count]
 
 
-def best_by_bm25(sentences, count=K):
-    """By the formula, [S, S] scores and [S, count] numbers; -1 where no word is in common."""
+def best_by_bm25(sentences, count=K, queries=0):
+    """By the formula, [S, S] scores and [S, count] numbers; -1 where no word is in common. Of queries, only documents,
+    which alone count for frequencies and lengths.
+    """
     texts = [text.lower().split() for text in sentences]
     words = {word: number for number, word in enumerate(sorted({word for text in texts for word in text}))}
     tf = np.zeros((len(texts), len(words)))
     for row, text in enumerate(texts):
         np.add.at(tf[row], [words[word] for word in text], 1)
-    df = (tf > 0).sum(axis=0)
+    df = (tf[queries:] > 0).sum(axis=0)
     lengths = tf.sum(axis=1, keepdims=True)
-    weights = np.log(1 + (len(texts) - df + 0.5) / (df + 0.5)) * tf
-    weights /= tf + 1.5 * (0.25 + 0.75 * lengths / lengths.mean())
+    weights = np.log(1 + (len(texts) - queries - df + 0.5) / (df + 0.5)) * tf
+    weights /= tf + 1.5 * (0.25 + 0.75 * lengths / lengths[queries:].mean())
     scores = (tf > 0) @ weights.T
     np.fill_diagonal(scores, 0)
+    scores[:, :queries] = 0
     best = np.argsort(-scores, axis=1)[:, :count]
     return scores, np.where(np.take_along_axis(scores, best, axis=1) > 0, best, -1)
 
@@ -181,6 +185,58 @@ def test_words_are_lower_cased_and_sentences_without_a_common_word_are_no_lexica
     pairs, counts = mined(sentences, None, 9, {"lexical": 1})
     assert sorted(keys(pairs)) == [(0, 1), (2, 3), (8, 9)]
     assert counts == {"lexical": 3}
+
+
+@pytest.mark.parametrize("shares", [EVEN, {"random": 1}, {"nearest": 1}, {"lexical": 1}])
+def test_of_queries_and_documents_each_pair_is_one_of_either(sentences, vectors, shares):
+    pairs, _ = mined(sentences, vectors, 600, shares, queries=200)
+    assert len(set(map(tuple, pairs.tolist()))) == 600
+    assert pairs[:, 0].max() < 200 <= pairs[:, 1].min()
+    assert pairs[:, 1].max() < S
+    assert len(set(pairs[:, 0])) > 150
+
+
+@pytest.mark.parametrize(("queries", "documents"), [(1, 1), (1, 6), (5, 1), (4, 7)])
+def test_every_query_can_be_paired_with_every_document(queries, documents):
+    texts = [f"the text {number}" for number in range(queries + documents)]
+    every = [(a, queries + b) for a in range(queries) for b in range(documents)]
+    for kind in ("random", "lexical", "nearest"):
+        vectors = np.ones((len(texts), 2), dtype=np.float32)
+        pairs, _ = mined(texts, vectors, 10**4, {kind: 1}, neighbours=50, queries=queries)
+        assert sorted(map(tuple, pairs.tolist())) == every, kind
+
+
+@pytest.mark.parametrize("exact", [mining.EXACT, 10])
+@pytest.mark.parametrize("kind", ["random", "nearest", "lexical"])
+def test_a_query_that_is_a_document_too_is_not_paired_with_itself(monkeypatch, kind, exact):
+    monkeypatch.setattr(mining, "EXACT", exact)
+    texts = [f"word w{number // 4} n{number}" for number in range(40)]
+    texts += texts[::-1]
+    angles = np.arange(40) / 40
+    vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    vectors = np.concatenate([vectors, vectors[::-1]]).astype(np.float32)
+    pairs, _ = mined(texts, vectors, 10**4, {kind: 1}, neighbours=1, queries=40)
+    assert len(pairs) == (40 * 39 if kind == "random" else 40)
+    assert not any(texts[a] == texts[b] for a, b in pairs)
+
+
+@pytest.mark.parametrize("queries", [30, 400])
+def test_near_pairs_are_a_query_and_one_of_its_nearest_documents(sentences, vectors, queries, monkeypatch):
+    pairs, _ = mined(sentences, vectors, 4 * queries, {"nearest": 1}, queries=queries)
+    assert (nearest(vectors, queries=queries)[pairs[:, 0]] == pairs[:, 1:]).any(axis=1).all()
+    pytest.importorskip("faiss")
+    monkeypatch.setattr(mining, "EXACT", 100)
+    pairs, _ = mined(sentences, vectors, 2 * queries, {"nearest": 1}, queries=queries)
+    assert len(pairs) == 2 * queries
+    assert (nearest(vectors, queries=queries)[pairs[:, 0]] == pairs[:, 1:]).any(axis=1).mean() > 0.9
+
+
+@pytest.mark.parametrize("queries", [30, 400])
+def test_lexical_pairs_are_a_query_and_one_of_its_best_documents_by_bm25(sentences, queries):
+    scores, best = best_by_bm25(sentences, queries=queries)
+    pairs, _ = mined(sentences, None, 4 * queries, {"lexical": 1}, queries=queries)
+    least = np.take_along_axis(scores, best, axis=1)[:, -1]
+    assert (scores[pairs[:, 0], pairs[:, 1]] >= least[pairs[:, 0]] - 1e-4).all()
 
 
 @pytest.mark.parametrize("sentences", [["...", "!!!", "??"], ["one", "two", "three"], ["one", "two"]])
@@ -314,38 +370,3 @@ def test_progress_adds_up_to_the_pairs(sentences, vectors, monkeypatch):
     pairs, _ = mined(sentences, vectors, 200, progress=done.append)
     assert sum(done) == len(pairs)
     assert len(done) > 10
-
-
-def histogram(scores, bins):
-    return np.histogram(scores, np.linspace(*bins))[0]
-
-
-def test_a_flat_sample_is_as_flat_as_the_supply_allows(monkeypatch):
-    scores = np.concatenate([np.full(size, number + 0.5) for number, size in enumerate((500, 3, 100, 40, 0, 1000))])
-    scores = np.concatenate([[0.0, 6.0], scores])  # the ends, so that the bins are [0, 1), ... [5, 6]
-    scores = np.random.default_rng(0).permutation(scores)
-    monkeypatch.setattr(mining, "BINS", 6)
-    rows = flat_sample(scores, 233, seed=0)
-    assert rows.tolist() == sorted(set(rows.tolist()))
-    assert len(rows) == 233
-    counts = histogram(scores[rows], (0, 6, 7)).tolist()
-    assert [counts[1], counts[3], counts[4]] == [3, 40, 0]
-    assert sorted([counts[0], counts[2], counts[5]]) == [63, 63, 64]
-
-
-def test_a_flat_sample_depends_on_the_seed_and_reaches_every_row():
-    scores = np.random.default_rng(0).normal(size=300)
-    samples = [flat_sample(scores, 60, seed=seed) for seed in range(200)]
-    np.testing.assert_array_equal(samples[0], flat_sample(scores, 60, seed=0))
-    assert samples[0].tolist() != samples[1].tolist()
-    assert set(np.concatenate(samples).tolist()) == set(range(300))
-
-
-@pytest.mark.parametrize("count", [10, 11, 10**6])
-def test_a_flat_sample_of_more_than_there_are_is_all(count):
-    assert flat_sample(np.arange(10.0), count, seed=0).tolist() == list(range(10))
-
-
-def test_scores_all_alike_are_sampled_too():
-    assert len(flat_sample(np.full(50, 0.3, dtype=np.float32), 7, seed=0)) == 7
-    assert len(flat_sample(np.zeros(0), 0, seed=0)) == 0

@@ -68,7 +68,8 @@ def test_a_value_that_hydra_cannot_read_is_shown_in_the_quotes_it_takes(argument
 @pytest.mark.parametrize(
     ("arguments", "refused"),
     [
-        (["data.path=a.csv"], True), (["seed=1", "data.sentences=a.txt"], True), (["seed=1"], False),
+        (["data.path=a.csv"], True), (["seed=1", "data.sentences=a.txt"], True), (["data.queries=a.txt"], True),
+        (["seed=1"], False),
         (["data=pairs", "data.path=a.csv"], False),
         (["experiment=quickstart", "data.path=a.csv"], False), (["--config-name", "config", "data.path=a.csv"], False),
     ],

@@ -43,8 +43,26 @@ def test_a_file_of_one_sentence_makes_no_pairs(setting, tmp_path):
     (tmp_path / "pairs.txt").write_text("a||b\nc||d\n")
     with pytest.raises(InputError, match=r"pairs.txt: its lines are pairs, sentence1\|\|sentence2; give data=pairs"):
         setting.run("data.path=null", f"data.sentences={tmp_path}/pairs.txt")
-    with pytest.raises(InputError, match=r"corpus.tsv: a table; data.sentences takes one sentence a line"):
+    with pytest.raises(InputError, match=r"corpus.tsv: a table; it must have one sentence a line"):
         setting.run("data.path=null", f"data.sentences={tmp_path}/corpus.tsv")
+
+
+def test_queries_and_documents_become_pairs_of_one_of_either(setting, files, tmp_path):
+    pool = pandas.read_csv(files / "pool.tsv", sep="\t")
+    queries, documents = pool.sentence1.drop_duplicates(), pool.sentence2.drop_duplicates()
+    for name, texts in (("queries", queries), ("documents", documents)):
+        (tmp_path / f"{name}.txt").write_text("\n".join([*texts, texts.iloc[0]]) + "\n")
+    folder = setting.run(
+        "data.path=null", f"data.queries={tmp_path}/queries.txt", f"data.documents={tmp_path}/documents.txt",
+        "data.ordered=true", "data.mining.pairs=60",
+    )  # fmt: skip
+    (record,) = [json.loads(p.read_text()) for p in (setting.root / "artifacts").glob("corpus-*/artifact.json")]
+    counts = f"{len(queries)} queries and {len(documents)} documents; dropped 2 repeated"
+    assert record["facts"]["summary"] == counts
+    labels = pandas.read_csv(folder / "labels" / "1-bi.csv")
+    assert 50 < len(labels) <= 60
+    assert labels.sentence1.isin(queries).all()
+    assert labels.sentence2.isin(documents).all()
 
 
 def test_ordered_pairs_are_never_swapped(setting, monkeypatch):

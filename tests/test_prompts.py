@@ -151,3 +151,25 @@ def test_with_two_prompts_neighbours_are_found_among_first_sentences(setting, fo
         "distill.failure=ignore",
     )  # fmt: skip
     assert len(pandas.read_csv(run / "labels" / "1-bi.csv")) > 20
+
+
+@pytest.mark.slow
+def test_with_two_prompts_neighbours_of_queries_are_found_among_documents_with_theirs(setting, folder, files, tmp_path):
+    pool = pandas.read_csv(files / "pool.tsv", sep="\t")
+    texts = {
+        "queries": list(pool.sentence1.drop_duplicates()),
+        "documents": list(pool.sentence2.drop_duplicates()),
+    }
+    for name, lines in texts.items():
+        (tmp_path / f"{name}.txt").write_text("\n".join(lines))
+    setting.run(
+        f"model.bi={folder}", "model.bi_prompt=['q: ','d: ']", "data.ordered=true", "data.path=null",
+        f"data.queries={tmp_path}/queries.txt", f"data.documents={tmp_path}/documents.txt", "distill.failure=ignore",
+    )  # fmt: skip
+    (found,) = (setting.root / "artifacts").glob("embed-*/vectors.npy")
+    model = SentenceTransformer(str(folder), device="cpu")
+    expected = [
+        model.encode([prompt + text for text in texts[name]], normalize_embeddings=True)
+        for name, prompt in (("queries", "q: "), ("documents", "d: "))
+    ]
+    np.testing.assert_allclose(np.load(found), np.concatenate(expected), atol=2e-3)

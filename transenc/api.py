@@ -22,7 +22,7 @@ from transenc.run_folder import check_store, model_path
 from transenc.stages.models import release
 
 KEYS = {  # the settings that an argument of `distill` stands for, the first in its place
-    "pairs": ("data.path=", "data.sentences="),
+    "pairs": ("data.path=", "data.sentences=", "data.queries=", "data.documents="),
     "gold": ("data.gold=",),
     "dev": ("data.dev=",),
     "test": ("data.test=",),

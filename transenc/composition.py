@@ -21,6 +21,7 @@ from transenc.errors import InputError, nearest
 from transenc.run_folder import lock_run, recorded
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
+OWN_FILES = {"data.path", "data.sentences", "data.queries", "data.documents"}
 SCHEMAS = {"train": Train, "evaluate": Evaluate}
 for _name, _schema in SCHEMAS.items():
     ConfigStore.instance().store(name=f"{_name}_schema", node=_schema)
@@ -93,12 +94,12 @@ def check_own_data(arguments: Sequence[str]) -> None:
         InputError: there are own pairs, and no choice of data.
     """
     given = {argument.partition("=")[0] for argument in arguments}
-    own, chosen = {"data.path", "data.sentences"} & given, {"data", "experiment"} & given
+    own, chosen = OWN_FILES & given, {"data", "experiment"} & given
     own |= {"data.gold" for argument in arguments if re.match(r"data\.gold=.*[./]", argument)}  # a file
     if own and not chosen and not any(argument.startswith(("-c", "--config")) for argument in arguments):
         raise InputError(
-            f"{min(own)}: by default encoders are selected and tested on STS-B; give data=pairs or data=sentences for"
-            " your own data alone, or data=stsb to keep that"
+            f"{min(own)}: by default encoders are selected and tested on STS-B; give data=pairs, data=sentences or"
+            " data=queries for your own data alone, or data=stsb to keep that"
         )
 
 

@@ -62,7 +62,7 @@ def check(cfg: Train) -> None:
         ("data.seed", data.seed, data.seed >= 0, "at least 0"),
         ("data.limit", data.limit, data.limit is None or data.limit >= 1, "at least 1, or null"),
         ("data.path", data.path, data.path != "", "a file, or null"),
-        ("data.sentences", data.sentences, data.sentences != "", "a file, or null"),
+        *((key, file, file != "", "a file, or null") for key, file in data.corpora.items()),
         ("data.extra", data.extra, data.extra is None or _are_names(data.extra), "a known set, a file, or a list"),
         (
             "data.extra_limit",
@@ -137,15 +137,24 @@ def check(cfg: Train) -> None:
             )
         if not data.gold:
             raise InputError(f"distill.direction={direction.name}: no gold scores to learn from; give data.gold=[FILE]")
-        for key, file in (("data.path", data.path), ("data.sentences", data.sentences)):
-            if file is not None:
-                log.warning("%s=%s: not read, distill.direction=%s learns from data.gold", key, file, direction.name)
+        given = data.corpora if data.path is None else {"data.path": data.path, **data.corpora}
+        for key, file in given.items():
+            log.warning("%s=%s: not read, distill.direction=%s learns from data.gold", key, file, direction.name)
         return
     for file in filter(os.path.isfile, data.gold):
         log.warning("data.gold=%s: not read; learn from it afterwards, with distill=supervised_bi", file)
     if not cfg.sources:
         raise InputError(
-            "data.path: no pairs to learn from; give data.path=FILE, data.sentences=FILE, or data=NAME for a known set"
+            "data.path: no pairs to learn from; give data.path=FILE, data.sentences=FILE, data.queries=FILE and"
+            " data.documents=FILE, or data=NAME for a known set"
+        )
+    if list(data.corpora) not in ([], ["data.sentences"], ["data.queries", "data.documents"]):
+        raise InputError(
+            f"{', '.join(data.corpora)}: give data.sentences alone, or both data.queries and data.documents"
+        )
+    if data.queries is not None and not data.ordered:
+        raise InputError(
+            "data.queries: differ in kind from data.documents; set data.ordered=true, as data=queries does"
         )
 
 

@@ -27,8 +27,8 @@ class Direction(Enum):
     both = "each for the other, in turn"
     bi_to_cross = "the bi-encoder labels for the cross-encoder, once"
     cross_to_bi = "a trained cross-encoder labels for the bi-encoder, once"
-    gold_to_cross = "supervised: the cross-encoder is trained on human scores (data.gold)"
-    gold_to_bi = "supervised: trains the bi-encoder on data.gold"
+    gold_to_cross = "supervised: the cross-encoder learns human scores (data.gold)"
+    gold_to_bi = "supervised: the bi-encoder learns them"
 
     @property
     def turns(self) -> list[tuple[str, str]]:
@@ -110,11 +110,9 @@ class Adapters(Enum):
 
 
 class Failure(Enum):
-    """What to do if a training fails after all retries: its loss or its scores are NaN, or its scores are
-    nearly constant or unlike its labels.
-    """
+    """What to do if a training fails after all retries: its scores are NaN, nearly constant, or unlike its labels."""
 
-    stop = "the run ends with an error that says why"
+    stop = "the run ends with an error"
     keep = "the encoder of the iteration before, or the initial bi-encoder, stays in its place"
     ignore = "only NaN ends the run"
 
@@ -199,13 +197,13 @@ class Cleaning:
 
 @dataclass
 class Mining:
-    """How pairs are made of single sentences (data.sentences)."""
+    """How pairs are made of single sentences, or of queries and documents."""
 
     pairs: int | None  # how many; null: as many as there are sentences
-    random: float  # share of pairs of two random sentences; the three shares are divided by their sum
-    nearest: float  # share of pairs of a sentence and a neighbour by cosine of the (first) initial bi-encoder
-    lexical: float  # share of pairs of a sentence and a neighbour by BM25
-    neighbours: int  # each neighbour is drawn at random from this many nearest ones
+    random: float  # share of random pairs; shares are divided by their sum
+    nearest: float  # share of pairs that are near by cosine of the (first) initial bi-encoder
+    lexical: float  # share of pairs that are near by BM25
+    neighbours: int  # near: one of this many nearest ones, at random
 
 
 @dataclass
@@ -214,7 +212,9 @@ class Data:
 
     path: str | None  # a file of your unlabelled pairs
     sentences: str | None  # a file of single sentences, one per line, to make pairs of
-    pool: list[str]  # unlabelled pairs without data.path and data.sentences: known sets (stsb-train, ...), or files
+    queries: str | None  # a file of queries, one per line; a pair is a query and a document
+    documents: str | None  # a file of documents, one per line
+    pool: list[str]  # unlabelled pairs where no file is given: known sets (stsb-train, ...), or files
     extra: Any  # more unlabelled pairs: a known set, a file, or a list of them
     extra_limit: int | None  # use this many extra pairs, at random
     limit: int | None  # use this many pairs in all, at random
@@ -224,13 +224,19 @@ class Data:
     dev: str | None  # scored pairs for selection: a known set or a file
     test: list[str]  # scored pairs to report: known sets or files
     transductive: bool  # keep pairs of dev and test in the pool, without their scores
-    ordered: bool  # the two sentences differ in kind (question, answer), so a pair is never swapped
+    ordered: bool  # the two sentences differ in kind (question, answer): never swap them
     clean: Cleaning
     mining: Mining
     columns: Columns
     scores: Scores
     score_min: float  # lowest gold score of your files
     score_max: float  # highest gold score of your files
+
+    @property
+    def corpora(self) -> dict[str, str]:
+        """The files to make pairs of, by their keys: single sentences, or queries and documents, or none."""
+        files = {"sentences": self.sentences, "queries": self.queries, "documents": self.documents}
+        return {f"data.{key}": file for key, file in files.items() if file is not None}
 
     @property
     def scale(self) -> tuple[float, float]:
@@ -341,7 +347,7 @@ class Train:
             return data.gold
         if data.path is not None:
             return [data.path]
-        return data.pool if data.sentences is None else []
+        return [] if data.corpora else data.pool
 
     @property
     def extra_sources(self) -> list[str]:
@@ -350,9 +356,8 @@ class Train:
     @property
     def sources(self) -> list[str]:
         """All sets or files to learn from."""
-        if self.distill.direction.supervised or self.data.sentences is None:
-            return self.pair_sources + self.extra_sources
-        return [*self.pair_sources, self.data.sentences, *self.extra_sources]
+        mined = {} if self.distill.direction.supervised else self.data.corpora
+        return [*self.pair_sources, *mined.values(), *self.extra_sources]
 
 
 @dataclass

@@ -1,9 +1,10 @@
-"""Pairs out of a corpus of single sentences: any two, near ones by their vectors, near ones by their words.
+"""Pairs out of a corpus: any two sentences, near ones by their vectors, near ones by their words; or a query and a
+document, likewise.
 
 Most random pairs are unrelated, most near ones alike; a student needs both, so kinds are mixed by shares. Once a
 teacher has scored them, `flat_sample` takes pairs of every score.
 
-Axes: S sentences, N pairs, K neighbours, D dimensions, Q sentences searched for at once, V words.
+Axes: S sentences, N pairs, K neighbours, D dimensions, Q sentences whose neighbours are searched for at once, V words.
 """
 
 import logging
@@ -40,18 +41,21 @@ def mine(
     vectors: np.ndarray | None,
     neighbours: int,
     seed: int,
+    queries: int = 0,
     progress: Callable[[int], Any] = lambda count: None,
 ) -> tuple[np.ndarray, dict[str, int]]:
     """Pairs of different sentences, none twice in either order, in an order independent of their kinds.
 
     Args:
-        sentences: S distinct texts.
+        sentences: S texts, distinct but where a query is a document too.
         count: pairs in all, divided among the kinds by largest remainder. A kind that has fewer to give gives those.
         shares: of each kind, not negative, of any sum: "random" (any two sentences, evenly), "nearest" (a random
             sentence and one of its nearest by cosine, evenly), "lexical" (likewise by BM25, over lower-cased words).
         vectors: [S, D] floats of unit length, a memory map at best; None where no pair is to be nearest.
         neighbours: K, how many of a sentence's nearest count as near.
         seed: of every choice.
+        queries: how many of the sentences, the first ones, are queries. The others are then documents, and each pair is
+            a query and a document. 0: all are of one kind.
         progress: called with the number of pairs just made.
 
     Returns:
@@ -67,7 +71,8 @@ def mine(
     wanted = _divide(count, shares)
     assert neighbours > 0, "of no neighbours, none can be drawn"
     assert not wanted.get("nearest") or (vectors is not None and len(vectors) == size), "a vector for each sentence"
-    neighbours = min(neighbours, size - 1)
+    neighbours = min(neighbours, size - max(queries, 1))
+    same = _same(sentences, queries)
     made = np.array([np.iinfo(np.int64).max])  # sorted keys of the pairs made so far; the last one is a sentinel
     parts, counts = [np.zeros((0, 2), dtype=np.int64)], dict.fromkeys(shares, 0)
     for number, kind in enumerate(KINDS):
@@ -75,10 +80,11 @@ def mine(
             continue
         rng = np.random.default_rng([seed, number])
         if kind == "random":
-            candidates = _any_two(size, wanted[kind] + len(made) - 1, rng)
+            candidates = _any_two(size, queries, same, wanted[kind] + len(made) - 1, rng)
+        elif kind == "nearest":
+            candidates = _near(_by_cosine(vectors, queries, same, neighbours, rng), len(same), neighbours, rng)
         else:
-            search = _by_cosine(vectors, neighbours, rng) if kind == "nearest" else _by_words(sentences, neighbours)
-            candidates = _near(search, size, neighbours, rng)
+            candidates = _near(_by_words(sentences, queries, same, neighbours), len(same), neighbours, rng)
         for pairs in candidates:
             keys = pairs.min(axis=1) * size + pairs.max(axis=1)
             rows = np.sort(np.unique(keys, return_index=True)[1])
@@ -107,14 +113,30 @@ def _divide(count: int, shares: Mapping[str, float]) -> dict[str, int]:
     return dict(zip(shares, parts.tolist(), strict=True))
 
 
-def _any_two(size: int, most: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """[N, 2] different pairs, evenly: `most` of the S (S - 1) / 2 that there are, or all.
+def _same(sentences: Sequence[str], queries: int) -> np.ndarray:
+    """The sentence that each must not be paired with: itself; of a query, the document of the same text, or -1."""
+    if not queries:
+        return np.arange(len(sentences))
+    documents = {text: number for number, text in enumerate(sentences[queries:], queries)}
+    return np.array([documents.get(text, -1) for text in sentences[:queries]])
 
-    Pair n is a sentence and the one 1 + n // S further round the circle: each pair once, without a table of them.
+
+def _any_two(size: int, queries: int, same: np.ndarray, most: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """[N, 2] different pairs, evenly: `most` of those that there are, or all.
+
+    They are numbered, without a table of them. Of one kind of sentence, pair n is a sentence and the one 1 + n // S
+    further round the circle: each of the S (S - 1) / 2 once.
     """
-    there = size * (size - 1) // 2
-    further, first = np.divmod(rng.choice(there, min(most, there), replace=False), size)
-    yield np.stack([first, (first + further + 1) % size], axis=1)
+    if queries:
+        there = queries * (size - queries)
+        most += np.count_nonzero(same >= 0)  # so many may be left out
+        documents, rows = np.divmod(rng.choice(there, min(most, there), replace=False), queries)
+        pairs = np.stack([rows, queries + documents], axis=1)
+        yield pairs[pairs[:, 1] != same[rows]]
+    else:
+        there = size * (size - 1) // 2
+        further, first = np.divmod(rng.choice(there, min(most, there), replace=False), size)
+        yield np.stack([first, (first + further + 1) % size], axis=1)
 
 
 def _near(search: Search, size: int, neighbours: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
@@ -125,37 +147,41 @@ def _near(search: Search, size: int, neighbours: int, rng: np.random.Generator) 
     order = rng.permutation(size)
     drawn = []
     for start in range(0, size, BATCH):
-        queries = order[start : start + BATCH]
-        found = rng.permuted(search(queries), axis=1)
+        rows = order[start : start + BATCH]
+        found = rng.permuted(search(rows), axis=1)
         found = np.take_along_axis(found, np.argsort(found < 0, axis=1, kind="stable"), axis=1)
         drawn.append(found.astype(np.int32))
-        yield np.stack([queries, found[:, 0]], axis=1)[found[:, 0] >= 0]
+        yield np.stack([rows, found[:, 0]], axis=1)[found[:, 0] >= 0]
     table = np.concatenate(drawn)
     for rank in range(1, neighbours):
         found = table[:, rank].astype(np.int64)
         yield np.stack([order, found], axis=1)[found >= 0]
 
 
-def _by_cosine(vectors: np.ndarray, neighbours: int, rng: np.random.Generator) -> Search:
-    """Nearest by cosine: exact up to `EXACT` sentences, above by faiss, in float32.
+def _by_cosine(
+    vectors: np.ndarray, queries: int, same: np.ndarray, neighbours: int, rng: np.random.Generator
+) -> Search:
+    """Nearest by cosine: exact among up to `EXACT` sentences, among more by faiss, in float32.
 
     faiss's inverted lists miss some. Recall of the 10 nearest, of 50,000 synthetic vectors of 384 dimensions in 1,000
     clusters: .99 or more where clusters stand apart or have 100 dimensions, .88 where they overlap in 32 dimensions.
     """
-    if len(vectors) > EXACT:
-        return _by_lists(vectors, neighbours, rng)
-    corpus = torch.from_numpy(np.array(vectors, dtype=np.float32))
+    if len(vectors) - queries > EXACT:
+        return _by_lists(vectors, queries, same, neighbours, rng)
+    documents = torch.from_numpy(np.array(vectors[queries:], dtype=np.float32))
 
-    def search(queries: np.ndarray) -> np.ndarray:
-        cosines = corpus[queries] @ corpus.T
-        cosines[np.arange(len(queries)), queries] = -torch.inf
-        return cosines.topk(neighbours).indices.numpy()
+    def search(asked: np.ndarray) -> np.ndarray:
+        cosines = torch.from_numpy(np.array(vectors[asked], dtype=np.float32)) @ documents.T
+        rows = np.flatnonzero(same[asked] >= 0)
+        cosines[rows, same[asked[rows]] - queries] = -torch.inf
+        best, found = cosines.topk(neighbours)
+        return np.where(best.isneginf().numpy(), -1, queries + found.numpy())
 
     return search
 
 
-def _by_lists(vectors: np.ndarray, neighbours: int, rng: np.random.Generator) -> Search:
-    size, dimensions = vectors.shape
+def _by_lists(vectors: np.ndarray, queries: int, same: np.ndarray, neighbours: int, rng: np.random.Generator) -> Search:
+    size, dimensions = len(vectors) - queries, vectors.shape[1]
     try:
         import faiss
     except ImportError:
@@ -164,20 +190,21 @@ def _by_lists(vectors: np.ndarray, neighbours: int, rng: np.random.Generator) ->
     index = faiss.index_factory(dimensions, f"IVF{lists},Flat", faiss.METRIC_INNER_PRODUCT)
     index.cp.seed = int(rng.integers(2**31))
     sample = np.sort(rng.choice(size, min(TRAINED * lists, size), replace=False))
-    index.train(vectors[sample].astype(np.float32))
-    for start in range(0, size, EXACT):
+    index.train(vectors[queries + sample].astype(np.float32))
+    for start in range(queries, len(vectors), EXACT):
         index.add(vectors[start : start + EXACT].astype(np.float32))
     index.nprobe = PROBES
 
-    def search(queries: np.ndarray) -> np.ndarray:
-        found = index.search(vectors[queries].astype(np.float32), neighbours + 1)[1]
-        others = np.argsort(found == queries[:, None], axis=1, kind="stable")[:, :neighbours]  # itself goes last
+    def search(asked: np.ndarray) -> np.ndarray:
+        found = index.search(vectors[asked].astype(np.float32), neighbours + 1)[1]
+        found[found >= 0] += queries
+        others = np.argsort(found == same[asked][:, None], axis=1, kind="stable")[:, :neighbours]  # it goes last
         return np.take_along_axis(found, others, axis=1)
 
     return search
 
 
-def _by_words(sentences: Sequence[str], neighbours: int) -> Search:
+def _by_words(sentences: Sequence[str], queries: int, same: np.ndarray, neighbours: int) -> Search:
     """Best by BM25, Lucene's variant with bm25s's k1 = 1.5 and b = 0.75; a word counts once in a query.
 
     A query's rarest words choose, all its words rank what they chose (`POSTINGS`, `RESCORED`): frequent words cost
@@ -193,22 +220,24 @@ def _by_words(sentences: Sequence[str], neighbours: int) -> Search:
     words = bm25s.tokenize(
         sentences, lower=True, token_pattern=r"\b\w+\b", stopwords=None, allow_empty=False, show_progress=False
     )
+    ids = words.ids[queries:]
     model = bm25s.BM25()
-    model.index(words, show_progress=False)
+    model.index(words._replace(ids=ids), show_progress=False)
     scores = model.scores
     frequency = np.diff(scores["indptr"])
     rarest = np.argsort(frequency, kind="stable")
     # Not the words that lead nowhere: those of one sentence alone, and bm25s's empty one, of sentences without any.
-    rarest = rarest[(frequency[rarest] > 1) & (rarest != words.vocab.get("", -1))]
-    weights = sp.csr_array((scores["data"], scores["indices"], scores["indptr"]), (len(frequency), len(sentences)))
-    weights, frequency = weights[rarest], frequency[rarest]  # [V, S]
-    documents = weights.T.tocsr()  # [S, V], in each row the rarest word first
+    rarest = rarest[(frequency[rarest] > (not queries)) & (rarest != words.vocab.get("", -1))]
+    weights = sp.csr_array((scores["data"], scores["indices"], scores["indptr"]), (len(frequency), len(ids)))
+    weights, frequency = weights[rarest], frequency[rarest]  # [V, documents]
+    documents = weights.T.tocsr()  # in each row the rarest word first
+    asking = _occurrences(words.ids[:queries], rarest) if queries else documents
 
-    def search(queries: np.ndarray) -> np.ndarray:
-        queried = documents[queries]
+    def search(asked: np.ndarray) -> np.ndarray:
+        queried = asking[asked]
         queried.data[:] = 1
         lengths = np.diff(queried.indptr)
-        rows = np.repeat(np.arange(len(queries)), lengths)
+        rows = np.repeat(np.arange(len(asked)), lengths)
         reach = np.cumsum(np.concatenate([[0], frequency[queried.indices]]))
         start = queried.indptr[rows]
         choosing = (reach[1:] - reach[start] <= POSTINGS) | (np.arange(queried.nnz) == start)  # the rarest in any case
@@ -216,21 +245,39 @@ def _by_words(sentences: Sequence[str], neighbours: int) -> Search:
         chosen = (rare @ weights).tocsr()
         parts = []
         for begin, end in zip(chosen.indptr[:-1], chosen.indptr[1:], strict=True):
-            most = min(RESCORED * neighbours + 1, end - begin)  # one more, which is itself
+            most = min(RESCORED * neighbours + 1, end - begin)  # one more, which may be the same
             best = np.argpartition(chosen.data[begin:end], end - begin - most)[end - begin - most :] if most else []
             parts.append(chosen.indices[begin:end][best])
-        rows, near = np.repeat(np.arange(len(queries)), list(map(len, parts))), np.concatenate(parts)
-        rows, near = rows[near != queries[rows]], near[near != queries[rows]]
+        rows, near = np.repeat(np.arange(len(asked)), list(map(len, parts))), np.concatenate(parts)
+        others = queries + near != same[asked[rows]]
+        rows, near = rows[others], near[others]
         bm25 = queried[rows].multiply(documents[near]).sum(axis=1)
         order = np.lexsort((near, -bm25, rows))
-        lengths = np.bincount(rows, minlength=len(queries))
+        lengths = np.bincount(rows, minlength=len(asked))
         ranks = np.arange(len(rows)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        found = np.full((len(queries), neighbours), -1, dtype=np.int64)
+        found = np.full((len(asked), neighbours), -1, dtype=np.int64)
         kept = ranks < neighbours
-        found[rows[kept], ranks[kept]] = near[order][kept]  # `rows` is sorted, so its order is that of `order`
+        # `rows` is sorted, so its order is that of `order`
+        found[rows[kept], ranks[kept]] = queries + near[order][kept]
         return found
 
     return search
+
+
+def _occurrences(texts: Sequence[Sequence[int]], words: np.ndarray) -> sp.csr_array:
+    """[S, V] ones where a text has a word, in each row in the order of `words`.
+
+    Args:
+        texts: S times word numbers.
+        words: [V] word numbers.
+    """
+    lengths = np.fromiter(map(len, texts), dtype=np.int64)
+    found = np.concatenate([np.zeros(0, dtype=np.int64), *texts])
+    place = np.full(1 + max(found.max(initial=0), words.max(initial=0)), -1)
+    place[words] = np.arange(len(words))
+    rows, columns = np.repeat(np.arange(len(texts)), lengths), place[found]
+    rows, columns = rows[columns >= 0], columns[columns >= 0]
+    return sp.csr_array((np.ones(len(rows), dtype=np.float32), (rows, columns)), (len(texts), len(words)))
 
 
 def flat_sample(scores: np.ndarray, count: int, seed: int) -> np.ndarray:

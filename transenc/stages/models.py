@@ -206,13 +206,18 @@ def centre(out: Path, config: Config, progress: Progress, model: Artifact, token
 
 @stage(version=1, ignore=("batch_tokens", "accelerator", "precision"))
 def embed(out: Path, config: Config, progress: Progress, model: Artifact, tokens: Artifact) -> Facts:
-    """A bi-encoder's embedding of each sentence: [S, D] float16 of length 1, precise enough to find neighbours."""
+    """A bi-encoder's embedding of each sentence of a corpus: [S, D] float16 of length 1, precise enough to find
+    neighbours. Of two prompts, a document has the second, all others the first.
+    """
     encoder = loaded(model, config)
     corpus = TokenisedPairs.load(tokens.path)
-    shape = (corpus.second or len(corpus.lengths), encoder.width)  # with two prompts, each as a first sentence
+    numbers = np.arange(corpus.second or len(corpus.lengths))
+    if config["queries"]:
+        numbers[config["queries"] :] += corpus.second  # documents
+    shape = (len(numbers), encoder.width)
     vectors = np.lib.format.open_memmap(out / "vectors.npy", mode="w+", dtype=np.float16, shape=shape)
     with progress.bar("embed", len(vectors), "sentence") as bar:
-        encoder.encode(corpus, np.arange(len(vectors)), vectors, config["batch_tokens"], bar.update)
+        encoder.encode(corpus, numbers, vectors, config["batch_tokens"], bar.update)
     vectors.flush()
     return {"summary": f"{len(vectors):,} vectors of {encoder.width}"}
 

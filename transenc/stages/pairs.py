@@ -1,7 +1,7 @@
 """The stages that make pairs, each a pure step from (plain settings, artifacts) to a folder (`transenc.artifacts`):
 
     read      -> sentences.txt, pairs.npy: one set or file; gold.npy too, for development, test and gold pairs only
-    corpus    -> sentences.txt, and no pairs: a file of single sentences
+    corpus    -> sentences.txt, and no pairs: a file of single sentences, or one of queries and one of documents
     mine      -> sentences.txt, pairs.npy: pairs out of a corpus
     gather    -> sentences.txt, pairs.npy, shared.npy: the pool, cleaned and drawn from everything above, and which of
                  its pairs are in a scored set too
@@ -99,20 +99,27 @@ def read(out: Path, config: Config, progress: Progress) -> Facts:
     return {**facts, "warnings": warnings, "summary": summary + dropped_text({"with an empty side": lacking})}
 
 
-@stage(version=2, ignore=("file",))
+@stage(version=3, ignore=("files",))
 def corpus(out: Path, config: Config, progress: Progress) -> Facts:
-    """The different sentences of a file, as a set without pairs."""
-    if Path(config["file"]).suffix.lower() in (".csv", ".tsv", ".jsonl", ".parquet"):
-        raise InputError(f"{config['file']}: a table; data.sentences takes one sentence a line, data.path takes pairs")
-    lines = read_sentences(Path(config["file"]))
-    if all(line.count("||") == 1 for line in lines):
-        raise InputError(f"{config['file']}: its lines are pairs, sentence1||sentence2; give data=pairs data.path=...")
-    sentences = list(dict.fromkeys(lines))
+    """The different sentences of a file, or of two, queries and documents, as a set without pairs."""
+    parts, repeated = [], 0
+    for name in config["files"]:
+        if Path(name).suffix.lower() in (".csv", ".tsv", ".jsonl", ".parquet"):
+            raise InputError(f"{name}: a table; it must have one sentence a line (tables of pairs are data.path)")
+        lines = read_sentences(Path(name))
+        if all(line.count("||") == 1 for line in lines):
+            raise InputError(f"{name}: its lines are pairs, sentence1||sentence2; give data=pairs data.path=...")
+        parts.append(list(dict.fromkeys(lines)))
+        repeated += len(lines) - len(parts[-1])
+    sentences = list(chain.from_iterable(parts))
     if len(sentences) < 2:
-        raise InputError(f"{config['file']}: pairs are made of two different sentences, and there is only one")
+        raise InputError(f"{config['files'][0]}: pairs are made of two different sentences, and there is only one")
     facts = _write(out, sentences, np.empty((0, 2)))
-    summary = f"{len(sentences):,} sentences" + dropped_text({"repeated": len(lines) - len(sentences)})
-    return {**facts, "summary": summary}
+    several, summary = len(parts) > 1, f"{len(sentences):,} sentences"
+    if several:
+        summary = f"{len(parts[0]):,} queries and {len(parts[1]):,} documents"
+    facts["queries"] = len(parts[0]) if several else 0
+    return {**facts, "summary": summary + dropped_text({"repeated": repeated})}
 
 
 @stage(version=2)
@@ -128,6 +135,7 @@ def mine(out: Path, config: Config, progress: Progress, corpus: Artifact, *vecto
             vectors=np.load(vectors[0] / "vectors.npy", mmap_mode="r") if vectors else None,
             neighbours=config["neighbours"],
             seed=config["seed"],
+            queries=config["queries"],
             progress=bar.update,
         )
     if not len(pairs):

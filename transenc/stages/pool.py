@@ -32,7 +32,7 @@ class PoolStages(Evaluation):
     """The steps that make the pool. Whatever is wrong with the data is an error here, before a model is loaded.
 
     Attributes:
-        corpus: single sentences, to make pairs of, if there are any.
+        corpus: single sentences, or queries and documents, to make pairs of, if there are any.
         dev, tests: the scored sets by name; `dev` has one or none.
         select: what encoders are selected by, never `auto`.
     """
@@ -42,8 +42,8 @@ class PoolStages(Evaluation):
         self.cfg, self.select = cfg, cfg.select
         supervised = cfg.distill.direction.supervised
         self.corpus: Artifact | None = None
-        if cfg.data.sentences is not None and not supervised:
-            self.corpus = self._read_corpus(cfg.data.sentences)
+        if cfg.data.corpora and not supervised:
+            self.corpus = self._read_corpus(cfg.data.corpora)
         self.sources = [self.read(name, supervised, supervised) for name in cfg.pair_sources]
         self.extra = [self.read(name, False) for name in cfg.extra_sources]
         dev = [] if cfg.data.dev is None else [cfg.data.dev]
@@ -55,11 +55,13 @@ class PoolStages(Evaluation):
         if self.select is Select.dev and cfg.data.dev in cfg.data.test:
             log.warning("data.dev=%s is in data.test too: encoders are selected by its scores", cfg.data.dev)
 
-    def _read_corpus(self, name: str) -> Artifact:
-        if not os.path.isfile(name):
-            raise InputError(f"data.sentences={name}: {'is not a file' if os.path.exists(name) else 'no such file'}")
-        config = {"file": name, "digest": digest_of(Path(name))}
-        return self.store(corpus, config, progress=self.progress, title=f"read {task_name(name)}")
+    def _read_corpus(self, files: Mapping[str, str]) -> Artifact:
+        for key, name in files.items():
+            if not os.path.isfile(name):
+                raise InputError(f"{key}={name}: {'is not a file' if os.path.exists(name) else 'no such file'}")
+        config = {"files": list(files.values()), "digests": [digest_of(Path(name)) for name in files.values()]}
+        title = f"read {' and '.join(map(task_name, files.values()))}"
+        return self.store(corpus, config, progress=self.progress, title=title)
 
     def _check_gold(self, name: str, pairs: Artifact) -> None:
         if varies(np.load(pairs / "gold.npy")):
@@ -137,13 +139,15 @@ class PoolStages(Evaluation):
         return pool
 
     def _mine(self, corpus: Artifact, bi: Member) -> Artifact:
-        """Pairs made of single sentences."""
-        mining, embeddings = self.data.mining, []
+        """Pairs made of single sentences, or of queries and documents."""
+        mining, queries, embeddings = self.data.mining, corpus.facts["queries"], []
         if mining.nearest > 0:
             tokens = self.tokens(corpus, bi.artifact, "sentences")
-            progress, title = self.progress.at(bi.place), f"{bi.place} embed"
-            embeddings = [self.store(embed, self.scoring, bi.artifact, tokens, progress=progress, title=title)]
+            config, title = self.scoring | {"queries": queries}, f"{bi.place} embed"
+            progress = self.progress.at(bi.place)
+            embeddings = [self.store(embed, config, bi.artifact, tokens, progress=progress, title=title)]
         config = {
+            "queries": queries,
             "pairs": mining.pairs,
             "shares": {"random": mining.random, "nearest": mining.nearest, "lexical": mining.lexical},
             "neighbours": mining.neighbours,
