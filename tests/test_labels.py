@@ -135,6 +135,15 @@ def test_one_direction_trains_one_kind_once(setting):
     assert "the cross-encoder (" in (folder / "models" / "bi-encoder" / "README.md").read_text()
 
 
+def test_a_trained_cross_encoder_that_is_to_be_a_student_is_warned_of(setting, caplog):
+    CrossEncoder.load(setting.model, new_head=0).save(setting.root / "trained")
+    told = "is trained already, but scores only after it has learnt from the bi-encoder"
+    setting.run("distill.direction=bi_to_cross")
+    assert told not in caplog.text
+    setting.run("distill.direction=bi_to_cross", f"model.cross={setting.root}/trained", name="trained-run")
+    assert told in caplog.text
+
+
 def test_an_untrained_cross_encoder_cannot_be_the_only_teacher(setting):
     with pytest.raises(InputError, match=r"model.cross=.*: is no cross-encoder \(it has no classification head\)"):
         setting.run("distill.direction=cross_to_bi")
@@ -181,6 +190,14 @@ def test_human_scores_without_a_development_set_all_teach_and_the_last_weights_a
     facts = json.loads(record.read_text())["facts"]
     assert (facts["held_out"], facts["step"] > 0) == (0, True)
     assert json.loads((folder / "run.json").read_text())["selected"]["by"] == "last"
+
+
+@pytest.mark.parametrize(("direction", "other"), [("gold_to_bi", "cross"), ("gold_to_cross", "bi")])
+def test_supervised_training_needs_no_model_of_the_other_kind(setting, files, direction, other):
+    folder = setting.run(
+        f"distill.direction={direction}", f"data.gold=[{files}/pool.tsv]", f"model.{other}=null", "data.limit=20"
+    )
+    assert "supervised, trained on human scores" in next(folder.glob("models/*/README.md")).read_text()
 
 
 def test_gold_scores_of_test_pairs_are_never_labels(setting, files):

@@ -217,10 +217,13 @@ def test_what_follows_a_flag_of_hydra_and_a_removed_key_are_no_mistakes():
     [
         ("data.path=Größe/en.csv", "Größe/en.csv"), ("data.columns.score=Ähnlichkeit", "Ähnlichkeit"),
         ("data.path=数据/a b.csv", "数据/a b.csv"), ("seed=1,2", [1, 2]), ("data.test=[a,b]", ["a", "b"]),
+        ("++data.path=a.csv", "a.csv"), ("+seed=1", 1),
     ],
 )  # fmt: skip
 def test_letters_beyond_ascii_need_no_quotes_and_all_else_is_as_it_is_written(argument, found):
     override = next(parsed([readable(argument)]))
+    assert not override.is_add()
+    assert not override.is_force_add()
     value = list(override.sweep_iterator()) if override.is_sweep_override() else override.value()
     assert value == found
 

@@ -23,6 +23,8 @@ def test_mutual_distillation_averages_labels_and_reports_members_and_ensembles(s
         for iteration, kind in ((0, "bi"), (1, "cross"), (1, "bi"))
         for encoder, member in ((kind, 0), (kind, 1), (f"{kind}-ensemble", -1))
     ]
+    scored = [place for stage, place in setting.built if stage == "score"]
+    assert scored[:4] == ["0/bi-0", "0/bi-0", "0/bi-1", "0/bi-1"]  # each is loaded once for dev and test
     names = ["bi-encoder-0", "bi-encoder-1", "cross-encoder-0", "cross-encoder-1"]
     assert sorted(p.name for p in (folder / "models").iterdir()) == names
 

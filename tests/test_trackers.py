@@ -1,5 +1,6 @@
 """What TensorBoard, MLflow and Weights & Biases get of a run."""
 
+import sys
 from pathlib import Path
 
 import pandas
@@ -84,3 +85,12 @@ def test_a_logger_that_is_not_installed_is_one_line_that_says_what_to_install(se
     monkeypatch.setattr("pytorch_lightning.loggers.WandbLogger", missing)
     with pytest.raises(InputError, match=r"loggers=\[wandb\]: wandb is not installed; pip install wandb"):
         setting.run("loggers=[wandb]")
+
+
+def test_a_logger_that_refuses_leaves_an_earlier_run_as_it_was(setting, monkeypatch):
+    folder = setting.run()
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(InputError, match="wandb"):
+        setting.run("loggers=[wandb]")
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before

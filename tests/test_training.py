@@ -278,7 +278,8 @@ def test_a_batch_that_memory_does_not_hold_names_what_to_lower(bert, monkeypatch
 
     monkeypatch.setattr(student, "training_step", short_of_memory)
     with pytest.raises(
-        InputError, match=r"batch of 3 pairs .* lower distill.cross.micro_batch_size, .* or model.cross_max_tok"
+        InputError,
+        match=r"batch of 3 pairs .* set distill.cross.micro_batch_size below 3, .* model.cross_max_tokens",
     ):
         train_on(student)
 

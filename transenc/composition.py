@@ -132,7 +132,11 @@ def expand_home(argument: str) -> str:
 
 
 def readable(argument: str) -> str:
-    """`key=value` with quotes around a value that only letters beyond ASCII keep Hydra's grammar from reading."""
+    """`key=value` without + or ++ before a key, since no setting can be added, and with quotes around a value that only
+    letters beyond ASCII keep Hydra's grammar from reading.
+    """
+    if not argument.lstrip("+").startswith("hydra"):
+        argument = argument.lstrip("+")
     key, equals, value = argument.partition("=")
     kept = value.isascii() or set(value) & set("'\"[]{}(),\\$") or key.startswith("-")  # a flag is not Hydra's grammar
     return argument if kept else key + equals + quoted(value)

@@ -24,7 +24,7 @@ def distill(cfg: Train, folder: Path, overrides: Sequence[str] | None = None) ->
         overrides: what the command line set; None if there was none.
 
     Returns:
-        The mean selection score of the selected encoders, in [-1, 1]; None where nothing was selected by a score.
+        The mean selection score of the selected encoders, in [-1, 1]; None where one of them has none.
 
     Raises:
         InputError: something in the configuration, the data or the models is wrong.

@@ -74,9 +74,10 @@ class RunWriter:
 
     def begin(self) -> None:
         """Open the files that are written as the run goes, in place of an earlier run's: data and models are found."""
+        self.trackers = Trackers(self.cfg.loggers, self.settings, self.folder)  # an earlier run stays if they refuse
         (self.folder / "run.json").unlink(missing_ok=True)  # it marks a finished run
         self.files.begin()
-        self.trackers = Trackers(self.cfg.loggers, self.settings, self.folder)
+        self.trackers.open()
         self.opened.push(lambda failure, *_: self.trackers.close(failed=failure is not None))
         curves = open(self.folder / "curves.csv", "w", encoding="utf-8", newline="")  # noqa: SIM115
         self.curves = self.opened.enter_context(curves)
@@ -130,7 +131,7 @@ class RunWriter:
             pool: what was learnt from.
 
         Returns:
-            The mean selection score; None where an encoder has none.
+            The mean selection score, in [-1, 1]; None where an encoder has none.
         """
         members, scores = [choice.member for choice in selected], [choice.score for choice in selected]
         defined = [score for score in scores if score is not None]
@@ -215,14 +216,15 @@ class RunWriter:
         return shlex.join([*launcher, "train.py", *self.overrides])
 
     def _card(self, member: Member, stages: Stages, pool: Artifact, kept: str | None, warning: str | None) -> str:
-        initial = {"bi": listed(self.cfg.model.bi), "cross": listed(self.cfg.model.cross)}
+        model, direction = self.cfg.model, self.cfg.distill.direction
+        initial = {kind: listed(model.bi if kind == "bi" else model.cross) for kind in direction.kinds}
         names = {kind: " + ".join(as_code(public_name(n)) for n in initial[kind]) for kind in initial}
         method = {
             Direction.both: "a bi-encoder ({bi}) and a cross-encoder ({cross}) trained each other in turn, without"
             " labels ([Trans-Encoder](https://arxiv.org/abs/2109.13059), Liu et al., ICLR 2022)",
             Direction.bi_to_cross: "the bi-encoder ({bi}) labelled the training pairs of the cross-encoder",
             Direction.cross_to_bi: "the cross-encoder ({cross}) labelled the training pairs of the bi-encoder",
-        }.get(self.cfg.distill.direction, "supervised, trained on human scores").format(**names)
+        }.get(direction, "supervised, trained on human scores").format(**names)
         if stages.teachers:
             fixed = ", ".join(as_code(public_name(name)) for name in stages.teachers)
             method += f"; fixed teachers that were not trained labelled with them ({fixed})"
@@ -231,7 +233,8 @@ class RunWriter:
             Select.agreement: "Weights and iteration were selected by agreement with held-out labels.",
             Select.last: "It has the last weights of the last iteration.",
         }[stages.select]
-        if member.kind == "cross" and self.cfg.distill.symmetric and not self.cfg.data.ordered:
+        facts = member.artifact.facts
+        if facts["encoder"].get("symmetric"):
             text += " Its results below are of the mean logit over both orders of a pair; `predict` takes one order."
         if member.folds:
             which = "one" if stages.select is Select.last else "the best"
@@ -239,7 +242,6 @@ class RunWriter:
         if kept:
             reason = kept.removeprefix(f"{member.place}: ")  # which says nothing to others
             text += f" {reason[0].upper()}{reason[1:]}"
-        facts = member.artifact.facts
         if facts.get("centred"):
             text += " Its embeddings were mean-centred over the sentences of the pool."
         text += f" It is read with {read_as(facts['encoder'])}."

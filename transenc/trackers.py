@@ -21,7 +21,7 @@ log = logging.getLogger("transenc")
 
 
 class Trackers:
-    """Sends curves and scores to TensorBoard and to the loggers that the settings name.
+    """Sends curves and scores to TensorBoard and to the loggers that the settings name, once it is open.
 
     Args:
         kinds: the loggers beside TensorBoard.
@@ -33,8 +33,8 @@ class Trackers:
     """
 
     def __init__(self, kinds: Sequence[Logger], settings: dict[str, Any], folder: Path):
-        self.writer = SummaryWriter(str(folder / "tensorboard"))
-        self.writer.add_text("config", "```\n" + json.dumps(settings, indent=2) + "\n```")
+        self.settings, self.folder = settings, folder
+        self.writer: Any = None  # until `open`
         self.loggers: dict[Logger, Any] = {}
         try:
             for kind in kinds:
@@ -42,6 +42,11 @@ class Trackers:
         except BaseException:
             self.close(failed=True)
             raise
+
+    def open(self) -> None:
+        """Begin TensorBoard's files."""
+        self.writer = SummaryWriter(str(self.folder / "tensorboard"))
+        self.writer.add_text("config", "```\n" + json.dumps(self.settings, indent=2) + "\n```")
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Values by tag; undefined ones are left out. The step is a training's, or an iteration."""
@@ -58,7 +63,7 @@ class Trackers:
     def hparams(self, settings: dict[str, Any], metrics: dict[str, float]) -> None:
         """What TensorBoard compares runs by."""
         for summary in hparams(settings, metrics):
-            self.writer.file_writer.add_summary(summary)  # type: ignore[union-attr]
+            self.writer.file_writer.add_summary(summary)
         self.scalars(metrics, 0)
 
     def close(self, failed: bool) -> None:
@@ -67,7 +72,8 @@ class Trackers:
                 logger.finalize("failed" if failed else "success")
                 if kind is Logger.wandb:  # otherwise the next run of this process would continue this one
                     logger.experiment.finish(exit_code=int(failed))
-        self.writer.close()
+        if self.writer is not None:
+            self.writer.close()
 
     @contextmanager
     def _errors_logged(self, kind: Logger) -> Iterator[None]:

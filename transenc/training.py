@@ -299,8 +299,9 @@ def train(
         except torch.OutOfMemoryError:
             raise InputError(
                 f"a batch of {datamodule.batch_size} pairs does not fit into the GPU's memory at step"
-                f" {callback.steps_done + trainer.global_step}; lower distill.{student.kind}.micro_batch_size, which"
-                f" changes no gradient, or model.{student.kind}_max_tokens, now {student.max_tokens}"
+                f" {callback.steps_done + trainer.global_step}; set distill.{student.kind}.micro_batch_size below"
+                f" {datamodule.batch_size}, which changes no gradient, or lower model.{student.kind}_max_tokens, now"
+                f" {student.max_tokens}"
             ) from None
         except BaseException as error:
             if stopped := in_context(error, KeyboardInterrupt):  # Lightning makes a SystemExit of it

@@ -59,7 +59,7 @@ class Teachers(Enum):
     """Who labels the pairs for a student."""
 
     other = "the newest encoders of the other kind (the paper)"
-    both = "the newest encoders of both kinds; an untrained cross-encoder is left out"
+    both = "the newest encoders of both kinds; a cross-encoder only once trained"
 
 
 class Centre(Enum):

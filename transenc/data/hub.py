@@ -10,9 +10,10 @@ this is the paper's own split; its QQP pairs came from another release.
 
 import os
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
-from transenc.data.files import Format, Pair, read_file
+from transenc.data.files import Format, Pair, read_pairs
 from transenc.data.lines import one_line
 from transenc.errors import InputError, reason
 
@@ -113,7 +114,7 @@ def read(name: str, path: Path | None, scored: bool) -> list[Pair]:
     start, end = hub_set.rows
     if path is not None:
         form = Format(*hub_set.columns, "label" if scored else None, 0, 1, binary=True)
-        pairs = read_file(path, form)[start:end]
+        pairs = list(islice(read_pairs(path, form), start, end))
         where = str(path)
     else:
         table, where = _fetch(name, hub_set), "/".join((*hub_set.source, hub_set.task, hub_set.split))

@@ -275,7 +275,7 @@ class PairEncoder(pl.LightningModule, ABC):
         progress: Progress = lambda count: None,
         precision: str = "32-true",
     ) -> np.ndarray:
-        """Similarities of all pairs, as they stand (first sentence first), in eval mode.
+        """Similarities of all pairs, in eval mode. A symmetric cross-encoder's are the means of both orders.
 
         Batches hold sequences of similar length, so little is padding; what else is in a batch does not change a score
         beyond rounding.

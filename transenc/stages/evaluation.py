@@ -274,8 +274,13 @@ class Evaluation:
         self, members: Sequence[Member], tasks: Mapping[str, Artifact]
     ) -> Iterator[tuple[str, Artifact, list[Evaluated]]]:
         """For each task, its pairs and the members on them; if there are several, their ensemble comes last."""
+        # Member by member, so that each is loaded once.
+        by_member = [
+            {task: self.score(member.artifact, pairs, member.place, task) for task, pairs in tasks.items()}
+            for member in members
+        ]
         for task, pairs in tasks.items():
-            scored = [self.score(member.artifact, pairs, member.place, task) for member in members]
+            scored = [scores[task] for scores in by_member]
             evaluated = [
                 Evaluated(
                     member.encoder,

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from transenc.artifacts import Artifact, Store
+from transenc.artifacts import Artifact, Store, file_digest
 from transenc.config.schema import Select, Train, listed
 from transenc.errors import InputError
 from transenc.metrics import varies
@@ -164,6 +164,6 @@ class PoolStages(Evaluation):
     def flatten(self, pool: Artifact, labels: Artifact) -> Artifact:
         """`data.limit` pairs of the pool, whose initial labels are spread evenly."""
         # A pool counts by its pairs; what is reported of it depends on the test sets and on the sources too.
-        reported = {"shared": digest_of(pool / "shared.npy"), "dropped": pool.facts["dropped"]}
+        reported = {"shared": file_digest(pool / "shared.npy"), "dropped": pool.facts["dropped"]}
         config = {"count": self.data.limit, "seed": self.data.seed, **reported}
         return self._enough(self.store(flatten, config, pool, labels, progress=self.progress, title="flatten"))

@@ -72,7 +72,9 @@ class Stages(PoolStages):
         self._reference = self._load_reference()
 
     def initial_encoders(self, kind: str) -> list[Member]:
-        """Iteration 0: the encoders that `model` names. A cross-encoder to be trained gets a head if it has none."""
+        """Iteration 0: the encoders that `model` names. A cross-encoder to be trained gets a head if it has none, and
+        counts from its first training on.
+        """
         model, cfg, key, members = self.cfg.model, self.cfg.distill, f"model.{kind}", []
         names = listed(model.bi if kind == "bi" else model.cross)
         for i, name in enumerate(names):
@@ -97,6 +99,11 @@ class Stages(PoolStages):
             source = self.initial_sources[kind, i] = find_model(key, name, cfg.adapters is Adapters.separate)
             artifact = self.load(kind, source, key, **settings)
             members.append(Member(kind, 0, i, len(names) > 1, artifact))
+            if kind == "cross" and student and "bi" in cfg.direction.kinds and not artifact.facts["new_head"]:
+                log.warning(
+                    f"{key}={name}: is trained already, but scores only after it has learnt from the bi-encoder; to let"
+                    " it teach, set distill=cross_to_bi, or name it in model.teachers"
+                )
             if kind == "bi" and not self.data.ordered and len(set(artifact.facts["encoder"]["prompts"])) > 1:
                 raise InputError(
                     f"{key}={name}: has one prompt for first and one for second sentences; set data.ordered=true, or"
@@ -116,7 +123,7 @@ class Stages(PoolStages):
         return Centre.starts if member.artifact.facts["encoder"]["pooling"] == "cls" else Centre.students
 
     def scorers(self, encoders: Mapping[str, Sequence[Member]]) -> list[str]:
-        """The kinds of encoder that can score: all but a cross-encoder whose head has yet to be trained."""
+        """The kinds of encoder that score: all but a cross-encoder before its first training here."""
         students = self.cfg.distill.direction.students
         return [kind for kind in encoders if kind == "bi" or kind not in students or encoders[kind][0].iteration]
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from transenc.artifacts import Artifact, stage
-from transenc.data.files import Format, Reader, read_file
+from transenc.data.files import Format, Reader, read_pairs
 from transenc.errors import InputError, reason
 from transenc.model_description import describe
 from transenc.model_folder import Source
@@ -135,7 +135,7 @@ def read_scores(out: Path, config: Config, progress: Progress, pool: Artifact) -
     """Scores in [0, 1] of the pool's pairs, found by their sentences."""
     key, form = f"model.teachers={config['file']}", Format(**config["format"])
     ordered, found, several = config["ordered"], {}, set()
-    for pair in read_file(Path(config["file"]), form):
+    for pair in read_pairs(Path(config["file"]), form):
         sides = pair.sentence1.strip(), pair.sentence2.strip()
         if not 0 <= pair.score <= 1:
             raise InputError(f"{key}: the score {pair.score:g} of {pair.sentence1!r:.40} is not in [0, 1]; scale them")
