@@ -19,7 +19,7 @@ from transenc.config.schema import (
     Train,
     TrainingConfig,
     listed,
-    own,
+    of_member,
 )
 from transenc.errors import InputError, nearest
 
@@ -263,7 +263,7 @@ def _check_prompts(cfg: Train, bis: int) -> None:
         _check_list("model.bi_prompt", model.bi_prompt, "model.bi", bis)
         _check_list("model.bi_prompt_name", model.bi_prompt_name, "model.bi", bis)
     both = model.bi_prompt, model.bi_prompt_name
-    members = [[own(value, number) for value in both] for number in range(bis)] if bis > 1 else [both]
+    members = [[of_member(value, number) for value in both] for number in range(bis)] if bis > 1 else [both]
     for prompt, name in members:
         _hold(_prompt_rules("model.bi_prompt", prompt, "model.bi_prompt_name", name))
         if not cfg.data.ordered and any(len(set(listed(value))) > 1 for value in (prompt, name)):

@@ -354,6 +354,10 @@ class Train:
         return [] if self.data.extra is None else listed(self.data.extra)
 
     @property
+    def fixed_teachers(self) -> list[str]:
+        return [] if self.model.teachers is None else listed(self.model.teachers)
+
+    @property
     def sources(self) -> list[str]:
         """All sets or files to learn from."""
         mined = {} if self.distill.direction.supervised else self.data.corpora
@@ -389,6 +393,6 @@ def listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def own(value: Any, number: int) -> Any:
+def of_member(value: Any, number: int) -> Any:
     """A member's own of a setting that is one value for all members, or a list with one for each."""
     return value[number] if isinstance(value, list) else value

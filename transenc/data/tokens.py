@@ -152,19 +152,16 @@ def tokenise(
     sentences: Sequence[str],
     pairs: np.ndarray,
     tokenizer: Any,
-    gold: np.ndarray | None = None,
-    progress: Callable[[int], Any] = lambda count: None,
     prompts: tuple[str, str] = ("", ""),
 ) -> TokenisedPairs:
     """Tokenise every sentence once, or once for each of two different prompts.
 
     Args:
-        sentences, tokenizer, progress, prompts: see `token_chunks`.
+        sentences, tokenizer, prompts: see `token_chunks`.
         pairs: [N, 2] numbers into them.
-        gold: [N] scores to carry along.
     """
-    ids, lengths = zip(*token_chunks(sentences, tokenizer, progress, prompts), strict=True)
-    return assemble(np.concatenate(ids), lengths, pairs, gold, prompts)
+    ids, lengths = zip(*token_chunks(sentences, tokenizer, prompts=prompts), strict=True)
+    return assemble(np.concatenate(ids), lengths, pairs, None, prompts)
 
 
 def assemble(

@@ -33,8 +33,6 @@ from transenc.errors import InputError, reason
 from transenc.model_description import Description, describe
 from transenc.model_folder import Source, find
 
-Progress = Callable[[int], Any]
-
 
 @dataclass(frozen=True)
 class OptimizerConfig:
@@ -112,7 +110,7 @@ class PairEncoder(pl.LightningModule, ABC):
         """
 
     @abstractmethod
-    def _similarities(self, pairs: TokenisedPairs, batch_tokens: int, progress: Progress) -> np.ndarray: ...
+    def _similarities(self, pairs: TokenisedPairs, batch_tokens: int, progress: Callable[[int], Any]) -> np.ndarray: ...
 
     @abstractmethod
     def work(self, pairs: TokenisedPairs) -> int:
@@ -272,7 +270,7 @@ class PairEncoder(pl.LightningModule, ABC):
         self,
         pairs: TokenisedPairs,
         batch_tokens: int = 4096,
-        progress: Progress = lambda count: None,
+        progress: Callable[[int], Any] = lambda count: None,
         precision: str = "32-true",
     ) -> np.ndarray:
         """Similarities of all pairs, in eval mode. A symmetric cross-encoder's are the means of both orders.

@@ -1,7 +1,7 @@
 """The bi-encoder: each sentence on its own into an embedding; a pair's similarity is the cosine of two embeddings."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -14,7 +14,7 @@ from transformers import AutoModel
 
 import transenc.encoders.modules as st_modules
 from transenc.data.tokens import TokenisedPairs
-from transenc.encoders.base import PairEncoder, Progress
+from transenc.encoders.base import PairEncoder
 from transenc.encoders.cpu_layers import speed_up
 from transenc.encoders.inputs import in_batches
 from transenc.encoders.late_interaction import TokenVectors, inverse_document_frequencies
@@ -158,7 +158,7 @@ class BiEncoder(PairEncoder):
         sentences: np.ndarray,
         out: np.ndarray,
         batch_tokens: int,
-        progress: Progress,
+        progress: Callable[[int], Any],
         unit: bool = True,
     ) -> None:
         """Vectors of some sentences, each encoded once; in fp32 outside of `scoring`.
@@ -184,7 +184,7 @@ class BiEncoder(PairEncoder):
         self,
         pairs: TokenisedPairs,
         batch_tokens: int,
-        progress: Progress = lambda count: None,
+        progress: Callable[[int], Any] = lambda count: None,
         precision: str = "32-true",
         documents: int | None = None,
     ) -> np.ndarray:
@@ -223,7 +223,9 @@ class BiEncoder(PairEncoder):
         return scores
 
     @torch.no_grad()
-    def centre(self, pairs: TokenisedPairs, batch_tokens: int, progress: Progress = lambda count: None) -> float:
+    def centre(
+        self, pairs: TokenisedPairs, batch_tokens: int, progress: Callable[[int], Any] = lambda count: None
+    ) -> float:
         """Take the mean vector of the sentences, or of `CENTRING_SENTENCES` of them spread evenly, to 0.
 
         Vectors that all share a direction differ little by cosine, and less by meaning than they could (the first step
@@ -268,7 +270,7 @@ class BiEncoder(PairEncoder):
                     return bias
         return None
 
-    def _similarities(self, pairs: TokenisedPairs, batch_tokens: int, progress: Progress) -> np.ndarray:
+    def _similarities(self, pairs: TokenisedPairs, batch_tokens: int, progress: Callable[[int], Any]) -> np.ndarray:
         cosines = np.empty(len(pairs), dtype=np.float32)
         for start in range(0, len(pairs), BLOCK_PAIRS):
             used, places = np.unique(pairs.sides(slice(start, start + BLOCK_PAIRS)), return_inverse=True)

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
 from transenc.data.tokens import TokenisedPairs
-from transenc.encoders.base import PairEncoder, Progress
+from transenc.encoders.base import PairEncoder
 from transenc.encoders.inputs import in_batches
 from transenc.encoders.loading import load_backbone, load_parts, refuse
 from transenc.errors import InputError
@@ -168,7 +169,7 @@ class CrossEncoder(PairEncoder):
     def truncated(self, pairs: TokenisedPairs) -> int:
         return int(np.sum(pairs.lengths[pairs.sides()].sum(axis=1) > self.inputs.pair_room))
 
-    def _similarities(self, pairs: TokenisedPairs, batch_tokens: int, progress: Progress) -> np.ndarray:
+    def _similarities(self, pairs: TokenisedPairs, batch_tokens: int, progress: Callable[[int], Any]) -> np.ndarray:
         orders = 2 if self.symmetric else 1
         logits = np.empty(orders * len(pairs), dtype=np.float32)  # those of swapped pairs come second
         lengths = np.tile(self.inputs.pair_lengths(*pairs.lengths[pairs.sides()].T), orders)

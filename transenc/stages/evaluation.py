@@ -19,7 +19,7 @@ from transenc.errors import InputError, nearest
 from transenc.metrics import bootstrap, compute_metrics
 from transenc.model_folder import Source
 from transenc.progress import Progress
-from transenc.results import METRIC_NAMES, Key, Row
+from transenc.results import METRIC_NAMES, Key
 from transenc.stages.interpolation import RESAMPLES
 from transenc.stages.labels import average
 from transenc.stages.models import load, read_as, score
@@ -308,14 +308,6 @@ class Evaluation:
             defined = differences[~np.isnan(differences)]
             variances.append(np.var(defined) if len(defined) else np.nan)
         return float(np.sqrt(sum(variances)) / len(variances))
-
-    def rows(self, members: Sequence[Member], tasks: Mapping[str, Artifact]) -> list[Row]:
-        """The members' results, task by task."""
-        return [
-            Row(members[0].iteration, one.encoder, one.number, task, pairs.facts["pairs"], **one.metrics)
-            for task, pairs, evaluated in self.evaluate_each(members, tasks)
-            for one in evaluated
-        ]
 
 
 def check_processes() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from transenc.artifacts import Artifact, Store, file_digest
-from transenc.config.schema import Select, Train, listed
+from transenc.config.schema import Select, Train
 from transenc.errors import InputError
 from transenc.metrics import varies
 from transenc.progress import Progress
@@ -115,7 +115,7 @@ class PoolStages(Evaluation):
         wanted = learnt / (1 - left_out)
         if originals >= wanted:
             return pool
-        if files := [name for name in listed(self.cfg.model.teachers or []) if os.path.isfile(name)]:
+        if files := [name for name in self.cfg.fixed_teachers if os.path.isfile(name)]:
             log.warning("model.teachers=%s: has no scores of crops, so few pairs are repeated instead", files[0])
             return pool
         count = math.ceil(SPARE * wanted) - originals

@@ -13,7 +13,7 @@ from typing import Any
 
 from transenc import distributed
 from transenc.artifacts import Artifact, Store
-from transenc.config.schema import Adapters, Centre, Failure, Select, Start, Teachers, Train, listed, own
+from transenc.config.schema import Adapters, Centre, Failure, Select, Start, Teachers, Train, listed, of_member
 from transenc.data.files import Format
 from transenc.errors import InputError
 from transenc.metrics import ranked
@@ -65,7 +65,7 @@ class Stages(PoolStages):
         # What bi-encoders are judged by too; None where these are plain cosines, or no bi-encoder labels first.
         self.initial_labels: Artifact | None = None
         self.well_pooled: dict[int, bool] = {}  # initial bi-encoders by number, where their tokens label too
-        self.teachers = [] if cfg.model.teachers is None else listed(cfg.model.teachers)
+        self.teachers = cfg.fixed_teachers
         # Found once: a wrong name is an error before hours of training, and a hub's name is one revision throughout.
         models = [name for name in self.teachers if not os.path.isfile(name)]
         self.teacher_sources = {name: find_model("model.teachers", name) for name in models}
@@ -80,12 +80,12 @@ class Stages(PoolStages):
         for i, name in enumerate(names):
             if kind == "bi":
                 settings: dict[str, Any] = {
-                    "pooling": own(model.pooling, i),
+                    "pooling": of_member(model.pooling, i),
                     # Of a single bi-encoder, a list holds the prompts of first and second sentences.
-                    "prompt": own(model.bi_prompt, i) if len(names) > 1 else model.bi_prompt,
-                    "prompt_name": own(model.bi_prompt_name, i) if len(names) > 1 else model.bi_prompt_name,
-                    "layers": own(model.bi_layers, i),
-                    "max_tokens": own(model.bi_max_tokens, i),
+                    "prompt": of_member(model.bi_prompt, i) if len(names) > 1 else model.bi_prompt,
+                    "prompt_name": of_member(model.bi_prompt_name, i) if len(names) > 1 else model.bi_prompt_name,
+                    "layers": of_member(model.bi_layers, i),
+                    "max_tokens": of_member(model.bi_max_tokens, i),
                 }
             else:
                 student, symmetric = kind in cfg.direction.students, cfg.symmetric and not self.data.ordered
@@ -93,8 +93,8 @@ class Stages(PoolStages):
                     "new_head": self.cfg.seed + i * HEAD_SEEDS if student else None,
                     # By default a teacher scores as its folder says.
                     "symmetric": symmetric if student or symmetric or self.data.ordered else None,
-                    "layers": own(model.cross_layers, i),
-                    "max_tokens": own(model.cross_max_tokens, i),
+                    "layers": of_member(model.cross_layers, i),
+                    "max_tokens": of_member(model.cross_max_tokens, i),
                 }
             source = self.initial_sources[kind, i] = find_model(key, name, cfg.adapters is Adapters.separate)
             artifact = self.load(kind, source, key, **settings)
@@ -187,7 +187,7 @@ class Stages(PoolStages):
             first = member.number not in self.well_pooled
             self.well_pooled[member.number] = late.facts["agreement"] >= WELL_POOLED
             if first and not self.well_pooled[member.number]:
-                advise_mean_pooling(member.artifact, late, own(self.cfg.model.pooling, member.number))
+                advise_mean_pooling(member.artifact, late, of_member(self.cfg.model.pooling, member.number))
         return late
 
     def _fixed_scores(self, name: str, pool: Artifact) -> Artifact:
@@ -224,33 +224,13 @@ class Stages(PoolStages):
             InputError: the training failed.
         """
         student = previous if self.cfg.distill.start is Start.previous else initial
-        settings = asdict(self.cfg.distill.cross if student.kind == "cross" else self.cfg.distill.bi)
-        settings["both_orders"] = settings.get("both_orders", False) and not self.data.ordered
-        settings.pop("crops_below", None)  # the crops are among the pairs by now
         result = Member(student.kind, iteration, student.number, student.several, student.artifact)
-        well_pooled = student.kind == "cross" or self.well_pooled.get(student.number, True)
-        config: dict[str, Any] = {
-            "training": {key: v.name if isinstance(v, Enum) else v for key, v in settings.items()},
-            "select": self.select.name,
-            "holdout": self.cfg.distill.holdout if self.select is Select.agreement else None,
-            "split_seed": self.cfg.seed,
-            # Where the embeddings lose what the tokens hold, all of the trained weights are taken, for any gain.
-            "interpolate": self.cfg.distill.interpolate if well_pooled and student.kind == "bi" else 1.0,
-            "one_standard_error": well_pooled,
-            "trained_already": student.kind == "bi" or student.iteration != 0,
-            **self.scoring,
-        }
-        if student.kind == "bi" and self._centring(student) is Centre.students:
-            config["centre"] = True
-        if distributed.size() > 1:  # each rank has a dropout of its own
-            config["processes"] = distributed.size()
-        elif self.accelerator == "cuda" and self.cfg.trainer.cuda_graphs:
-            config["cuda_graphs"] = True
-        tokens = self.tokens(pool, student.artifact, "pool")
-        dev = [self.tokens(pairs, student.artifact, name) for name, pairs in self.dev.items()]
-        inputs = [student.artifact, tokens, labels, *(dev if self.select is Select.dev else [])]
+        inputs = [student.artifact, self.tokens(pool, student.artifact, "pool"), labels]
+        if self.select is Select.dev:
+            inputs += [self.tokens(pairs, student.artifact, name) for name, pairs in self.dev.items()]
         if self.select is Select.agreement and student.kind == "bi" and self.initial_labels is not None:
             inputs.append(self.initial_labels)
+        config = self._training_config(student)
         if student.kind == "bi" or self.cfg.distill.folds == 1:
             trained = self._train(result.place, config, inputs, previous)
             return replace(result, artifact=trained or previous.artifact)
@@ -264,6 +244,32 @@ class Stages(PoolStages):
             folds.append(trained)
         best = max(folds, key=lambda artifact: ranked(artifact.facts["selection"]))
         return replace(result, artifact=best, folds=tuple(folds))
+
+    def _training_config(self, student: Member) -> dict[str, Any]:
+        """The settings of the stage `train`, but for its seed and fold."""
+        distill, bi = self.cfg.distill, student.kind == "bi"
+        settings = asdict(distill.bi if bi else distill.cross)
+        settings["both_orders"] = settings.get("both_orders", False) and not self.data.ordered
+        settings.pop("crops_below", None)  # the crops are among the pairs by now
+        # Where the embeddings lose what the tokens hold, all of the trained weights are taken, for any gain.
+        badly_pooled = bi and not self.well_pooled.get(student.number, True)
+        config: dict[str, Any] = {
+            "training": {key: v.name if isinstance(v, Enum) else v for key, v in settings.items()},
+            "select": self.select.name,
+            "holdout": distill.holdout if self.select is Select.agreement else None,
+            "split_seed": self.cfg.seed,
+            "interpolate": distill.interpolate if bi and not badly_pooled else 1.0,
+            "one_standard_error": not badly_pooled,
+            "trained_already": bi or student.iteration != 0,
+            **self.scoring,
+        }
+        if bi and self._centring(student) is Centre.students:
+            config["centre"] = True
+        if distributed.size() > 1:  # each rank has a dropout of its own
+            config["processes"] = distributed.size()
+        elif self.accelerator == "cuda" and self.cfg.trainer.cuda_graphs:
+            config["cuda_graphs"] = True
+        return config
 
     def _train(
         self, place: str, config: dict[str, Any], inputs: Sequence[Artifact], previous: Member
@@ -295,8 +301,12 @@ class Stages(PoolStages):
         raise InputError(f"{message}; {REMEDIES[artifact.facts['cause']].format(kind=previous.kind)}")
 
     def evaluate(self, members: Sequence[Member]) -> list[Row]:
-        """The members' results on the development and test sets."""
-        return self.rows(members, {**self.dev, **self.tests})
+        """The members' results on the development and test sets, set by set."""
+        return [
+            Row(members[0].iteration, one.encoder, one.number, task, pairs.facts["pairs"], **one.metrics)
+            for task, pairs, evaluated in self.evaluate_each(members, {**self.dev, **self.tests})
+            for one in evaluated
+        ]
 
     def _load_reference(self) -> list[Member]:
         """`model.reference`, if there is one: what is wrong with it shows before hours of training."""
