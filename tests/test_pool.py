@@ -31,8 +31,10 @@ def test_sentences_become_pairs_in_the_given_shares_and_are_counted(setting, fil
     assert len(labels) == 40
     assert 60 < len(candidates) <= 70
     assert not (labels.sentence1 == labels.sentence2).any()
-    setting.run("data.path=null", f"data.sentences={tmp_path}/corpus.txt", "data.mining.pairs=60", name="more")
-    assert not [stage for stage, _ in setting.built if stage in ("corpus", "embed", "mine")]
+    again = ["data.path=null", f"data.sentences={tmp_path}/corpus.txt", "data.mining.pairs=60"]
+    for more, built in (([], []), (["trainer.precision=bf16-mixed"], ["embed", "mine"])):
+        setting.run(*again, *more, name=f"more-{len(more)}")
+        assert [stage for stage, _ in setting.built if stage in ("corpus", "embed", "mine")] == built
 
 
 def test_a_file_of_one_sentence_makes_no_pairs(setting, tmp_path):

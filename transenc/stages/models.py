@@ -204,7 +204,7 @@ def centre(out: Path, config: Config, progress: Progress, model: Artifact, token
     }
 
 
-@stage(version=1, ignore=("batch_tokens", "accelerator", "precision"))
+@stage(version=2, ignore=("batch_tokens", "accelerator"))
 def embed(out: Path, config: Config, progress: Progress, model: Artifact, tokens: Artifact) -> Facts:
     """A bi-encoder's embedding of each sentence of a corpus: [S, D] float16 of length 1, precise enough to find
     neighbours. Of two prompts, a document has the second, all others the first.
@@ -216,7 +216,7 @@ def embed(out: Path, config: Config, progress: Progress, model: Artifact, tokens
         numbers[config["queries"] :] += corpus.second  # documents
     shape = (len(numbers), encoder.width)
     vectors = np.lib.format.open_memmap(out / "vectors.npy", mode="w+", dtype=np.float16, shape=shape)
-    with progress.bar("embed", len(vectors), "sentence") as bar:
+    with progress.bar("embed", len(vectors), "sentence") as bar, encoder.scoring(config["precision"]):
         encoder.encode(corpus, numbers, vectors, config["batch_tokens"], bar.update)
     vectors.flush()
     return {"summary": f"{len(vectors):,} vectors of {encoder.width}"}
