@@ -44,6 +44,34 @@ def test_pairs_in_memory_are_distilled_and_results_and_models_come_back(settings
     assert set(zip(labelled.sentence1, labelled.sentence2, strict=True)) <= set(sentences)
 
 
+def test_queries_and_documents_in_memory_become_pairs(settings, tmp_path):
+    table = pandas.DataFrame(pairs(60, seed=1)).drop_duplicates()
+    queries, documents = [*table[0], None, "two\nlines"], table[1]
+    run = transenc.distill(*settings, queries=queries, documents=documents, folder=tmp_path / "run")
+    labelled = pandas.read_csv(run.folder / "labels" / "1-bi.csv")
+    assert set(labelled.sentence1) <= {*table[0], "two lines"}
+    assert set(labelled.sentence2) <= set(documents)
+    run = transenc.distill(*settings, sentences=documents, folder=tmp_path / "alone")
+    labelled = pandas.read_csv(run.folder / "labels" / "1-bi.csv")
+    assert {*labelled.sentence1, *labelled.sentence2} <= set(documents)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"sentences": [1, 2]}, "sentences: item 0 is 1; give texts"),
+        ({"sentences": [("a", "b")]}, r"sentences: item 0 is \('a', 'b'\); give texts"),
+        ({"sentences": [None]}, "sentences: there are none"),
+        ({"sentences": 7}, "sentences: int holds no texts; give a file, or an iterable of texts"),
+        ({"queries": ["a"], "documents": pandas.DataFrame({"text": ["b"]})}, "documents: DataFrame holds no texts"),
+        ({"queries": ["a"]}, "data.queries: give data.sentences alone, or both data.queries and data.documents"),
+    ],
+)
+def test_what_holds_no_texts_is_one_line(settings, given, says):
+    with pytest.raises(InputError, match=f"^{says}"):
+        transenc.distill(*settings, **given)
+
+
 def test_a_notebook_may_stop_a_run_and_give_it_again(settings, tmp_path, monkeypatch):
     sentences = [pair[:2] for pair in pairs(60, seed=1)]
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has it ignored in the background

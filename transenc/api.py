@@ -1,6 +1,7 @@
 """The loop from Python, in a notebook or a script: the same code, settings and run folder as `python train.py`."""
 
 import csv
+import io
 import os
 import signal
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from transenc.artifacts import digest, lock, replacing
 from transenc.composition import check_own_data, compose, expand_home, quoted, readable
 from transenc.config.schema import Scores, Train
 from transenc.data.files import Format
+from transenc.data.lines import one_line
 from transenc.errors import InputError, sent_again
 from transenc.loop import distill as run_loop
 from transenc.report.run import Run, read_table
@@ -21,12 +23,17 @@ from transenc.report.tables import score_table
 from transenc.run_folder import check_store, model_path
 from transenc.stages.models import release
 
-KEYS = {  # the settings that an argument of `distill` stands for, the first in its place
-    "pairs": ("data.path=", "data.sentences=", "data.queries=", "data.documents="),
-    "gold": ("data.gold=",),
-    "dev": ("data.dev=",),
-    "test": ("data.test=",),
+KEYS = {  # the setting in whose place an argument of `distill` stands
+    "pairs": "data.path",
+    "sentences": "data.sentences",
+    "queries": "data.queries",
+    "documents": "data.documents",
+    "gold": "data.gold",
+    "dev": "data.dev",
+    "test": "data.test",
 }
+TEXTS = ("sentences", "queries", "documents")  # arguments that hold single texts
+CHOICES = {"queries": "queries", "documents": "queries", "sentences": "sentences", "pairs": "pairs", "gold": "pairs"}
 
 
 class DistilledRun(Run):
@@ -62,6 +69,9 @@ class DistilledRun(Run):
 def distill(
     *overrides: str,
     pairs: Any = None,
+    sentences: Any = None,
+    queries: Any = None,
+    documents: Any = None,
     gold: Any = None,
     dev: Any = None,
     test: Any = None,
@@ -74,9 +84,11 @@ def distill(
         pairs: unlabelled pairs to learn from: a file, a data frame (pandas, polars) of two columns or with the columns
             sentence1 and sentence2, or an iterable of (sentence1, sentence2) or of mappings with these names. A pair
             that lacks a sentence (NaN, None) is dropped, as in a file. None: what the overrides say, by default STS-B.
+        sentences, queries, documents: single sentences, or queries and documents, that pairs are made of: a file with
+            one a line, or an iterable of texts, a column of a data frame, say.
         gold, dev, test: pairs with scores, in the same ways, with a third column, `score`, from 0 to 5 unless
             "data.score_max=1" or "data.scores=binary" say: to learn from with "distill=supervised_bi", to select by,
-            and to test on. With `pairs` or `gold`, the choice of data is "data=pairs" instead of STS-B.
+            and to test on.
         folder: the run folder; by default outputs/DATE/TIME.
 
     Returns:
@@ -96,18 +108,19 @@ def distill(
     if wrong := [one for one in overrides if one.startswith("hydra")]:
         raise InputError(f"{wrong[0]}: is for the command line; give folder=... for the run folder")
     settings = [readable(expand_home(one)) for one in overrides]
-    given = {"pairs": pairs, "gold": gold, "dev": dev, "test": test}
+    given = {"pairs": pairs, "sentences": sentences, "queries": queries, "documents": documents}
+    given |= {"gold": gold, "dev": dev, "test": test}
     given = {what: items for what, items in given.items() if items is not None}
     for what in given:
-        if twice := [one for one in settings if one.startswith(KEYS[what])]:
+        if twice := [one for one in settings if one.startswith(f"{KEYS[what]}=")]:
             raise InputError(f"{twice[0]}: {what}=... is given too; leave one of them out")
-    if {"pairs", "gold"} & given.keys():
-        settings = ["data=pairs", *settings]
+    if choice := next((choice for what, choice in CHOICES.items() if what in given), None):
+        settings = [f"data={choice}", *settings]  # instead of STS-B
     check_own_data(settings)
     cfg = compose("train", [*settings, "data.path=-"])
     for what, items in given.items():
         file = quoted(str(_file(what, items, cfg)))
-        settings.append(KEYS[what][0] + (file if what in ("pairs", "dev") else f"[{file}]"))
+        settings.append(f"{KEYS[what]}={f'[{file}]' if what in ('gold', 'test') else file}")
     cfg = compose("train", settings)  # before there is a folder
     place = _new_folder() if folder is None else Path(folder).expanduser().absolute()
     try:
@@ -137,11 +150,44 @@ def _new_folder() -> Path:
 
 
 def _file(what: str, items: Any, cfg: Train) -> Path:
-    """Pairs as a file; those that are in memory go into the store, which is safe to delete."""
+    """What is given, as a file; what is in memory goes into the store, which is safe to delete."""
     if isinstance(items, str | Path):
         if not str(items):
-            raise InputError(f"{what}: is empty; give a file, a data frame, or the pairs one after another")
+            raise InputError(f"{what}: is empty; give a file, or {_wanted(what)}")
         return Path(os.path.expanduser(items))
+    suffix, text = ("txt", _lines(what, items)) if what in TEXTS else ("csv", _table(what, items, cfg))
+    store = Path(cfg.paths.artifacts).absolute()  # a model card leaves such folders out
+    check_store(store)
+    path = store / "given" / digest(text)[:16] / f"{what}.{suffix}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = lock(path.parent)  # another process may write the same
+    try:
+        with replacing(path) as file:
+            file.write(text)
+    finally:
+        os.close(handle)
+    return path
+
+
+def _wanted(what: str) -> str:
+    return "an iterable of texts" if what in TEXTS else "a data frame, or the pairs one after another"
+
+
+def _lines(what: str, items: Any) -> str:
+    """Texts, one a line; those that are missing (NaN, None) are left out."""
+    if isinstance(items, Mapping) or hasattr(items, "columns") or not _is_iterable(items):
+        raise InputError(f"{what}: {type(items).__name__} holds no texts; give a file, or {_wanted(what)}")
+    texts = [text for text in items if not _is_missing(text)]
+    for number, text in enumerate(texts):
+        if not isinstance(text, str) or "\0" in text:
+            raise InputError(f"{what}: item {number} is {text!r:.80}; give texts")
+    if not texts:
+        raise InputError(f"{what}: there are none")
+    return "".join(f"{one_line(text)}\n" for text in texts).encode("utf-8", "replace").decode()
+
+
+def _table(what: str, items: Any, cfg: Train) -> str:
+    """Pairs as a CSV file has them."""
     columns, data = cfg.data.columns, cfg.data
     names = [columns.sentence1, columns.sentence2, *([] if what == "pairs" else [columns.score])]
     form = Format(*names[:2], columns.score, *data.scale, data.scores is Scores.binary)
@@ -151,17 +197,9 @@ def _file(what: str, items: Any, cfg: Train) -> Path:
         rows = [tuple(row.get(place, "") for place in range(max(names) + 1)) for row in places]
     else:
         rows.insert(0, tuple(map(str, names)))
-    store = Path(cfg.paths.artifacts).absolute()  # a model card leaves such folders out
-    check_store(store)
-    path = store / "given" / digest(rows)[:16] / f"{what}.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle = lock(path.parent)  # another process may write the same pairs
-    try:
-        with replacing(path) as file:
-            csv.writer(file).writerows(rows)
-    finally:
-        os.close(handle)
-    return path
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    return text.getvalue()
 
 
 def _rows(what: str, items: Any, names: Sequence[Any], form: Format) -> list[tuple[str, ...]]:
@@ -187,9 +225,9 @@ def _rows(what: str, items: Any, names: Sequence[Any], form: Format) -> list[tup
             )
         items = items.itertuples(index=False, name=None) if hasattr(items, "itertuples") else items.iter_rows()
     if isinstance(items, Mapping):
-        raise InputError(f"{what}: is a mapping; give a data frame, or the pairs one after another")
+        raise InputError(f"{what}: is a mapping; give {_wanted(what)}")
     if not _is_iterable(items):
-        raise InputError(f"{what}: {items!r:.80} holds no pairs; give a data frame, or the pairs one after another")
+        raise InputError(f"{what}: {items!r:.80} holds no pairs; give {_wanted(what)}")
     rows = [_cells(f"{what}: item {number}", item, names, form) for number, item in enumerate(items)]
     if not rows:
         raise InputError(f"{what}: there are none")
