@@ -56,13 +56,14 @@ def test_queries_and_documents_become_pairs_of_one_of_either(setting, files, tmp
         (tmp_path / f"{name}.txt").write_text("\n".join([*texts, texts.iloc[0]]) + "\n")
     folder = setting.run(
         "data.path=null", f"data.queries={tmp_path}/queries.txt", f"data.documents={tmp_path}/documents.txt",
-        "data.ordered=true", "data.mining.pairs=60",
+        "data.ordered=true", "data.mining.neighbours=1",
     )  # fmt: skip
     (record,) = [json.loads(p.read_text()) for p in (setting.root / "artifacts").glob("corpus-*/artifact.json")]
     counts = f"{len(queries)} queries and {len(documents)} documents; dropped 2 repeated"
     assert record["facts"]["summary"] == counts
+    (record,) = [json.loads(p.read_text()) for p in (setting.root / "artifacts").glob("mine-*/artifact.json")]
+    assert record["facts"]["pairs"] == len(queries)
     labels = pandas.read_csv(folder / "labels" / "1-bi.csv")
-    assert 50 < len(labels) <= 60
     assert labels.sentence1.isin(queries).all()
     assert labels.sentence2.isin(documents).all()
 

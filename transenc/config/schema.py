@@ -199,7 +199,7 @@ class Cleaning:
 class Mining:
     """How pairs are made of single sentences, or of queries and documents."""
 
-    pairs: int | None  # how many; null: as many as there are sentences
+    pairs: int | None  # how many; null: one a sentence (data.mining.neighbours a query, if fewer)
     random: float  # share of random pairs; shares are divided by their sum
     nearest: float  # share of pairs that are near by cosine of the (first) initial bi-encoder
     lexical: float  # share of pairs that are near by BM25

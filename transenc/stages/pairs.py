@@ -126,11 +126,10 @@ def corpus(out: Path, config: Config, progress: Progress) -> Facts:
 def mine(out: Path, config: Config, progress: Progress, corpus: Artifact, *vectors: Artifact) -> Facts:
     """Pairs out of a corpus, in the given shares."""
     sentences = list(sentences_of(corpus))
-    count = config["pairs"] or len(sentences)
-    with progress.bar("mine", count, "pair") as bar:
+    with progress.bar("mine", config["pairs"], "pair") as bar:
         pairs, made = mine_pairs(
             sentences,
-            count,
+            config["pairs"],
             config["shares"],
             vectors=np.load(vectors[0] / "vectors.npy", mmap_mode="r") if vectors else None,
             neighbours=config["neighbours"],

@@ -146,15 +146,18 @@ class PoolStages(Evaluation):
             config, title = self.scoring | {"queries": queries}, f"{bi.place} embed"
             progress = self.progress.at(bi.place)
             embeddings = [self.store(embed, config, bi.artifact, tokens, progress=progress, title=title)]
+        wanted = mining.pairs or corpus.facts["sentences"]
+        if queries and mining.pairs is None:  # few queries have few neighbours, however many documents there are
+            wanted = min(wanted, mining.neighbours * queries)
         config = {
             "queries": queries,
-            "pairs": mining.pairs,
+            "pairs": wanted,
             "shares": {"random": mining.random, "nearest": mining.nearest, "lexical": mining.lexical},
             "neighbours": mining.neighbours,
             "seed": self.data.seed,
         }
         mined = self.store(mine, config, corpus, *embeddings, progress=self.progress, title="mine")
-        if (made := mined.facts["pairs"]) < (wanted := mining.pairs or corpus.facts["sentences"]):
+        if (made := mined.facts["pairs"]) < wanted:
             log.warning(
                 f"data.mining: makes {made:,} of {wanted:,} pairs, as there are no more of these kinds; raise"
                 " data.mining.neighbours, or lower data.mining.pairs"
