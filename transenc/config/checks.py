@@ -154,7 +154,7 @@ def check(cfg: Train) -> None:
         )
     if data.queries is not None and not data.ordered:
         raise InputError(
-            "data.queries: differ in kind from data.documents; set data.ordered=true, as data=queries does"
+            "data.queries: queries and documents differ in kind; set data.ordered=true, as data=queries does"
         )
 
 
