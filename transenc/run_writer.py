@@ -215,7 +215,7 @@ class RunWriter:
         launcher = ["python"] if size == 1 else ["torchrun", "--nproc-per-node", str(size)]
         return shlex.join([*launcher, "train.py", *self.overrides])
 
-    def _card(self, member: Member, stages: Stages, pool: Artifact, kept: str | None, warning: str | None) -> str:
+    def _card(self, member: Member, stages: Stages, pool: Artifact, note: str | None, why_not: str | None) -> str:
         model, direction = self.cfg.model, self.cfg.distill.direction
         initial = {kind: listed(model.bi if kind == "bi" else model.cross) for kind in direction.kinds}
         names = {kind: " + ".join(as_code(public_name(n)) for n in initial[kind]) for kind in initial}
@@ -239,14 +239,14 @@ class RunWriter:
         if member.folds:
             which = "one" if stages.select is Select.last else "the best"
             text += f" It is {which} of {len(member.folds)}, each trained on the pool but one fold."
-        if kept:
-            reason = kept.removeprefix(f"{member.place}: ")  # which says nothing to others
+        if note:
+            reason = note.removeprefix(f"{member.place}: ")  # which says nothing to others
             text += f" {reason[0].upper()}{reason[1:]}"
         if facts.get("centred"):
             text += " Its embeddings were mean-centred over the sentences of the pool."
         text += f" It is read with {read_as(facts['encoder'])}."
-        if warning:
-            text += f" **Do not use it**: {warning}."
+        if why_not:
+            text += f" **Do not use it**: {why_not}."
         return card(
             member.kind,
             public_name(initial[member.kind][member.number]),

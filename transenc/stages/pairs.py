@@ -58,6 +58,7 @@ def read(out: Path, config: Config, progress: Progress) -> Facts:
     name, paths, scored = config["name"], [Path(path) for path in config["files"]], config["scored"]
     pairs: Iterable[Pair]
     warnings: list[str] = []
+    own = False  # whether it is a person's file with scores
     if name in published.PUBLISHED:
         pairs = published.read(name, paths, scored)
         scale, binary = published.PUBLISHED[name].scale, False
@@ -67,11 +68,10 @@ def read(out: Path, config: Config, progress: Progress) -> Facts:
     else:
         form = Format(**config["format"])
         pairs = read_pairs(paths[0], form, warnings.append)
-        scale, binary = (form.score_min, form.score_max), form.binary
+        scale, binary, own = (form.score_min, form.score_max), form.binary, scored
     if config["strip"]:
         pairs = (Pair(pair.sentence1.strip(), pair.sentence2.strip(), pair.score) for pair in pairs)
     found, scores, aside, lacking = bytearray(), array("d"), out / "all.txt", 0
-    own = scored and name not in (*published.PUBLISHED, *hub.HUB)
 
     def sides() -> Iterator[str]:
         nonlocal lacking

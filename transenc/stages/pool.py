@@ -134,7 +134,7 @@ class PoolStages(Evaluation):
                 f"{pairs} pairs to learn from are too few to hold some out; add pairs (data.limit may leave them out),"
                 " or set distill.select=last"
             )
-        if int(cfg.holdout * pairs) < MIN_HELD_OUT and "bi" in cfg.direction.students:
+        if held_out_count(pairs, cfg.holdout) < MIN_HELD_OUT and "bi" in cfg.direction.students:
             log.warning("%d pairs cannot show a gain: the bi-encoder stays as it is; add pairs, or data.dev", pairs)
         return pool
 
