@@ -77,6 +77,7 @@ TABLES = {
     "adapting-pools": Table("adapting", "adapting pools", POOLS, "arm", {"encoder": BI}),
     "adapting-pools-cross": Table("adapting", "adapting pools", POOLS, "arm", {"encoder": CROSS}),
     "crops": Table("adapting", "crops", ("encoder", *POOLS), "arm"),
+    "queries": Table("adapting", "queries", ("encoder", "metric", "initial"), "arm"),
     "labels": Table("labels", "labels", ("initial", "arm"), "task"),
     "fixed-teachers": Table("fixed_teachers", "fixed teachers", ("arm",), "encoder"),
     "centring": Table("centring", "initial", ("initial", "arm"), "task"),
