@@ -152,7 +152,7 @@ def test_a_crop_is_labelled_by_the_encoder_that_did_not_learn_from_its_pair(sett
     setting.run(*CROPS, *settings, f"data.limit={GIVEN}")
     made = artifacts_by_title
     pairs, source = pairs_of(made["pool with crops"]), np.load(made["pool with crops"] / "source.npy")
-    scores = np.load(made["1/cross pool"] / "scores.npy")
+    scores = np.load(made["1/cross crops"] / "scores.npy")
     assert len(scores) == len(pairs) >= 160
     for fold, rows in enumerate(folds_of(GIVEN, 2, 0)):
         of_fold = np.flatnonzero(np.isin(source, rows))

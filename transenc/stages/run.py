@@ -173,15 +173,15 @@ class Stages(PoolStages):
         """A teacher's scores of the pool. A bi-encoder's are by its tokens too, if that is asked for; those of a
         cross-fitted encoder are of pairs that it did not learn from.
         """
-        tokens, progress = self.tokens(pool, member.artifact, "pool"), self.progress.at(member.place)
-        config, title = dict(self.scoring), f"{member.place} pool"
+        name, progress = _name(pool), self.progress.at(member.place)
+        tokens, config, title = self.tokens(pool, member.artifact, name), dict(self.scoring), f"{member.place} {name}"
         if member.folds:
             config["split_seed"] = self.cfg.seed
             return self.store(score_held_out, config, tokens, *member.folds, progress=progress, title=title)
-        scores = self.score(member.artifact, pool, member.place, "pool")
+        scores = self.score(member.artifact, pool, member.place, name)
         if member.kind == "cross" or not self.cfg.distill.late_interaction:
             return scores
-        title, inputs = f"{member.place} late pool", (member.artifact, tokens, scores)
+        title, inputs = f"{member.place} late {name}", (member.artifact, tokens, scores)
         late = self.store(score_late, config, *inputs, progress=progress, title=title)
         if member.iteration == 0:
             first = member.number not in self.well_pooled
@@ -225,7 +225,7 @@ class Stages(PoolStages):
         """
         student = previous if self.cfg.distill.start is Start.previous else initial
         result = Member(student.kind, iteration, student.number, student.several, student.artifact)
-        inputs = [student.artifact, self.tokens(pool, student.artifact, "pool"), labels]
+        inputs = [student.artifact, self.tokens(pool, student.artifact, _name(pool)), labels]
         if self.select is Select.dev:
             inputs += [self.tokens(pairs, student.artifact, name) for name, pairs in self.dev.items()]
         if self.select is Select.agreement and student.kind == "bi" and self.initial_labels is not None:
@@ -320,3 +320,8 @@ class Stages(PoolStages):
     def reference(self) -> list[Row]:
         """The results of `model.reference` on the same sets; none where no model is named."""
         return self.evaluate(self._reference) if self._reference else []
+
+
+def _name(pool: Artifact) -> str:
+    """What the log calls a pool: those with and without crops are scored one after the other."""
+    return "crops" if "originals" in pool.facts else "pool"
