@@ -59,7 +59,7 @@ def test_queries_and_documents_in_memory_become_pairs(settings, tmp_path):
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"sentences": [1, 2]}, "sentences: item 0 is 1; give texts"),
+        ({"sentences": [None, "a", 2]}, "sentences: item 2 is 2; give texts"),
         ({"sentences": [("a", "b")]}, r"sentences: item 0 is \('a', 'b'\); give texts"),
         ({"sentences": [None]}, "sentences: there are none"),
         ({"sentences": 7}, "sentences: int holds no texts; give a file, or an iterable of texts"),

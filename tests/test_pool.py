@@ -49,6 +49,14 @@ def test_a_file_of_one_sentence_makes_no_pairs(setting, tmp_path):
         setting.run("data.path=null", f"data.sentences={tmp_path}/corpus.tsv")
 
 
+def test_a_file_of_blank_lines_beside_documents_is_refused(setting, tmp_path):
+    (tmp_path / "blank.txt").write_text("\n  \n")
+    (tmp_path / "documents.txt").write_text("a dog\na cat\n")
+    files = [f"data.queries={tmp_path}/blank.txt", f"data.documents={tmp_path}/documents.txt"]
+    with pytest.raises(InputError, match=r"blank.txt: the file is empty"):
+        setting.run("data.path=null", *files, "data.ordered=true")
+
+
 def test_queries_and_documents_become_pairs_of_one_of_either(setting, files, tmp_path):
     pool = pandas.read_csv(files / "pool.tsv", sep="\t")
     queries, documents = pool.sentence1.drop_duplicates(), pool.sentence2.drop_duplicates()

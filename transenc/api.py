@@ -177,13 +177,16 @@ def _lines(what: str, items: Any) -> str:
     """Texts, one a line; those that are missing (NaN, None) are left out."""
     if isinstance(items, Mapping) or hasattr(items, "columns") or not _is_iterable(items):
         raise InputError(f"{what}: {type(items).__name__} holds no texts; give a file, or {_wanted(what)}")
-    texts = [text for text in items if not _is_missing(text)]
-    for number, text in enumerate(texts):
+    lines = []
+    for number, text in enumerate(items):
+        if _is_missing(text):
+            continue
         if not isinstance(text, str) or "\0" in text:
-            raise InputError(f"{what}: item {number} is {text!r:.80}; give texts")
-    if not texts:
+            raise InputError(f"{what}: item {number} is {text!r:.80}; give texts without NUL characters")
+        lines.append(f"{one_line(text)}\n")
+    if not lines:
         raise InputError(f"{what}: there are none")
-    return "".join(f"{one_line(text)}\n" for text in texts).encode("utf-8", "replace").decode()
+    return "".join(lines).encode("utf-8", "replace").decode()
 
 
 def _table(what: str, items: Any, cfg: Train) -> str:

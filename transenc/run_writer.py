@@ -75,10 +75,10 @@ class RunWriter:
     def begin(self) -> None:
         """Open the files that are written as the run goes, in place of an earlier run's: data and models are found."""
         self.trackers = Trackers(self.cfg.loggers, self.settings, self.folder)  # an earlier run stays if they refuse
+        self.opened.push(lambda failure, *_: self.trackers.close(failed=failure is not None))
         (self.folder / "run.json").unlink(missing_ok=True)  # it marks a finished run
         self.files.begin()
         self.trackers.open()
-        self.opened.push(lambda failure, *_: self.trackers.close(failed=failure is not None))
         curves = open(self.folder / "curves.csv", "w", encoding="utf-8", newline="")  # noqa: SIM115
         self.curves = self.opened.enter_context(curves)
         self.curve_writer = csv.DictWriter(self.curves, ("place", "step", *CURVES), lineterminator="\n")

@@ -355,6 +355,7 @@ class Train:
 
     @property
     def fixed_teachers(self) -> list[str]:
+        """Models and files of scores that label beside the loop's encoders."""
         return [] if self.model.teachers is None else listed(self.model.teachers)
 
     @property

@@ -173,7 +173,7 @@ class Stages(PoolStages):
         """A teacher's scores of the pool. A bi-encoder's are by its tokens too, if that is asked for; those of a
         cross-fitted encoder are of pairs that it did not learn from.
         """
-        name, progress = _name(pool), self.progress.at(member.place)
+        name, progress = _log_name(pool), self.progress.at(member.place)
         tokens, config, title = self.tokens(pool, member.artifact, name), dict(self.scoring), f"{member.place} {name}"
         if member.folds:
             config["split_seed"] = self.cfg.seed
@@ -225,7 +225,7 @@ class Stages(PoolStages):
         """
         student = previous if self.cfg.distill.start is Start.previous else initial
         result = Member(student.kind, iteration, student.number, student.several, student.artifact)
-        inputs = [student.artifact, self.tokens(pool, student.artifact, _name(pool)), labels]
+        inputs = [student.artifact, self.tokens(pool, student.artifact, _log_name(pool)), labels]
         if self.select is Select.dev:
             inputs += [self.tokens(pairs, student.artifact, name) for name, pairs in self.dev.items()]
         if self.select is Select.agreement and student.kind == "bi" and self.initial_labels is not None:
@@ -322,6 +322,6 @@ class Stages(PoolStages):
         return self.evaluate(self._reference) if self._reference else []
 
 
-def _name(pool: Artifact) -> str:
+def _log_name(pool: Artifact) -> str:
     """What the log calls a pool: those with and without crops are scored one after the other."""
     return "crops" if "originals" in pool.facts else "pool"
