@@ -147,7 +147,9 @@ def _gemma3() -> Parts:
         pad_token="<pad>", eos_token="<eos>", bos_token="<bos>", unk_token="<unk>",
     )  # fmt: skip
     more = {"sliding_window": 8, "use_bidirectional_attention": True, "query_pre_attn_scalar": 16}
-    return _decoder("Gemma3TextConfig", tokenizer, **more)
+    parts = _decoder("Gemma3TextConfig", tokenizer, **more)
+    tokenizer.backend_tokenizer.add_special_tokens(["<image_soft_token>"])  # which the text model has no embedding of
+    return parts
 
 
 def _mistral() -> Parts:
@@ -197,6 +199,17 @@ PARTS: dict[str, Callable[[], Parts]] = {
     "mistral": _mistral,
     "llama": _llama,
 }
+
+
+def gpt2(folder: Path) -> Path:
+    """A decoder with a table of positions, and layers that are no `nn.Linear`."""
+    tokenizer = _byte_pairs(["<|endoftext|>"], "$A", "$A $B", "right", pad_token="<|endoftext|>")
+    tokenizer.save_pretrained(folder)
+    config = hf.GPT2Config(vocab_size=len(tokenizer), n_positions=LENGTH, n_embd=32, n_layer=2, n_head=2)
+    hf.GPT2Model(config).save_pretrained(folder)
+    return folder
+
+
 DECODERS = ("qwen3", "mistral", "llama")  # which read from left to right
 ENCODERS = [
     "bert",

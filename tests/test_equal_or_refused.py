@@ -8,15 +8,17 @@ import numpy as np
 import pytest
 import torch
 from conftest import PAIRS, refused
-from families import FOLDERS, build
+from families import FOLDERS, build, gpt2
 from safetensors.torch import load_file, save_file
 from sentence_transformers import CrossEncoder as TheirCrossEncoder
 from sentence_transformers import SentenceTransformer
 from standin import change
+from transformers import AutoTokenizer
 
 from transenc.artifacts import file_digest
 from transenc.data.tokens import number_sentences
 from transenc.encoders import BiEncoder, CrossEncoder
+from transenc.encoders.loading import saved_tokenizer
 
 
 @pytest.fixture
@@ -72,6 +74,47 @@ def test_left_padding_is_refused_where_positions_are_absolute_and_equal_where_th
     change(folder / "sentence_bert_config.json", processor_kwargs={"padding_side": "left"})
     refused(folder, "pads on the left")
     equal(FOLDERS["mistral with lasttoken pooling, as E5-Mistral"](tmp_path / "mistral"))
+    change(gpt2(tmp_path / "gpt2") / "tokenizer_config.json", padding_side="left")
+    refused(tmp_path / "gpt2", "pads on the left", pooling="lasttoken")
+
+
+def test_a_special_token_without_an_embedding_is_text_like_any_other(tmp_path):
+    pairs = [("a <image_soft_token> b", "b"), ("a", "b")]
+    build("gemma3_text", tmp_path / "model")
+    encoder = BiEncoder.load(tmp_path / "model", pooling="mean")
+    expected = encoder.predict(pairs)
+    assert np.isfinite(expected).all()
+    encoder.save(tmp_path / "saved")
+    np.testing.assert_array_equal(BiEncoder.load(tmp_path / "saved").predict(pairs), expected)
+    tokens = saved_tokenizer(tmp_path / "saved")(pairs[0][0], add_special_tokens=False)["input_ids"]
+    assert tokens == encoder.tokenise(*number_sentences(pairs)).tokens(0).tolist()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    tokenizer.add_tokens(["newword"])
+    tokenizer.save_pretrained(tmp_path / "model")
+    refused(tmp_path / "model", "its tokenizer gives ids up to .*; take the tokenizer that belongs", pooling="mean")
+
+
+def test_a_folders_length_beyond_a_table_of_positions_is_cut_to_it_and_ones_own_is_refused(folder, tmp_path):
+    change(folder / "sentence_bert_config.json", max_seq_length=514)
+    assert BiEncoder.load(folder).max_tokens == 64
+    equal(folder)
+    refused(folder, "max_tokens=100, but the model reads 64 at most", max_tokens=100)
+    build("nomic_bert", tmp_path / "rotary")
+    SentenceTransformer(str(tmp_path / "rotary"), device="cpu").save_pretrained(str(tmp_path / "long"))
+    change(tmp_path / "long" / "sentence_bert_config.json", max_seq_length=200)
+    assert BiEncoder.load(tmp_path / "long").max_tokens == 200
+    equal(tmp_path / "long")
+
+
+def test_settings_that_change_no_score_are_passed_over(folder):
+    change(folder / "config.json", rope_theta=5_000_000)
+    change(folder / "sentence_bert_config.json", model_args={"trust_remote_code": True, "add_pooling_layer": False})
+    equal(folder)
+
+
+def test_attention_that_changes_with_the_batches_before_is_refused(folder):
+    change(folder / "config.json", model_type="big_bird")
+    refused(folder, "the first short batch changes how big_bird reads long ones")
 
 
 FILES = {
@@ -203,9 +246,13 @@ def test_static_embeddings_cut_as_their_tokenizer_does_and_are_pooled_by_their_m
     refused(folder, "its tokenizer gives ids up to .*, and it has .* rows")
 
 
-def test_a_cross_encoder_that_pads_otherwise_than_its_tokenizer_is_refused(cross):
+def test_a_cross_encoder_that_pads_otherwise_than_its_tokenizer_is_refused_where_that_matters(cross, models, tmp_path):
     change(cross / "config.json", pad_token_id=3)
-    refused(cross, "pad_token_id=3 in config.json, and its tokenizer pads with 0; make them the same", CrossEncoder)
+    theirs = TheirCrossEncoder(str(cross), device="cpu").predict([list(pair) for pair in PAIRS], batch_size=3)
+    np.testing.assert_allclose(CrossEncoder.load(cross).predict(PAIRS), theirs, atol=1e-5)
+    CrossEncoder.load(models["roberta"], new_head=1).save(tmp_path / "roberta")
+    change(tmp_path / "roberta" / "config.json", pad_token_id=3)
+    refused(tmp_path / "roberta", "pad_token_id=3 in config.json, and its tokenizer pads with 1; take", CrossEncoder)
 
 
 def test_a_cross_encoder_that_sentence_transformers_would_convert_is_refused(cross):

@@ -7,8 +7,8 @@ import numpy as np
 import pandas
 import pytest
 import torch
-from conftest import PAIRS, weights
-from families import FOLDERS, build
+from conftest import PAIRS, refused, weights
+from families import FOLDERS, build, gpt2
 from sentence_transformers import CrossEncoder as TheirCrossEncoder
 from sentence_transformers import SentenceTransformer
 from standin import change
@@ -73,6 +73,29 @@ def test_an_adapter_fits_a_base_model_with_a_pooler_however_many_layers_it_has(b
     encoder.save_adapter(tmp_path / "adapter")
     change(tmp_path / "adapter" / "adapter_config.json", base_model_name_or_path=str(tmp_path / "base"))
     np.testing.assert_allclose(BiEncoder.load(tmp_path / "adapter", pooling="mean").predict(PAIRS), expected, atol=1e-5)
+
+
+def test_an_adapter_says_which_token_pads_where_its_base_model_does_not(tmp_path):
+    build("qwen3", tmp_path / "base")
+    change(tmp_path / "base" / "config.json", pad_token_id=None)
+    encoder = CrossEncoder.load(tmp_path / "base", new_head=1)
+    encoder.add_lora(2)
+    (tmp_path / "adapter").mkdir()
+    encoder.save_adapter(tmp_path / "adapter")
+    change(tmp_path / "adapter" / "adapter_config.json", base_model_name_or_path=str(tmp_path / "base"))
+    theirs = TheirCrossEncoder(str(tmp_path / "adapter"), device="cpu")
+    expected = encoder.predict(PAIRS)
+    np.testing.assert_allclose(theirs.predict([list(pair) for pair in PAIRS], batch_size=3), expected, atol=1e-5)
+    np.testing.assert_allclose(CrossEncoder.load(tmp_path / "adapter").predict(PAIRS), expected, atol=1e-5)
+
+
+def test_an_adapter_of_another_type_is_refused_by_name(bert, tmp_path):
+    encoder = BiEncoder.load(bert, pooling="mean")
+    encoder.add_lora(2)
+    (tmp_path / "adapter").mkdir()
+    encoder.save_adapter(tmp_path / "adapter")
+    change(tmp_path / "adapter" / "adapter_config.json", base_model_name_or_path=str(bert), peft_type="PROMPT_TUNING")
+    refused(tmp_path / "adapter", "an adapter of type 'PROMPT_TUNING', and LORA and IA3 are read")
 
 
 def test_with_lora_the_backbones_own_weights_stay_and_adapters_and_head_are_trained(bert):
@@ -228,6 +251,11 @@ def test_an_adapter_of_what_others_cannot_load_as_its_base_is_refused(setting, a
     (root / "modules.json").write_text(json.dumps([module]))
     with pytest.raises(InputError, match="has its weights in 0_Transformer/, and no adapter can name it"):
         setting.run(f"model.bi={root}", f"model.cross={bert}", *more, name="third")
+
+
+def test_lora_is_refused_where_no_layer_is_linear(tmp_path):
+    with pytest.raises(InputError, match="lora_rank=4: GPT2Model have no linear layers to adapt; set it to 0"):
+        BiEncoder.load(gpt2(tmp_path / "gpt2"), pooling="mean").add_lora(4)
 
 
 @pytest.mark.slow

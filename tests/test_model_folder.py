@@ -50,6 +50,19 @@ def test_a_module_that_is_not_supported_is_refused_by_name(folder, name):
     CrossEncoder.load(folder, new_head=0)
 
 
+def test_a_model_that_needs_code_of_its_own_is_refused_without_advice_to_run_it(folder):
+    code = "Alibaba-NLP/new-impl--modeling.NewModel"
+    change(folder / "config.json", model_type="new", auto_map={"AutoModel": code})
+    refused(folder, f"needs code of its own \\({code}\\), which never runs here; take another model")
+
+
+def test_word_vectors_without_a_transformer_are_refused_by_name(folder):
+    modules = json.loads((folder / "modules.json").read_text())
+    first = {"path": "0_Words", "type": "sentence_transformers.models.WordEmbeddings"}
+    (folder / "modules.json").write_text(json.dumps([first, modules[1]]))
+    refused(folder, "has a module WordEmbeddings, which is not supported")
+
+
 def test_a_router_is_refused_with_what_it_is(folder):
     (folder / "modules.json").write_text(json.dumps([{"path": "", "type": "sentence_transformers.models.Router"}]))
     refused(folder, "has a Router, different modules for queries and documents, which is not supported")

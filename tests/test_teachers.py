@@ -9,6 +9,7 @@ import numpy as np
 import pandas
 import pytest
 import torch
+from families import build
 from scipy.special import expit, softmax
 from sentence_transformers import CrossEncoder as TheirCrossEncoder
 from sentence_transformers import SentenceTransformer
@@ -84,6 +85,13 @@ def test_a_classifier_of_inference_labels_by_its_probability_of_entailment(setti
     logits = TheirCrossEncoder(str(nli), device="cpu").predict([list(pair) for pair in pairs])
     expected = (initial_scores(setting, pairs) + softmax(logits, axis=1)[:, 1]) / 2
     np.testing.assert_allclose(found, expected.clip(0, 1), atol=1e-5)
+
+
+def test_a_language_model_whose_files_do_not_say_how_to_score_is_refused(setting, tmp_path):
+    build("qwen3", tmp_path / "generative")
+    change(tmp_path / "generative" / "config.json", architectures=["Qwen3ForCausalLM"])
+    with pytest.raises(InputError, match=r"model.teachers=.*: is a language model, and no file says how to score with"):
+        setting.run(f"model.teachers={tmp_path}/generative", "model.pooling=cls", *ONE_TURN)
 
 
 def test_a_classifier_without_an_entailment_is_one_line(setting, nli):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import PAIRS
 from conftest import weights as weights_of
+from transformers import AutoTokenizer, XLMConfig, XLMModel
 
 from transenc.checkpoint import Checkpoint
 from transenc.data.module import PairDataModule
@@ -170,6 +171,16 @@ def test_training_the_used_rows_alone_gives_them_the_gradients_of_the_whole_tabl
     assert held.backbone.get_input_embeddings() is table
     torch.testing.assert_close(table.weight[used], before[used] + 1)
     assert torch.equal(table.weight[unused], before[unused])
+
+
+def test_segments_that_a_model_looks_up_among_its_words_are_trained_with_them(models, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(models["bert"])
+    tokenizer.save_pretrained(tmp_path)
+    XLMModel(XLMConfig(vocab_size=len(tokenizer), emb_dim=32, n_layers=1, n_heads=2)).save_pretrained(tmp_path)
+    encoder = CrossEncoder.load(tmp_path, new_head=0)
+    tokens = tokens_of(encoder, [("dog", "cat")])
+    with encoder.used_rows(tokens):
+        encoder.train()(encoder.collate(tokens, np.arange(1), np.zeros(1, dtype=bool))).sum().backward()
 
 
 def test_a_padding_row_that_no_pair_uses_freezes_no_other():

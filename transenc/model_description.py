@@ -23,7 +23,9 @@ DEFAULTS = {
     "module_output_name": ("token_embeddings", "scores"),
     "method_output_name": ("last_hidden_state", "logits"),
 }
-HARMLESS_ARGUMENTS = {"dtype", "torch_dtype", "attn_implementation", "padding_side", "use_fast"}
+HARMLESS_ARGUMENTS = {
+    "dtype", "torch_dtype", "attn_implementation", "padding_side", "use_fast", "trust_remote_code", "add_pooling_layer",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class Description:
         activation: the class by which sentence-transformers turns a cross-encoder's logit into a score.
         template: whether a cross-encoder's pairs are put into its tokenizer's chat template, if it has one.
         unsupported: what else they ask for and is lacking here, or None.
+        pad_token_id: the padding token where they name it beside config.json, or None.
+        architecture: the class that config.json names, or "".
         own_code: the class of its own code that the folder names (`auto_map`), which is not run; or None.
     """
 
@@ -56,6 +60,8 @@ class Description:
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompts: tuple[str, str] = ("", "")
     truncate_dim: int | None = None
+    pad_token_id: int | None = None
+    architecture: str = ""
     own_code: str | None = None
 
 
@@ -68,7 +74,7 @@ def describe(source: Source) -> Description:
     where = source.folder / "config.json"
     config = read_json((source.base or source).folder / "config.json")
     for key, value in config.items():
-        if isinstance(value, int) and abs(value) > MAX_CONFIG_VALUE:
+        if isinstance(value, int) and abs(value) > MAX_CONFIG_VALUE and not key.endswith("theta"):
             raise InputError(f"{where}: {key}={value:.3g} is beyond any encoder; copy the file again")
     if "transformers_weights" in config:
         raise InputError(f"{where}: transformers_weights names other weights, which is not supported; remove the key")
@@ -120,6 +126,8 @@ def describe(source: Source) -> Description:
         prompts=prompts,
         default_prompts=(first, second),
         truncate_dim=truncate_dim,
+        pad_token_id=value_of(value_of(reading, "config_kwargs", dict, named) or {}, "pad_token_id", int, named),
+        architecture=str(architectures[0]),
         own_code=next((str(code) for auto, code in own_code.items() if auto.startswith("AutoModel")), None),
     )
 
@@ -160,6 +168,8 @@ def _lacking_settings(reading: Mapping[str, Any], file: str) -> Iterator[str]:
             )
         elif key in DEFAULTS:
             known = value in DEFAULTS[key]
+        elif key == "config_kwargs":
+            known = set(value) <= {"pad_token_id"}
         else:
             known = isinstance(value, dict) and set(value) <= HARMLESS_ARGUMENTS
         if not known:

@@ -145,6 +145,8 @@ def _source(name: str, path: str, root: Path, adapters: bool) -> Source:
             f"{path}: has a Router, different modules for queries and documents, which is not supported; name the"
             " folder of one of them"
         )
+    if modules and modules[0].name not in ("Transformer", "StaticEmbedding") and not modules[0].foreign:
+        raise InputError(f"{path}: has a module {modules[0].name:.80}, which is not supported; take another model")
     if not static and not (folder / "config.json").is_file():
         inside = sorted(
             str(found.parent) for found in (*root.glob("*/config.json"), *root.glob("models/*/config.json"))

@@ -241,6 +241,8 @@ class PairEncoder(pl.LightningModule, ABC):
             return
         used = np.zeros(table.num_embeddings, dtype=bool)
         used[self.inputs.added] = True
+        if self.inputs.segments and not any("token_type" in name for name, _ in self.backbone.named_modules()):
+            used[:2] = True  # XLM's segments are words
         for ids in np.array_split(pairs.ids, 1 + len(pairs.ids) // 2**20):  # memory-mapped: a part at a time
             used[ids] = True
         rows = UsedRows(table, np.flatnonzero(used))
@@ -353,7 +355,7 @@ class PairEncoder(pl.LightningModule, ABC):
                 f"{name}: its scores depend on what else is in a batch ({alone[0]:.3f} alone, {together[0]:.3f} beside"
                 f" a longer pair); {self.backbone.config.model_type} is not supported"
             )
-        absolute = any(name.endswith("position_embeddings") for name, _ in self.backbone.named_modules())
+        absolute = any(name.endswith(("position_embeddings", "wpe")) for name, _ in self.backbone.named_modules())
         absolute = absolute and self.backbone.config.model_type not in OFFSET_POSITIONS
         if absolute and self.tokenizer.padding_side == "left":
             raise InputError(

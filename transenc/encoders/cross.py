@@ -17,7 +17,7 @@ from transformers import AutoModelForSequenceClassification
 from transenc.data.tokens import TokenisedPairs
 from transenc.encoders.base import PairEncoder
 from transenc.encoders.inputs import in_batches
-from transenc.encoders.loading import load_backbone, load_parts, refuse
+from transenc.encoders.loading import OFFSET_POSITIONS, load_backbone, load_parts, refuse
 from transenc.errors import InputError
 from transenc.model_description import Description
 from transenc.model_folder import Source
@@ -224,10 +224,12 @@ class CrossEncoder(PairEncoder):
                 f"{source.name}: its head has {config.num_labels} outputs, and a score is one; model.teachers takes one"
                 " of entailment"
             )
-        if description.cross and config.pad_token_id not in (None, tokenizer.pad_token_id):
+        pad = config.pad_token_id if description.pad_token_id is None else description.pad_token_id
+        matters = config.model_type in OFFSET_POSITIONS or not hasattr(config, "is_decoder")
+        if description.cross and matters and pad not in (None, tokenizer.pad_token_id):
             raise InputError(
-                f"{source.name}: pad_token_id={config.pad_token_id} in config.json, and its tokenizer pads with"
-                f" {tokenizer.pad_token_id}; make them the same"
+                f"{source.name}: pad_token_id={pad} in config.json, and its tokenizer pads with"
+                f" {tokenizer.pad_token_id}; take the tokenizer that it was trained with"
             )
         config.num_labels = 1
         config.pad_token_id = tokenizer.pad_token_id  # by which decoders find the last token
@@ -272,7 +274,7 @@ class CrossEncoder(PairEncoder):
             "modules.json": [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}],
             "sentence_bert_config.json": {
                 "transformer_task": "sequence-classification", "modality_config": modality,
-                "module_output_name": "scores",
+                "module_output_name": "scores", "config_kwargs": {"pad_token_id": self.tokenizer.pad_token_id},
             },
             "config_sentence_transformers.json": {
                 "model_type": "CrossEncoder", "activation_fn": "torch.nn.modules.activation.Sigmoid",

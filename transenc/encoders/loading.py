@@ -1,5 +1,6 @@
 """From a model's files to transformers objects: configuration, tokenizer, weights, each checked before it is used."""
 
+import json
 import re
 import warnings
 from functools import wraps
@@ -8,7 +9,7 @@ from typing import Any
 
 import torch
 import transformers
-from tokenizers import normalizers
+from tokenizers import Tokenizer, normalizers
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 
 from transenc.errors import InputError, reason
@@ -60,6 +61,11 @@ def load_parts(
         config = AutoConfig.from_pretrained((source.base or source).folder, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(of_tokenizer.folder, trust_remote_code=False)
     except Exception as error:  # whatever it stumbles over in files of others
+        if description.own_code:  # the library advises to run it
+            raise InputError(
+                f"{source.name}: needs code of its own ({description.own_code}), which never runs here; take another"
+                " model, or a copy of it in a family of transformers"
+            ) from error
         raise InputError(f"{source.name}: {reason(error)}") from error
     _check_config(source, config, pair)
     vars(config).pop("auto_map", None)  # it names code
@@ -67,6 +73,7 @@ def load_parts(
     if getattr(config, "use_cache", False) and not hasattr(config, "is_decoder"):
         config.use_cache = False  # of a decoder, which would keep keys and values for a token that never comes
     tokenizer.padding_side = description.padding_side or tokenizer.padding_side
+    drop_tokens_without_embedding(tokenizer, config.vocab_size)
     _check_tokenizer(source, tokenizer, config.vocab_size)
     if layers is not None:
         if not 1 <= layers <= config.num_hidden_layers:
@@ -74,7 +81,7 @@ def load_parts(
         config.num_hidden_layers = layers
         if getattr(config, "layer_types", None):
             config.layer_types = config.layer_types[:layers]
-    length = _length(source, config, tokenizer, max_tokens, pair)
+    length = _length(source, config, tokenizer, max_tokens, max_tokens == description.max_tokens, pair)
     tokenizer.backend_tokenizer.no_truncation()  # settings that some tokenizer files carry along
     tokenizer.backend_tokenizer.no_padding()
     normalizer = tokenizer.backend_tokenizer.normalizer
@@ -102,6 +109,8 @@ def _check_config(source: Source, config: Any, pair: bool) -> None:
             f"{source.name}: {config.model_type} is an encoder-decoder; of these, {', '.join(ENCODER_HALF)} are read,"
             " as bi-encoders"
         )
+    if config.model_type == "big_bird":
+        raise InputError(f"{source.name}: the first short batch changes how big_bird reads long ones; not supported")
     if not 1 <= config.num_hidden_layers <= LAYERS:
         raise InputError(f"{source.name}: config.json says {config.num_hidden_layers} layers; 1 to {LAYERS} are read")
 
@@ -146,17 +155,22 @@ def _check_tokenizer(source: Source, tokenizer: Any, vocabulary: int) -> None:
         ) from error
 
 
-def _length(source: Source, config: Any, tokenizer: Any, max_tokens: int | None, pair: bool) -> int:
+def _length(source: Source, config: Any, tokenizer: Any, max_tokens: int | None, by_folder: bool, pair: bool) -> int:
     """Tokens that sequences are cut to: `max_tokens`, or the most that the model and its tokenizer allow.
 
     Raises:
-        InputError: the model reads fewer, or they leave no room for a text.
+        InputError: the model reads fewer than were asked for, not only `by_folder`, or they leave no room for a text.
     """
     positions = getattr(config, "max_position_embeddings", None) or UNLIMITED
+    if positions < 0:  # XLNet's
+        positions = UNLIMITED
     if config.model_type in OFFSET_POSITIONS:
         positions -= 1 + (config.pad_token_id or 0)
     if max_tokens is not None and max_tokens > positions:
-        raise InputError(f"{source.name}: max_tokens={max_tokens}, but the model reads {positions} at most")
+        if not by_folder:
+            raise InputError(f"{source.name}: max_tokens={max_tokens}, but the model reads {positions} at most")
+        if not getattr(config, "rope_parameters", None):  # which has no table of positions
+            max_tokens = positions
     length = max_tokens or int(min(tokenizer.model_max_length, positions))
     special, texts = tokenizer.num_special_tokens_to_add(pair=pair), 2 if pair else 1
     if length < special + texts:
@@ -167,10 +181,25 @@ def _length(source: Source, config: Any, tokenizer: Any, max_tokens: int | None,
     return length
 
 
+def drop_tokens_without_embedding(tokenizer: Any, vocabulary: int) -> None:
+    """Take out special tokens that a model of `vocabulary` embeddings has none for. Gemma 3's text models have the
+    token of an image. A text that spells one is then read like any other.
+    """
+    backend = tokenizer.backend_tokenizer
+    added = backend.get_added_tokens_decoder().items()
+    beyond = [number for number, token in added if number >= vocabulary and token.special]
+    if beyond:
+        state = json.loads(backend.to_str())
+        state["added_tokens"] = [token for token in state["added_tokens"] if token["id"] not in beyond]
+        tokenizer._tokenizer = Tokenizer.from_str(json.dumps(state))
+
+
 def saved_tokenizer(folder: Path) -> Any:
     """The tokenizer of a folder that `PairEncoder.save` wrote."""
     if (folder / "tokenizer_config.json").is_file():
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        drop_tokens_without_embedding(tokenizer, read_json(folder / "config.json")["vocab_size"])
+        return tokenizer
     return PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))  # of static embeddings
 
 
@@ -259,7 +288,10 @@ def compute_in_fp32(backbone: torch.nn.Module) -> None:
 def _with_adapter(backbone: torch.nn.Module, source: Source) -> torch.nn.Module:
     from peft import PeftModel
 
-    if read_json(source.folder / ADAPTER_CONFIG).get("use_dora"):
+    settings = read_json(source.folder / ADAPTER_CONFIG)
+    if (kind := settings.get("peft_type", "LORA")) not in ("LORA", "IA3"):
+        raise InputError(f"{source.name}: an adapter of type {kind!r:.80}, and LORA and IA3 are read")
+    if settings.get("use_dora"):
         raise InputError(f"{source.name}: a DoRA adapter, whose magnitudes sentence-transformers loses; merge it first")
     try:
         with warnings.catch_warnings(record=True) as caught:

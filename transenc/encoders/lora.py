@@ -36,6 +36,8 @@ def add_lora(backbone: Any, rank: int) -> Any:
         name for name, module in backbone.named_modules()
         if isinstance(module, nn.Linear) and name.startswith(inside) and not name.startswith(f"{inside}pooler.")
     ]  # fmt: skip
+    if not layers:
+        raise InputError(f"lora_rank={rank}: {type(backbone).__name__} have no linear layers to adapt; set it to 0")
     head = [] if not inside else [name for name, _ in backbone.named_children() if f"{name}." != inside]
     whole = [name for name in (*head, f"{inside}pooler") if _has_parameters(backbone, name)]
     config = LoraConfig(

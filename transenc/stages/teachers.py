@@ -4,6 +4,7 @@ predict      -> scores.npy: a model's scores of the pool, by sentence-transforme
 read_scores  -> scores.npy: scores of the pool out of a file
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,8 @@ from transenc.stages.models import check_unchanged, release
 from transenc.stages.pairs import Config, Facts, label_statistics, sentences_of
 from transenc.terminal import quiet
 
+log = logging.getLogger("transenc")
+
 CHUNK = 2048  # pairs or sentences between two steps of the progress bar
 
 
@@ -33,10 +36,18 @@ def predict(out: Path, config: Config, progress: Progress, pool: Artifact) -> Fa
     source: Source = config["source"]
     sentences, pairs = sentences_of(pool), np.load(pool / "pairs.npy")
     try:
-        if describe(source).cross:
+        description = describe(source)
+        if not source.modules and description.architecture.endswith("ForCausalLM"):
+            raise InputError(
+                f"{source.name}: is a language model, and no file says how to score with it; save it by"
+                " sentence-transformers, as a CrossEncoder (LogitScore) or with a Pooling"
+            )
+        if description.cross:
             model = _loaded("CrossEncoder", source, config)
             scores = _scores_of_cross(model, source, config, progress, [(sentences[a], sentences[b]) for a, b in pairs])
         else:
+            if not source.modules:
+                log.warning("%s: no file names its pooling; sentence-transformers takes the mean", source.name)
             model = _loaded("SentenceTransformer", source, config)
             scores = _scores_of_bi(model, config, progress, sentences, pairs)
         check_unchanged(source, config)
