@@ -260,7 +260,7 @@ def test_a_second_signal_ends_the_process_at_once():
 @pytest.mark.slow
 def test_a_sweep_shares_artifacts_and_gives_each_job_its_folder(inputs, tmp_path):
     sweep = ["-m", "seed=0,1", f"hydra.sweep.dir={tmp_path}/sweep", f"paths.artifacts={tmp_path}/artifacts"]
-    status, out, error = python(inputs[0], *sweep, *inputs[1:])
+    status, out, error = python(inputs[0], *inputs[1:], *sweep)  # -m behind other settings
     assert status == 0, error
     assert (tmp_path / "sweep" / "0" / "results.csv").exists()
     assert (tmp_path / "sweep" / "1" / "results.csv").exists()

@@ -240,6 +240,28 @@ def test_a_first_row_that_looks_like_a_header_is_told_where_columns_are_numbered
     assert ("pairs.csv: line 1 is read as a pair; if it is a header" in caplog.text) == ("question" in first)
 
 
+@pytest.mark.parametrize(
+    ("text", "columns"),
+    [
+        ("Hello, world;foo bar\nHi, you;baz\n", (0, 1)),
+        ("\n \nsentence1;sentence2\nHello, world;foo bar\n", ("sentence1", "sentence2")),
+        ("sentence1;sentence2;score (0, 5)\nHello, world;foo bar;3\n", ("sentence1", "sentence2")),
+    ],
+)
+def test_a_comma_before_a_space_and_a_blank_line_do_not_hide_semicolons(tmp_path, text, columns):
+    path = write(tmp_path / "pairs.csv", text)
+    assert read_file(path, Format(*columns, None, 0, 5))[0][:2] == ("Hello, world", "foo bar")
+
+
+def test_scores_on_lines_of_pairs_are_passed_over_where_none_are_read(tmp_path):
+    path = write(tmp_path / "pairs.txt", "a b||c d||3.5\ne||f\n")
+    assert [pair[:2] for pair in read_file(path, Format("sentence1", "sentence2", None, 0, 5))] == [
+        ("a b", "c d"), ("e", "f"),
+    ]  # fmt: skip
+    with pytest.raises(InputError, match=r"pairs.txt:1: 3 parts where sentence1\|\|sentence2 belongs"):
+        read_file(write(tmp_path / "pairs.txt", "a||b||c\n"), Format("sentence1", "sentence2", None, 0, 5))
+
+
 def test_a_compressed_file_is_told_by_its_bytes_too(tmp_path):
     (tmp_path / "pairs.csv").write_bytes(gzip.compress(b"sentence1,sentence2\na,b\n"))
     with pytest.raises(InputError, match=r"pairs.csv: is compressed; unpack it first"):

@@ -187,6 +187,14 @@ def test_words_are_lower_cased_and_sentences_without_a_common_word_are_no_lexica
     assert counts == {"lexical": 3}
 
 
+def test_vowel_signs_and_accents_belong_to_their_word_and_scripts_without_spaces_have_words_of_two_characters():
+    accents = ["re\u0301sume\u0301", "my r\u00e9sum\u00e9", "sume"]
+    sentences = ["किताब", "किताब घर", "कि", *accents, "我喜欢苹果", "吃苹果", "果"]
+    pairs, counts = mined(sentences, None, 9, {"lexical": 1})
+    assert sorted(keys(pairs)) == [(0, 1), (3, 4), (6, 7)]
+    assert counts == {"lexical": 3}
+
+
 @pytest.mark.parametrize("shares", [EVEN, {"random": 1}, {"nearest": 1}, {"lexical": 1}])
 def test_of_queries_and_documents_each_pair_is_one_of_either(sentences, vectors, shares):
     pairs, _ = mined(sentences, vectors, 600, shares, queries=200)

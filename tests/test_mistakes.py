@@ -90,8 +90,9 @@ def test_a_reader_of_the_help_that_has_had_enough_is_no_error():
     ("argument", "says"),
     [
         ("data.test=a.tsv", r"^data.test: takes a list; put it into brackets, 'data.test=\[A\]'"),
-        ("data.dev=[a.tsv]", "^data.dev: takes one value, without brackets$"),
-        ("seed=0,1,2", "^seed=0,1,2: several values; add -m to run a job for each, or put a list into brackets$"),
+        ("data.dev=[a.tsv]", "^data.dev: takes one value, without brackets; a text with commas needs two sorts of"),
+        ("seed=0,1,2", "^seed=0,1,2: several values; add -m to run a job for each; a list needs brackets, a text with"),
+        ("loggers=[wandb,foo]", "^loggers=foo: no such choice; there are wandb, mlflow$"),
         ("hydra/launcher=nope", "Could not find 'hydra/launcher/nope'; pip install -r requirements-extras.txt$"),
     ],
 )

@@ -45,8 +45,13 @@ def test_a_file_of_one_sentence_makes_no_pairs(setting, tmp_path):
     (tmp_path / "pairs.txt").write_text("a||b\nc||d\n")
     with pytest.raises(InputError, match=r"pairs.txt: its lines are pairs, sentence1\|\|sentence2; give data=pairs"):
         setting.run("data.path=null", f"data.sentences={tmp_path}/pairs.txt")
-    with pytest.raises(InputError, match=r"corpus.tsv: a table; it must have one sentence a line"):
-        setting.run("data.path=null", f"data.sentences={tmp_path}/corpus.tsv")
+    for name, says in (
+        ("corpus.tsv", "a table; it must have one sentence a line"), ("corpus.json", "a table; it must"),
+        ("corpus.zip", "is compressed; unpack it first"), ("corpus.xlsx", "is a spreadsheet"),
+    ):  # fmt: skip
+        (tmp_path / name).write_text("a\nb\n")
+        with pytest.raises(InputError, match=f"{name}: {says}"):
+            setting.run("data.path=null", f"data.sentences={tmp_path}/{name}")
 
 
 def test_a_file_of_blank_lines_beside_documents_is_refused(setting, tmp_path):

@@ -95,6 +95,15 @@ def test_only_what_an_earlier_run_wrote_is_removed(tmp_path):
     assert json.loads((tmp_path / RECORD).read_text()) == {"written": ["models/one"]}
 
 
+def test_a_folder_whose_last_file_is_removed_goes_with_it(tmp_path):
+    first = RunFolder(tmp_path, tmp_path / "artifacts")
+    (tmp_path / "predictions").mkdir()
+    first.path("predictions", "test.csv").write_text("scores")
+    first.remove_earlier()
+    RunFolder(tmp_path, tmp_path / "artifacts").remove_earlier()
+    assert not (tmp_path / "predictions").exists()
+
+
 def test_a_folder_that_is_a_link_by_now_loses_the_link_and_not_what_it_leads_to(others, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
@@ -144,6 +153,15 @@ def test_a_sweep_looks_at_its_own_folder_and_not_at_that_of_a_single_run(tmp_pat
     check_overrides("train", ["-m", f"hydra.run.dir={tmp_path}", f"hydra.sweep.dir={tmp_path}"])
     with pytest.raises(InputError, match="is no run's folder"):
         check_overrides("train", [f"hydra.run.dir={tmp_path}"])
+
+
+def test_a_sweep_in_a_folder_of_others_is_refused(others, tmp_path):
+    with pytest.raises(InputError, match="is not empty, and no sweep's folder; name another"):
+        check_overrides("train", ["-m", f"hydra.sweep.dir={others}"])
+    check_overrides("train", ["-m", f"hydra.sweep.dir={tmp_path}/new"])
+    (tmp_path / "earlier").mkdir()
+    (tmp_path / "earlier" / "multirun.yaml").touch()
+    check_overrides("train", ["-m", f"hydra.sweep.dir={tmp_path}/earlier"])
 
 
 def test_an_evaluation_replaces_the_results_of_another_and_not_of_a_training_run(tmp_path):

@@ -91,6 +91,14 @@ def test_a_development_set_that_is_a_test_set_too_is_warned_of(setting, files, c
     assert ("is in data.test too: encoders are selected by its scores" in caplog.text) == (test == "dev")
 
 
+@pytest.mark.parametrize("few", [True, False])
+def test_a_small_development_set_is_warned_of(setting, files, tmp_path, caplog, few):
+    lines = (files / "dev.tsv").read_text().splitlines(keepends=True)
+    (tmp_path / "dev.tsv").write_text("".join([lines[0], *(lines[1:] * 30)[: 29 if few else 30]]))
+    setting.run(f"data.dev={tmp_path}/dev.tsv", "distill=bi_to_cross")
+    assert ("dev.tsv: 29 pairs are too few to tell which encoder is better" in caplog.text) == few
+
+
 def test_automatic_selection_is_by_dev_if_there_is_one_and_by_agreement_if_not(setting):
     by = lambda folder: json.loads((folder / "run.json").read_text())["selected"]["by"]  # noqa: E731
     assert by(setting.run()) == "dev"

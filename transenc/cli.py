@@ -42,6 +42,8 @@ log = logging.getLogger("transenc")
 
 TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
+SWEEP = {"-m", "--multirun"}
+
 Task = Callable[[Any, Path, Sequence[str]], float | None]
 
 
@@ -79,7 +81,8 @@ def main(name: str, task: Task, usage: str, shorthand: Callable[[str], str] = st
     logging.raiseExceptions = TRACEBACKS  # where a log file cannot be written, the error itself says why
     threading.excepthook = ignore_writer_oserror
     with few_full_collections(), interruptible(), one_line_errors(name, print_error), join_ranks(name):
-        sys.argv[1:] = [readable(expand_home(shorthand(argument))) for argument in sys.argv[1:]]
+        words = [readable(expand_home(shorthand(argument))) for argument in sys.argv[1:]]
+        sys.argv[1:] = sorted(words, key=lambda word: word not in SWEEP)  # behind a setting, argparse would refuse it
         if not {"-sc", "--shell-completion"} & set(sys.argv):  # its words look like key=value
             check_overrides(name, sys.argv[1:])
             if name == "train":
@@ -235,7 +238,7 @@ def join_ranks(name: str) -> Iterator[None]:
 
                 distributed.serve(Progress())
             sys.exit()
-        if {"-m", "--multirun"} & set(sys.argv):
+        if SWEEP & set(sys.argv):
             raise InputError(
                 "--multirun: the jobs of a sweep run in one process each, a GPU each (hydra/launcher=joblib or"
                 " submitit_slurm); several processes may share one run, so give them one at a time"

@@ -151,7 +151,12 @@ def check_folder(name: str, key: str, folder: Any) -> None:
     """
     if folder in (None, ""):
         raise InputError(f"{key}: no folder is named; name one, or leave it out")
-    if key != "hydra.run.dir" or "${" in str(folder):
+    if "${" in str(folder):
+        return
+    if key == "hydra.sweep.dir":
+        held = os.listdir(folder) if os.path.isdir(folder) else []
+        if held and not any(entry == "multirun.yaml" or entry.isdigit() for entry in held):
+            raise InputError(f"{folder}: is not empty, and no sweep's folder; name another")
         return
     if name == "train":
         if recorded(Path(str(folder))) is not None:
@@ -223,13 +228,15 @@ def explain(error: Exception, name: str) -> str:
     if cause is None:
         text = " ".join(str(error).split())
         if several := re.match("Ambiguous value for argument '(.*?)' 1[.]", text):
-            brackets = "" if several[1] in choices(name) else ", or put a list into brackets"
-            return f"{several[1]}: several values; add -m to run a job for each{brackets}"
+            line = f"{several[1]}: several values; add -m to run a job for each"
+            quotes = "; a list needs brackets, a text with commas two sorts of quotes"
+            return line if several[1] in choices(name) else line + quotes
         if "hydra/" in text and "Could not find" in text:
             return f"{text.partition(' Available options')[0]}; pip install -r requirements-extras.txt"
         return text
-    key, message = cause.full_key or "", str(cause.msg or cause).split("\n")[0]
+    key, message = re.sub(r"\[\d+\]$", "", cause.full_key or ""), str(cause.msg or cause).split("\n")[0]
     if isinstance(cause, MissingMandatoryValue):
+        key = key.removesuffix(".path") if key == "model.path" else key  # evaluate and score take the node itself
         return f"{key}: no value; give {key}=... on the command line"
     if key and key not in keys(SCHEMAS[name]) and not key.startswith("hydra."):
         return f"{key}: no such key{nearest(key, keys(SCHEMAS[name]))}"
@@ -238,7 +245,7 @@ def explain(error: Exception, name: str) -> str:
         word = value.partition("'")[2].rstrip("'")
         return f"{key}={word}: no such choice{nearest(word, expected.split(', '), listed=True)}"
     if "Cannot convert 'list' to string" in message:
-        return f"{key}: takes one value, without brackets"
+        return f"{key}: takes one value, without brackets; a text with commas needs two sorts of quotes"
     if "is not a ListConfig" in message:
         return f"{key}: takes a list; put it into brackets, '{key}=[A]', or '{key}=[A,B]'"
     return f"{key}: {message}" if key else message

@@ -132,6 +132,9 @@ class RunFolder:
         """Remove what earlier runs left, now that all of this one's is there."""
         for name in sorted(self.earlier - self.written):
             self.remove(name)
+        for part in PARTS:
+            if (self.folder / part).is_dir() and not any((self.folder / part).iterdir()):
+                (self.folder / part).rmdir()
         self.earlier = set()
         with replacing(self.folder / RECORD) as file:
             json.dump({"written": sorted(self.written)}, file, indent=1)

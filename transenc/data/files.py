@@ -6,7 +6,7 @@ import io
 import json
 import logging
 import string
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -18,6 +18,7 @@ from transenc.errors import InputError
 
 log = logging.getLogger("transenc")
 
+PEEKED = 20  # lines of a csv that tell what stands between its columns
 LONG_ROW = 10  # lines in a row of csv, above which a quote is probably not closed
 KINDS = ("csv", "tsv", "jsonl", "txt", "parquet")  # txt: sentence1||sentence2 lines
 csv.field_size_limit(2**31 - 1)  # of characters in a cell; Python's own is 131,072
@@ -130,6 +131,22 @@ def _quoted(sentence: str) -> bool:
     return around and ('""' in inside or "," in inside)
 
 
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _delimiter(lines: Sequence[str]) -> str:
+    """What stands between columns of csv: a semicolon, as spreadsheets save it in much of Europe, if all of the lines
+    have one, and no comma that a space does not follow.
+    """
+    commas = any(line.count(",") > line.count(", ") for line in lines)
+    return ";" if lines and all(";" in line for line in lines) and not commas else ","
+
+
 def csv_line(cells: Iterable[Any]) -> str:
     """Cells as one row of csv, without its line end."""
     line = io.StringIO()
@@ -141,9 +158,9 @@ class Reader:
     """The records of one file, in order, each read when it is asked for.
 
     `tsv` is tab-separated and quotes are text; `csv` has the usual quoting, and semicolons for commas if there is no
-    comma in its first line; both begin with a header line unless the columns are given as numbers. `jsonl` holds an
+    comma between its columns; both begin with a header line unless the columns are given as numbers. `jsonl` holds an
     object a line, `parquet` a table, `txt` `sentence1||sentence2` a line (or `sentence1||sentence2||score` where scores
-    are read). Blank lines are passed over.
+    are read; elsewhere it is passed over). Blank lines are passed over.
 
     Args:
         path: a file, or `STDIN` (but for parquet).
@@ -185,15 +202,13 @@ class Reader:
     def _began(self, line: bytes) -> None:
         self.mark = "\ufeff" if line.startswith(codecs.BOM_UTF8) else ""
         self.line_end = "\r\n" if line.endswith(b"\r\n") else "\n"
-        if self.kind == "csv" and b";" in line and b"," not in line:  # as spreadsheets save it in much of Europe
-            self.delimiter = ";"
 
     def _bars(self) -> Iterator[Record]:
         width = 2 if self.form.score is None else 3
         for number, line in enumerate(bare_lines(self.path, self._began), 1):
             if line.strip():
                 parts = line.split("||")
-                if len(parts) != width:
+                if len(parts) != width and not (width == 2 and len(parts) == 3 and _is_number(parts[2])):
                     belongs = "||".join(("sentence1", "sentence2", "score")[:width])
                     raise InputError(
                         f"{self.path}:{number}: {len(parts)} parts where {belongs} belongs; name a table .tsv, .csv,"
@@ -210,15 +225,20 @@ class Reader:
     def _csv(self) -> Iterator[Record]:
         text: list[str] = []  # the lines of the row in the making
 
-        def lines() -> Iterator[str]:
-            for line in raw_lines(self.path, self._began):
+        def lines(all_of: Iterable[str]) -> Iterator[str]:
+            for line in all_of:
                 text.append(line)
                 yield line
 
         def rows() -> Iterator[tuple[int, list[str], str]]:
-            rest = lines()
-            first = next(rest)  # tells the delimiter
-            reader, told = csv.reader(chain([first], rest), delimiter=self.delimiter, strict=True), False
+            rest = raw_lines(self.path, self._began)
+            first: list[str] = []  # up to the header; without one, some lines
+            for line in rest:
+                first.append(line)
+                if len(first) == PEEKED or (line.strip() and isinstance(self.form.sentence1, str)):
+                    break
+            self.delimiter = _delimiter([line for line in first if line.strip()])
+            reader, told = csv.reader(lines(chain(first, rest)), delimiter=self.delimiter, strict=True), False
             try:
                 for row in reader:
                     begin = reader.line_num - len(text) + 1

@@ -8,7 +8,10 @@ Axes: S sentences, N pairs, K neighbours, D dimensions, Q sentences whose neighb
 """
 
 import logging
+import re
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -27,6 +30,8 @@ EXACT = 100_000  # S up to which every cosine is computed: 1.3 ms a sentence the
 LISTS, TRAINED, PROBES = 4, 40, 32
 
 POSTINGS = 10_000  # sentences looked at for one query: its words from the rarest on, as long as they occur in no more
+# Runs of Thai, Lao, Burmese, Khmer, Japanese and Chinese, which are written without spaces.
+UNSPACED = "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]{2,}"
 RESCORED = 10  # for each neighbour asked for, so many of the best by the rarest words are ranked by all
 
 # [Q] sentence numbers -> [Q, K] int64 numbers of others, best first; -1: none.
@@ -204,6 +209,23 @@ def _by_lists(vectors: np.ndarray, queries: int, same: np.ndarray, neighbours: i
     return search
 
 
+def _word_pattern() -> str:
+    """A run of letters, digits and the marks that belong to them, such as vowel signs, which end a word to `re`."""
+    marks = [mark for mark in map(chr, range(0x300, 0x1E950)) if unicodedata.category(mark) in ("Mn", "Mc")]
+    return rf"[\w{''.join(marks)}]+"
+
+
+def _with_spaces(text: str) -> str:
+    """A text in composed characters, in which words are apart. Of scripts without spaces every two neighbouring
+    characters are a word, as in Lucene's CJKAnalyzer.
+    """
+
+    def bigrams(run: re.Match[str]) -> str:
+        return f" {' '.join(map(''.join, pairwise(run[0])))} "
+
+    return text if text.isascii() else re.sub(UNSPACED, bigrams, unicodedata.normalize("NFC", text))
+
+
 def _by_words(sentences: Sequence[str], queries: int, same: np.ndarray, neighbours: int) -> Search:
     """Best by BM25, Lucene's variant with bm25s's k1 = 1.5 and b = 0.75; a word counts once in a query.
 
@@ -218,8 +240,9 @@ def _by_words(sentences: Sequence[str], queries: int, same: np.ndarray, neighbou
         raise InputError("pairs by common words are found with bm25s: pip install bm25s") from None
     logging.getLogger("bm25s").setLevel(logging.WARNING)  # it asks for DEBUG when it is imported
     words = bm25s.tokenize(
-        sentences, lower=True, token_pattern=r"\b\w+\b", stopwords=None, allow_empty=False, show_progress=False
-    )
+        map(_with_spaces, sentences), lower=True, token_pattern=_word_pattern(), stopwords=None, allow_empty=False,
+        show_progress=False,
+    )  # fmt: skip
     ids = words.ids[queries:]
     model = bm25s.BM25()
     model.index(words._replace(ids=ids), show_progress=False)

@@ -28,7 +28,7 @@ from transenc.artifacts import Artifact, stage
 from transenc.data import hub, published
 from transenc.data.crops import crops
 from transenc.data.files import Format, Pair, read_pairs
-from transenc.data.lines import read_sentences
+from transenc.data.lines import UNREADABLE, read_sentences
 from transenc.data.mining import flat_sample
 from transenc.data.mining import mine as mine_pairs
 from transenc.data.sentences import DIGEST, Sentences, digest, digests, distinct, write
@@ -104,8 +104,11 @@ def corpus(out: Path, config: Config, progress: Progress) -> Facts:
     """The different sentences of a file, or of two, queries and documents, as a set without pairs."""
     parts, repeated = [], 0
     for name in config["files"]:
-        if Path(name).suffix.lower() in (".csv", ".tsv", ".jsonl", ".parquet"):
+        suffix = Path(name).suffix.lower().removeprefix(".")
+        if suffix in ("csv", "tsv", "jsonl", "ndjson", "parquet", "json"):
             raise InputError(f"{name}: a table; it must have one sentence a line (tables of pairs are data.path)")
+        if suffix in UNREADABLE:
+            raise InputError(f"{name}: is {UNREADABLE[suffix]}")
         lines = read_sentences(Path(name))
         if all(line.count("||") == 1 for line in lines):
             raise InputError(f"{name}: its lines are pairs, sentence1||sentence2; give data=pairs data.path=...")
@@ -122,7 +125,7 @@ def corpus(out: Path, config: Config, progress: Progress) -> Facts:
     return {**facts, "summary": summary + dropped_text({"repeated": repeated})}
 
 
-@stage(version=2)
+@stage(version=3)
 def mine(out: Path, config: Config, progress: Progress, corpus: Artifact, *vectors: Artifact) -> Facts:
     """Pairs out of a corpus, in the given shares."""
     sentences = list(sentences_of(corpus))

@@ -26,6 +26,7 @@ log = logging.getLogger("transenc")
 FLAT_GOLD = "has one pair only, or the same gold score for all"
 SPARE = 1.1  # times as many pairs as are wanted: cleaning may drop some, and folds differ in size
 MIN_POOL = 3  # pairs, of which two are held out
+MIN_DEV = 30  # pairs: of fewer, Spearman correlations have a standard error of 0.18 and more (1 / sqrt(n))
 
 
 class PoolStages(Evaluation):
@@ -52,6 +53,8 @@ class PoolStages(Evaluation):
             self._check_gold(name, tasks[task_name(name)])
         self.dev = {task_name(name): tasks[task_name(name)] for name in dev}
         self.tests = {task_name(name): tasks[task_name(name)] for name in cfg.data.test}
+        if self.select is Select.dev and (count := tasks[task_name(cfg.data.dev)].facts["pairs"]) < MIN_DEV:
+            log.warning("data.dev=%s: %d pairs are too few to tell which encoder is better", cfg.data.dev, count)
         if self.select is Select.dev and cfg.data.dev in cfg.data.test:
             log.warning("data.dev=%s is in data.test too: encoders are selected by its scores", cfg.data.dev)
 
