@@ -240,6 +240,7 @@ def test_settings_of_the_command_line_that_python_does_not_take_are_refused(give
         ([None], "item 0 is None; give two sentences"),
         ([(np.array(["a"]), "b")], "item 0 is .*; give two sentences"),
         (5, "pairs: 5 holds no pairs"),
+        (type("LazyFrame", (), {"collect": None, "__getitem__": None})(), "holds no pairs"),
         ({"sentence1": ["one"], "sentence2": ["two"]}, "is a mapping; give a data frame"),
     ],
 )

@@ -298,6 +298,11 @@ def test_a_sentence_that_is_null_is_empty_as_in_csv(tmp_path):
         ("pairs.tsv", "sentence1;sentence2\na;b\n", "pairs.tsv:1: its columns are separated by semicolons; name it"),
         ("pairs.csv", "sentence1\tsentence2\na\tb\n", "pairs.csv:1: its columns are separated by tabs; name it .tsv"),
         ("pairs.tsv", "sentence1,sentence2\na,b\n", "pairs.tsv:1: its columns are separated by commas; name it .csv"),
+        (
+            "pairs.tsv",
+            '"sentence1"\t"sentence2"\n"a"\t"b"\n',
+            "pairs.tsv:1: its cells are in quotes, which",
+        ),
         ("pairs.tsv", as_tsv([("a", "b", "high")]), r"pairs.tsv:2: the score 'high' is not a number"),
         ("pairs.tsv", as_tsv([("a", "b", 5.5)]), r"pairs.tsv:2: the score 5.5 is not in \[0, 5\]"),
         ("pairs.tsv", as_tsv([("a", "b", "nan")]), r"pairs.tsv:2: the score 'nan' is not a number"),

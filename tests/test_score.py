@@ -202,6 +202,12 @@ def command(model, *arguments, **settings):
     return subprocess.Popen(run, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **settings)
 
 
+def test_an_unknown_flag_is_no_file(capsys):
+    with pytest.raises(SystemExit) as error:
+        score.main(["model=x", "pairs.csv", "--verbose"])
+    assert (error.value.code, capsys.readouterr().err) == (2, "--verbose: no such flag; --help shows how\n")
+
+
 @pytest.mark.slow
 def test_a_mistake_in_the_middle_comes_after_the_scores_before_it(bert, tmp_path):
     (tmp_path / "pairs.txt").write_text("a dog||a cat\n||a cat\na dog\na man||a woman\n")

@@ -89,7 +89,7 @@ def distill(
         gold, dev, test: pairs with scores, in the same ways, with a third column, `score`, from 0 to 5 unless
             "data.score_max=1" or "data.scores=binary" say: to learn from with "distill=supervised_bi", to select by,
             and to test on.
-        folder: the run folder; by default outputs/DATE/TIME.
+        folder: the run folder; by default outputs/DATE/TIME. It has no .hydra/ and train.log, which are the command's.
 
     Returns:
         The finished run.
@@ -267,6 +267,8 @@ def _listed(names: Sequence[Any]) -> str:
 
 def _is_iterable(value: Any) -> bool:
     """Whether a value can be gone through, also by `__getitem__` alone, as torch's data sets."""
+    if hasattr(value, "collect"):  # a lazy data frame, which iterates with an error of its own
+        return False
     try:
         iter(value)
     except TypeError:

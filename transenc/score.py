@@ -133,6 +133,9 @@ def main(arguments: Sequence[str]) -> None:
     parts = [argument.partition("=") for argument in arguments]
     options = {key: value for key, equals, value in parts if equals and key in ("column", "format")}
     files = [argument for argument in arguments if "=" not in argument or os.path.isfile(argument)]
+    if flags := [argument for argument in files if argument.startswith("-") and argument != "-"]:
+        print_error(f"{flags[0]}: no such flag; --help shows how")
+        sys.exit(2)
     settings = [a for a in arguments if a not in files and a.partition("=")[0] not in options]
     cfg = compose("evaluate", ["data=pairs", *(readable(expand_home(shorthand(argument))) for argument in settings)])
     check_evaluation(cfg)

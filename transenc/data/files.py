@@ -293,6 +293,8 @@ class Reader:
             if len(header) == 1 and mark in header[0] and kind != self.kind:  # else the whole line is in quotes
                 remedy = f"set format={kind}" if self.path == STDIN else f"name it .{kind}"
                 raise InputError(f"{self.path}:1: its columns are separated by {name}; {remedy}")
+        if f'"{column}"' in header:
+            raise InputError(f"{self.path}:1: its cells are in quotes, which are text in .tsv; save it as .csv")
         if column not in header:
             yours = f"{NAME_YOURS}; only where there is no header, number them from 0"
             if column == self.form.score and self.form.sentence1 in header:
