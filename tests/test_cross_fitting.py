@@ -87,6 +87,23 @@ def test_the_cross_encoder_handed_out_is_the_fold_that_agrees_best_with_its_labe
     assert "It is the best of 3, each trained on the pool but one fold." in card
 
 
+@pytest.mark.parametrize("select", ["agreement", "last"])
+def test_refit_saves_a_cross_encoder_that_learnt_from_all_folds_and_changes_no_label(
+    setting, artifacts_by_title, select
+):
+    settings = ["distill.folds=3", f"distill.select={select}", "distill.failure=ignore"]
+    plain, refitted = setting.run(*settings), setting.run(*settings, "distill.refit=true", name="refitted")
+    setting.run("distill.folds=1", *settings[1:], name="one")
+    one = (artifacts_by_title["1/cross train"] / "model.safetensors").read_bytes()
+    assert (refitted / "models" / "cross-encoder" / "model.safetensors").read_bytes() == one
+    bis = [folder / "models" / "bi-encoder" / "model.safetensors" for folder in (plain, refitted)]
+    assert file_digest(bis[0]) == file_digest(bis[1])
+    labels = [folder / "labels" / "1-cross.csv" for folder in (plain, refitted)]
+    assert file_digest(labels[0]) == file_digest(labels[1])
+    card = (refitted / "models" / "cross-encoder" / "README.md").read_text()
+    assert "The bi-encoder's labels came from 3 others, each trained on the pool but one fold." in card
+
+
 def test_a_rerun_builds_nothing_and_an_interrupted_fold_ends_in_the_same_weights(setting, monkeypatch):
     whole = setting.run(*FOLDS, f"paths.artifacts={setting.root}/whole-artifacts", name="whole")
     stage, stopped = transenc.stages.run.train, []

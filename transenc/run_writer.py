@@ -236,7 +236,11 @@ class RunWriter:
         facts = member.artifact.facts
         if facts["encoder"].get("symmetric"):
             text += " Its results below are of the mean logit over both orders of a pair; `predict` takes one order."
-        if member.folds:
+        if member.folds and member.artifact not in member.folds:
+            text += (
+                f" The bi-encoder's labels came from {len(member.folds)} others, each trained on the pool but one fold."
+            )
+        elif member.folds:
             which = "one" if stages.select is Select.last else "the best"
             text += f" It is {which} of {len(member.folds)}, each trained on the pool but one fold."
         if note:

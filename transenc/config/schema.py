@@ -105,8 +105,8 @@ class Select(Enum):
 class Adapters(Enum):
     """What a student trained with LoRA is saved as."""
 
-    merged = "a whole model, the adapter added to its weights"
-    separate = "the adapter, which needs the initial model beside it"
+    merged = "a whole model"
+    separate = "the adapter, for the initial model"
 
 
 class Failure(Enum):
@@ -286,6 +286,7 @@ class Distill:
     select: Select
     adapters: Adapters
     folds: int  # parts of the pool for cross-fitting; 1: none
+    refit: bool  # with folds: save a cross-encoder of the whole pool
     interpolate: float  # a well pooled bi-encoder's share of trained weights, above 0; 1: only these
     holdout: float  # share of the pool held out for selection by agreement
     retries: int  # repeats, with other seeds, of a training that failed for no known cause

@@ -242,8 +242,12 @@ class Stages(PoolStages):
             if trained is None:
                 return replace(result, artifact=previous.artifact, folds=previous.folds)
             folds.append(trained)
-        best = max(folds, key=lambda artifact: ranked(artifact.facts["selection"]))
-        return replace(result, artifact=best, folds=tuple(folds))
+        saved: Artifact | None = max(folds, key=lambda artifact: ranked(artifact.facts["selection"]))
+        if self.cfg.distill.refit:
+            saved = self._train(result.place, config, inputs, previous)
+        if saved is None:
+            return replace(result, artifact=previous.artifact, folds=previous.folds)
+        return replace(result, artifact=saved, folds=tuple(folds))
 
     def _training_config(self, student: Member) -> dict[str, Any]:
         """The settings of the stage `train`, but for its seed and fold."""
