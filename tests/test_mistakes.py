@@ -101,10 +101,23 @@ def test_what_hydra_cannot_take_is_one_line_that_says_what_to_write(argument, sa
         compose("train", [argument])
 
 
+def test_a_pattern_of_choices_is_left_to_hydra():
+    check_overrides("train", ["-m", "experiment=glob(minilm_b*)"])
+
+
+@pytest.mark.parametrize("inherited", [False, True])
+def test_a_worker_of_a_sweep_shows_no_tracebacks_that_nobody_asked_for(inherited):
+    flags = {"HYDRA_FULL_ERROR": "1"} | ({"TRANSENC_ONE_LINE_ERRORS": "1"} if inherited else {})
+    code = "from transenc import cli; print(cli.TRACEBACKS)"
+    shown = subprocess.check_output([sys.executable, "-c", code], env=os.environ | flags, cwd=ROOT, text=True)
+    assert shown.strip() == str(not inherited)
+
+
 def test_a_tilde_stands_for_the_home_folder_and_another_users_is_left(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     assert expand_home("model.bi=~/models/x") == "model.bi=/home/me/models/x"
     assert expand_home("data.test=[~/a.csv,b~/c,~/d]") == "data.test=[/home/me/a.csv,b~/c,/home/me/d]"
+    assert expand_home("data.test=[~/a.csv, ~/d]") == "data.test=[/home/me/a.csv, /home/me/d]"
     assert expand_home("~data") == "~data"
     with pytest.raises(InputError, match="no such folder"):
         find("~nosuch/x")

@@ -40,7 +40,9 @@ from transenc.terminal import show
 
 log = logging.getLogger("transenc")
 
-TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"
+# `main` sets HYDRA_FULL_ERROR itself, and a sweep's worker processes inherit it: there it is nobody's wish.
+ONE_LINE = "TRANSENC_ONE_LINE_ERRORS"
+TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1" and ONE_LINE not in os.environ
 
 SWEEP = {"-m", "--multirun"}
 
@@ -77,7 +79,7 @@ def main(name: str, task: Task, usage: str, shorthand: Callable[[str], str] = st
         raise InputError(f"job {job.job.num} failed; see above, and the log in {job.runtime.output_dir}")
 
     # By default Hydra prints its errors itself, over several lines, and exits.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
+    os.environ |= {"HYDRA_FULL_ERROR": "1"} if TRACEBACKS else {"HYDRA_FULL_ERROR": "1", ONE_LINE: "1"}
     logging.raiseExceptions = TRACEBACKS  # where a log file cannot be written, the error itself says why
     threading.excepthook = ignore_writer_oserror
     with few_full_collections(), interruptible(), one_line_errors(name, print_error), join_ranks(name):

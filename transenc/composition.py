@@ -12,6 +12,7 @@ from typing import Any
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -74,6 +75,8 @@ def check_overrides(name: str, arguments: Sequence[str]) -> None:
                 check_folder(name, key, override.value())
             continue
         if key in groups:
+            if isinstance(override.value(), Glob):
+                continue  # Hydra finds the choices that it matches
             values = override.sweep_iterator() if override.is_sweep_override() else [override.value()]
             for value in ("null" if v is None else str(v) for v in values):
                 if value not in groups[key] and not (own_folder and value != "null"):
@@ -128,7 +131,7 @@ def quoted(text: str) -> str:
 
 def expand_home(argument: str) -> str:
     """Expand `~/` in `key=~/path` and in a list of paths, as a shell expands it in a word of its own."""
-    return re.sub(r"(?<=[=\[,])~(?=/|$)", lambda _: os.path.expanduser("~"), argument)
+    return re.sub(r"(?<=[=\[,])(\s*)~(?=/|$)", lambda blank: blank[1] + os.path.expanduser("~"), argument)
 
 
 def readable(argument: str) -> str:
@@ -184,7 +187,8 @@ def choices(name: str) -> dict[str, list[str]]:
     for group, default in chosen.items():
         if "base" in found[group] and default != "base":  # it holds what the choices of a group share
             found[group].remove("base")
-        found[group] += ["null"] * (default is None)
+        if default is None:
+            found[group].append("null")
     return found
 
 

@@ -2,6 +2,7 @@
 narrow ones is trained beside each; a head is trained whole.
 """
 
+import json
 import re
 import warnings
 from pathlib import Path
@@ -68,3 +69,7 @@ def save_adapter(adapted: Any, folder: Path) -> None:
     adapted.peft_config["default"].base_model_name_or_path = ""
     adapted.save_pretrained(str(folder), save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # peft's own card
+    path = folder / "adapter_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    settings["target_modules"] = sorted(settings["target_modules"])  # a set of peft's, in another order each time
+    path.write_text(json.dumps(settings, indent=2, sort_keys=True), encoding="utf-8")

@@ -162,6 +162,8 @@ class Evaluation:
         """
         kind, form = name, None
         if name in published.PUBLISHED:
+            if scored and not published.PUBLISHED[name].scored:
+                raise InputError(f"{name}: has no scores; it is for data.pool or data.extra")
             files = published.find(name, self.dataset)
         elif name in hub.HUB:
             local = hub.find(name, self.dataset)
