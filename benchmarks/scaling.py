@@ -83,7 +83,12 @@ def measure(pairs: int, train: bool, folder: Path) -> dict[str, dict[str, float]
         return result
 
     store = Store(folder / "artifacts")
-    stages, pool = step("read", lambda: (lambda s: (s, s.gather({})))(Stages(cfg, store, Progress())))
+
+    def read():
+        stages = Stages(cfg, store, Progress())
+        return stages, stages.gather({})
+
+    stages, pool = step("read", read)
     initial = {kind: stages.initial_encoders(kind) for kind in ("bi", "cross")}
     step("tokenise", lambda: stages.tokens(pool, initial["bi"][0].artifact, "pool"))
     labels = step("label", lambda: stages.label(initial, "bi", pool, 1))

@@ -59,6 +59,7 @@ def test_auto_mean_centres_an_initial_encoder_with_cls_pooling_and_the_student_o
         "save_predictions=true",
     )
     results = pandas.read_csv(folder / "results.csv").query("iteration == 0 and task == 'test'")
+    assert "0  bi-centred-1" in (folder / "report.html").read_text()
     expected = [("bi", 0), ("bi", 1), ("bi-ensemble", -1), ("bi-centred", 1)]
     assert list(zip(results.encoder, results.member.fillna(-1), strict=True)) == expected
     assert [place for stage, place in setting.built if stage == "centre"] == ["0/bi-1-centred"]

@@ -155,7 +155,7 @@ def test_only_families_that_can_be_recorded_are_and_only_whole_batches(models, c
     if case == "prompt left out":
         encoder._prompt_length = 3
     if case == "in parts":
-        encoder.part_size = 2
+        encoder.micro_batch = 2
     if case == "checkpointed":
         encoder.checkpoint_layers()
     encoder.trainer = Trainer(accelerator="cpu", gradient_clip_val=0.5, logger=False, enable_checkpointing=False)

@@ -121,7 +121,7 @@ def test_the_parts_of_a_batch_are_the_batch_and_their_weighted_mean_is_its_loss(
     pairs, labels = tokenise(sentences, numbers, encoder.tokenizer), np.linspace(0, 1, len(PAIRS), dtype=np.float32)
 
     def batches(part):
-        datamodule = PairDataModule(pairs, labels, encoder.collate, batch_size=3, both_orders=True, seed=0, part=part)
+        datamodule = PairDataModule(pairs, labels, encoder.collate, batch_size=3, both_orders=True, seed=0, shard=part)
         return list(datamodule.train_dataloader())
 
     for full, first, second in zip(batches((0, 1)), batches((0, 2)), batches((1, 2)), strict=True):
@@ -154,7 +154,7 @@ def test_a_rank_without_a_pair_in_a_batch_gets_one_that_weighs_nothing(bert):
     encoder = BiEncoder.load(bert)
     sentences, numbers = number_sentences(PAIRS)
     pairs, labels = tokenise(sentences, numbers, encoder.tokenizer), np.zeros(len(PAIRS), dtype=np.float32)
-    datamodule = PairDataModule(pairs, labels, encoder.collate, batch_size=6, both_orders=False, seed=0, part=(1, 2))
+    datamodule = PairDataModule(pairs, labels, encoder.collate, batch_size=6, both_orders=False, seed=0, shard=(1, 2))
     weights = [batch["weight"] for batch in datamodule.train_dataloader()]
     assert weights == [1, 0]
 

@@ -76,7 +76,7 @@ def test_what_is_longer_than_max_tokens_is_counted(models, kind):
 def test_a_sentence_is_counted_with_the_prompts_it_is_read_with_alone(models):
     encoder = load("bi", models["bert"], max_tokens=4)
     tokens = tokenise(["a b c d", "e"], np.array([[0, 1]]), encoder.tokenizer, prompts=("", "f "))
-    assert tokens.second  # each sentence is stored with either prompt
+    assert tokens.second_offset  # each sentence is stored with either prompt
     assert encoder.truncated(tokens) == 1
 
 

@@ -53,7 +53,7 @@ def test_a_token_weighs_less_the_more_sentences_have_it():
     assert counts.tolist() == [0, 0, 2, 0, 0, 2, 0, 1, 0]
     assert pairs.sentence_counts(9, (1, 1)).tolist() == [0, 0, 2, 0, 0, 1, 0, 1, 0]  # behind prompts of one token
     assert pairs.sentence_counts(9, sentences=2).tolist() == [0, 0, 1, 0, 0, 2, 0, 0, 0]
-    two = replace(pairs, second=2)  # prompts: the sentences come twice
+    two = replace(pairs, second_offset=2)  # prompts: the sentences come twice
     assert two.sentence_counts(9, (1, 1), 1).tolist() == [0, 0, 2, 0, 0, 1, 0, 1, 0]
     weights = inverse_document_frequencies(counts, 4)
     assert weights[[2, 7, 0]] == pytest.approx([math.log(5 / 3), math.log(5 / 2), math.log(5)])

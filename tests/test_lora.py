@@ -89,6 +89,15 @@ def test_an_adapter_says_which_token_pads_where_its_base_model_does_not(tmp_path
     np.testing.assert_allclose(CrossEncoder.load(tmp_path / "adapter").predict(PAIRS), expected, atol=1e-5)
 
 
+def test_an_adapter_names_its_layers_in_one_order(bert, tmp_path):
+    encoder = BiEncoder.load(bert, pooling="mean")
+    encoder.add_lora(2)
+    encoder.save_adapter(tmp_path)
+    layers = json.loads((tmp_path / "adapter_config.json").read_text())["target_modules"]
+    assert layers == sorted(layers)
+    assert len(layers) > 2
+
+
 def test_an_adapter_of_another_type_is_refused_by_name(bert, tmp_path):
     encoder = BiEncoder.load(bert, pooling="mean")
     encoder.add_lora(2)
@@ -153,9 +162,9 @@ def test_an_interrupted_training_of_lora_ends_in_the_same_weights(setting, monke
 @pytest.mark.parametrize("loss", ["bce", "cosent"])
 @pytest.mark.parametrize("kind", ["bi", "cross"])
 def test_the_gradient_of_a_batch_in_parts_is_that_of_the_whole(bert, kind, loss):
-    def gradients(part_size, checkpointing=False):
+    def gradients(micro_batch, checkpointing=False):
         encoder = BiEncoder.load(bert, pooling="mean") if kind == "bi" else CrossEncoder.load(bert, new_head=0)
-        encoder.optimizer_config, encoder.part_size = OptimizerConfig(loss, 1e-3, 0.0, 0.0), part_size
+        encoder.optimizer_config, encoder.micro_batch = OptimizerConfig(loss, 1e-3, 0.0, 0.0), micro_batch
         if checkpointing:
             encoder.checkpoint_layers()
         for module in encoder.modules():
@@ -185,7 +194,7 @@ def test_parts_hold_the_activations_of_one_at_a_time(bert):
             return x
 
     encoder = CrossEncoder.load(bert, new_head=0).train()
-    encoder.part_size = 2
+    encoder.micro_batch = 2
     encoder.backbone.bert.embeddings.register_forward_hook(lambda module, inputs, output: held.append(len(output)))
     tokens = encoder.tokenise(*number_sentences(PAIRS))
     encoder(encoder.collate(tokens, np.arange(7), np.zeros(7, dtype=bool))).sum().backward()

@@ -28,7 +28,7 @@ def test_without_gold_scores_a_cross_encoder_is_warned_of_where_the_bi_encoder_w
 def test_a_loss_within_the_standard_error_is_no_reason_against_an_encoder(error, told):
     member = Member("bi", 1, 0, False, Artifact(Path(), "", {}))
     scored = [Row(i, "bi", 0, "test", 9, 0.5 - 0.01 * i, 0.5) for i in (0, 1)]
-    text = warning(member, scored, Select.last, ["test"], error=lambda number, on: error)
+    text = warning(member, scored, Select.last, ["test"], standard_error=lambda number, on: error)
     assert (text is not None) == told
 
 
@@ -39,7 +39,7 @@ def test_the_standard_error_is_of_the_sets_with_a_defined_result_alone():
         for i in (0, 1)
         for task, value in (("x", 0.5 - 0.1 * i), ("y", float("nan")))
     ]
-    warning(member, scored, Select.last, ["x", "y"], error=lambda number, on: asked.append(list(on)) or 0.0)
+    warning(member, scored, Select.last, ["x", "y"], standard_error=lambda number, on: asked.append(list(on)) or 0.0)
     assert asked == [["x"]]
 
 

@@ -21,7 +21,7 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -107,7 +107,7 @@ class Store:
         self.root = root
         self.logged: set[str] = set()  # fingerprints that the log has a line for
         # The artifacts that were requested, in order: title, seconds it took to build, reused.
-        self.log: list[dict[str, Any]] = []
+        self.requested: list[dict[str, Any]] = []
 
     def __call__(
         self,
@@ -147,19 +147,14 @@ class Store:
                     started, reused = time.monotonic(), False
                     with _disk_full_as_oserror(scratch):
                         facts = json.loads(json.dumps(stage.build(scratch, config, progress, *inputs)))
-                    seconds = time.monotonic() - started
-                    record = {**identity, "fingerprint": fingerprint, "facts": facts, "seconds": seconds}
-                    if stage.content:
-                        record["content"] = digest([file_digest(scratch / name) for name in stage.content])
-                    files = sorted(file for file in scratch.rglob("*") if file.is_file())
-                    record["files"] = {str(file.relative_to(scratch)): file_digest(file) for file in files}
-                    record["sha256"] = digest(record)
-                    (scratch / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
+                    record = {**identity, "fingerprint": fingerprint, "facts": facts}
+                    record["seconds"] = time.monotonic() - started
+                    _seal(scratch, record, stage.content)
                     _publish(scratch, path)
                     log.debug("%s: in %s", title, path)
         if not (reused and fingerprint in self.logged):
             self.logged.add(fingerprint)
-            self.log.append({"title": title, "seconds": round(record["seconds"], 2), "reused": reused})
+            self.requested.append({"title": title, "seconds": round(record["seconds"], 2), "reused": reused})
             took = "reused" if reused else f"{record['seconds']:.1f} s"
             log.info("%-24s %9s  %s", title, took, summary(record["facts"]))
             with suppress(OSError):  # a store may be read-only
@@ -249,6 +244,22 @@ def _clear(scratch: Path) -> None:
             shutil.rmtree(left)
         elif left.suffix != CHECKPOINT_SUFFIX:
             left.unlink()
+
+
+def _seal(scratch: Path, record: dict[str, Any], content: Sequence[str]) -> None:
+    """Complete the record of what is in a scratch folder by the digests of its files, and write it there.
+
+    Args:
+        scratch: what a stage built.
+        record: gets `files`, its own `sha256`, and `content` if there is any.
+        content: see `Stage`.
+    """
+    if content:
+        record["content"] = digest([file_digest(scratch / name) for name in content])
+    files = sorted(file for file in scratch.rglob("*") if file.is_file())
+    record["files"] = {str(file.relative_to(scratch)): file_digest(file) for file in files}
+    record["sha256"] = digest(record)
+    (scratch / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
 
 
 def _publish(scratch: Path, path: Path) -> None:

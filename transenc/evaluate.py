@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transenc.cli import main
 from transenc.composition import bi_encoder_of, quoted
@@ -20,6 +20,9 @@ from transenc.errors import InputError
 from transenc.model_description import describe
 from transenc.model_folder import Source
 from transenc.results import RESULT, Line, Row, grid, write_results
+
+if TYPE_CHECKING:
+    import numpy as np
 
 log = logging.getLogger("transenc")
 
@@ -95,7 +98,7 @@ def run(cfg: Evaluate, folder: Path, overrides: Sequence[str] | None = None) -> 
     import numpy as np
 
     from transenc.artifacts import Store  # here, so that --help need not load torch
-    from transenc.metrics import bootstrap, p_value, spearman
+    from transenc.metrics import bootstrap
     from transenc.progress import Progress
     from transenc.stages.evaluation import Evaluation, Member
     from transenc.stages.models import find_model
@@ -112,33 +115,49 @@ def run(cfg: Evaluate, folder: Path, overrides: Sequence[str] | None = None) -> 
     for number, name in enumerate(names):
         source = find_model("model", name)
         kind, settings = recognise(source, cfg.model)
-        model = evaluation.load(kind, source, "model", **settings, layers=None, max_tokens=cfg.model.max_tokens)
-        members.append(Member(kind, 0, number, len(names) > 1, model))
+        artifact = evaluation.load(kind, source, "model", **settings, layers=None, max_tokens=cfg.model.max_tokens)
+        members.append(Member(kind, 0, number, len(names) > 1, artifact))
     rows = []
     for task, pairs, evaluated in evaluation.evaluate_each(members, tasks):
-        gold, subsets = np.load(pairs / "gold.npy"), pairs.facts["subsets"]
-        resampled = None
+        gold, resampled = np.load(pairs / "gold.npy"), None
         if cfg.resamples:
             resampled = bootstrap([one.raw for one in evaluated], gold, pairs.facts["binary"], cfg.resamples)
         for i, one in enumerate(evaluated):
-            more: dict[str, float] = {}
-            if subsets:
-                ends = np.cumsum(subsets)[:-1]
-                halves = zip(np.split(one.raw, ends), np.split(gold, ends), strict=True)
-                more["subset_mean"] = float(np.mean([spearman(raw, scores) for raw, scores in halves]))
-            if resampled is not None:
-                defined = resampled[~np.isnan(resampled[:, i]), i]
-                bounds = np.quantile(defined, (0.025, 0.975)) if len(defined) else (np.nan, np.nan)
-                more["low"], more["high"] = map(float, bounds)
-                if i:
-                    more["p"] = p_value(resampled[:, 0], resampled[:, i])
-            model_name = " + ".join(names) if one.number is None else names[one.number]
-            rows.append(
-                EvaluationRow(0, one.encoder, one.number, task, len(gold), **one.metrics, **more, model=model_name)
-            )
+            more = {} if resampled is None else intervals(resampled, i)
+            if subsets := pairs.facts["subsets"]:
+                more["subset_mean"] = subset_mean(one.raw, gold, subsets)
+            model = " + ".join(names) if one.number is None else names[one.number]
+            rows.append(EvaluationRow(0, one.encoder, one.number, task, len(gold), **one.metrics, **more, model=model))
     write_results(folder / "results.csv", rows, EvaluationRow)
     log.log(RESULT, "\n%s\n\nresults.csv  %s", show(rows), folder / "results.csv")
     return sum(row.value for row in rows) / len(rows)
+
+
+def intervals(resampled: "np.ndarray", i: int) -> dict[str, float]:
+    """The columns `low`, `high` and, of all but the first model, `p` (see `EvaluationRow`).
+
+    Args:
+        resampled: [R, M] of `bootstrap`.
+        i: the model's column.
+    """
+    import numpy as np
+
+    from transenc.metrics import p_value
+
+    defined = resampled[~np.isnan(resampled[:, i]), i]
+    low, high = map(float, np.quantile(defined, (0.025, 0.975)) if len(defined) else (np.nan, np.nan))
+    return {"low": low, "high": high} | ({"p": p_value(resampled[:, 0], resampled[:, i])} if i else {})
+
+
+def subset_mean(raw: "np.ndarray", gold: "np.ndarray", sizes: Sequence[int]) -> float:
+    """Mean Spearman over a year's subsets, which have so many of the [N] pairs one after the other."""
+    import numpy as np
+
+    from transenc.metrics import spearman
+
+    ends = np.cumsum(sizes)[:-1]
+    of_subsets = zip(np.split(raw, ends), np.split(gold, ends), strict=True)
+    return float(np.mean([spearman(raw, gold) for raw, gold in of_subsets]))
 
 
 def show(rows: list[EvaluationRow]) -> str:

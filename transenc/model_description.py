@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from transenc.errors import InputError
@@ -90,17 +91,7 @@ def describe(source: Source) -> Description:
         classifier |= read_json(source.folder / ADAPTER_CONFIG).get("task_type") == "SEQ_CLS"
     alone = len(source.modules) < 2
     cross = model_type == "CrossEncoder" or (classifier and alone)
-    prompts = {
-        name: text
-        for name, text in (value_of(settings, "prompts", dict, general) or {}).items()
-        if isinstance(text, str)
-    }
-    default = value_of(settings, "default_prompt_name", str, general)
-    names = value_of(settings, PAIR_PROMPTS, list, general) or [default, default]
-    for name in names:
-        if len(names) != 2 or (name is not None and (not isinstance(name, str) or name not in prompts)):
-            raise InputError(f"{general}: default_prompt_name={name!r:.80} is none of its prompts {list(prompts)}")
-    first, second = (prompts.get(name, "") for name in names)
+    prompts, default_prompts = _prompts(settings, general)
     truncate_dim = value_of(settings, "truncate_dim", int, general)
     if truncate_dim is not None and truncate_dim < 1:
         raise InputError(f"{general}: truncate_dim={truncate_dim} must be at least 1, or null")
@@ -124,12 +115,29 @@ def describe(source: Source) -> Description:
         template=messages or not source.modules,
         unsupported=lacking[0] if lacking else None,
         prompts=prompts,
-        default_prompts=(first, second),
+        default_prompts=default_prompts,
         truncate_dim=truncate_dim,
         pad_token_id=value_of(value_of(reading, "config_kwargs", dict, named) or {}, "pad_token_id", int, named),
         architecture=str(architectures[0]),
         own_code=next((str(code) for auto, code in own_code.items() if auto.startswith("AutoModel")), None),
     )
+
+
+def _prompts(settings: Mapping[str, Any], where: Path) -> tuple[dict[str, str], tuple[str, str]]:
+    """Texts to put before a sentence, by name, and those put before a first and before a second one by default.
+
+    Raises:
+        InputError: the default is none of them.
+    """
+    named = value_of(settings, "prompts", dict, where) or {}
+    prompts = {name: text for name, text in named.items() if isinstance(text, str)}
+    default = value_of(settings, "default_prompt_name", str, where)
+    names = value_of(settings, PAIR_PROMPTS, list, where) or [default, default]
+    for name in names:
+        if len(names) != 2 or (name is not None and (not isinstance(name, str) or name not in prompts)):
+            raise InputError(f"{where}: default_prompt_name={name!r:.80} is none of its prompts {list(prompts)}")
+    first, second = (prompts.get(name, "") for name in names)
+    return prompts, (first, second)
 
 
 def _activation(config: Mapping[str, Any], settings: Mapping[str, Any]) -> str:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from transenc.artifacts import replacing
@@ -128,6 +127,17 @@ def grid(metrics: Mapping[str, str], lines: Sequence[Line], more: Sequence[str] 
     return "\n".join(f"{name:<20}{''.join(f'{cell:>{width}}' for cell in cells)}".rstrip() for name, cells in rows)
 
 
+def member_name(encoder: str, member: int | None, members: Collection[int | None]) -> str:
+    """`cross`; `cross-0` where results are of several members.
+
+    Args:
+        encoder, member: as in a `Row`; an ensemble has no member, and keeps its name.
+        members: all that have results.
+    """
+    several = len(set(members) - {None}) > 1
+    return f"{encoder}-{member}" if several and member is not None else encoder
+
+
 @dataclass(frozen=True)
 class Results:
     """The results of a run as a table: tasks across, a line for each iteration and encoder.
@@ -143,10 +153,9 @@ class Results:
     lines: list[tuple[Key | None, str, list[float | None]]]
 
 
-def tabulate(
-    rows: Sequence[Row], tests: Collection[str], published: Mapping[str, Mapping[str, float]] = MappingProxyType({})
-) -> Results:
-    """
+def tabulate(rows: Sequence[Row], tests: Collection[str], published: Mapping[str, Mapping[str, float]]) -> Results:
+    """The results of a run, line by line in the order of the rows, the published ones last.
+
     Args:
         rows: of a run; those of iteration None are shown as the reference.
         tests: tasks that count for the average.
@@ -159,12 +168,11 @@ def tabulate(
     def add(key: Key | None, name: str, values: Mapping[str, float]) -> None:
         complete = averaged and all(test in values for test in tests)
         mean = sum(values[test] for test in tests) / len(tests) if complete else None
-        lines.append((key, name, [values.get(task) for task in metrics] + [mean] * averaged))
+        lines.append((key, name, [values.get(task) for task in metrics] + ([mean] if averaged else [])))
 
     for key in dict.fromkeys(row.key for row in rows):
         iteration, encoder, member = key
-        several = any(row.encoder == encoder and row.member not in (member, None) for row in rows)
-        name = f"{encoder}-{member}" if several and member is not None else encoder
+        name = member_name(encoder, member, {row.member for row in rows})
         values = {row.task: row.value for row in rows if row.key == key}
         add(key, "reference" if iteration is None else f"{iteration}  {name}", values)
     for encoder, figures in published.items():

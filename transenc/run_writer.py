@@ -20,21 +20,21 @@ from typing import Any, Self
 import numpy as np
 
 from transenc import distributed
-from transenc.artifacts import Artifact, replacing
+from transenc.artifacts import RECORD, Artifact, replacing
 from transenc.config.schema import Adapters, Direction, Select, Train, Verbosity, listed
 from transenc.model_card import as_code, card, public_name
 from transenc.model_folder import ADAPTER_CONFIG, Source, name_base
 from transenc.progress import Progress
 from transenc.report.page import write_report
 from transenc.report.run import flat
-from transenc.results import RESULT, Row, failed_training, published_results, table, write_results
+from transenc.results import RESULT, Row, failed_training, member_name, published_results, table, write_results
 from transenc.run_folder import RunFolder, lock_run, model_path, predictions_path, recorded
 from transenc.selection import Selected, note, warning
 from transenc.stages.evaluation import KNOWN_DATASETS, Member, task_name
 from transenc.stages.models import read_as
 from transenc.stages.pairs import sentences_of
 from transenc.stages.run import Stages
-from transenc.stages.training import ADAPTER_FOLDER
+from transenc.stages.training import ADAPTER_FOLDER, CURVE
 from transenc.trackers import Trackers
 
 log = logging.getLogger("transenc")
@@ -94,9 +94,9 @@ class RunWriter:
     def write_results(self, rows: Sequence[Row]) -> None:
         """More results; results.csv is complete after each call."""
         self.rows += rows
-        several = len({row.member for row in rows}) > 1
+        members = {row.member for row in rows}
         for row in rows:
-            name = f"{row.encoder}-{row.member}" if several and row.member is not None else row.encoder
+            name = member_name(row.encoder, row.member, members)
             self.trackers.scalars({f"{row.metric}/{row.task}/{name}": row.value}, row.iteration or 0)
         write_results(self.folder / "results.csv", self.rows)
 
@@ -137,18 +137,7 @@ class RunWriter:
         defined = [score for score in scores if score is not None]
         mean_score = sum(defined) / len(defined) if defined and len(defined) == len(scores) else None
         reference = stages.reference()
-        tasks = list(stages.tests or stages.dev)
-        initial = {one.number: one for one in candidates if (one.iteration, one.kind) == (0, "bi")}  # centred last
-
-        def warn(member: Member) -> str | None:
-            def error(number: int, on: Collection[str]) -> float:
-                sets = stages.tests or stages.dev
-                return stages.standard_error(initial[number], member, {task: sets[task] for task in on})
-
-            supervised = self.cfg.distill.direction.supervised
-            return warning(member, self.rows, stages.select, tasks, stages.well_pooled, supervised, error)
-
-        warnings = {member.name: text for member in members if (text := warn(member))}
+        warnings = {member.name: text for member in members if (text := self._warning(member, candidates, stages))}
         notes = {
             choice.member.name: text for choice in selected if (text := note(choice, stages.select, stages.failures))
         }
@@ -169,6 +158,17 @@ class RunWriter:
         write_report([self.folder], self.folder / "report.html")
         self._show(members, reference, notes, warnings, stages)
         return mean_score
+
+    def _warning(self, member: Member, candidates: Sequence[Member], stages: Stages) -> str | None:
+        """Why not to use a selected encoder; None if nothing speaks against it."""
+        sets = stages.tests or stages.dev
+        initial = {one.number: one for one in candidates if (one.iteration, one.kind) == (0, "bi")}  # centred last
+
+        def standard_error(number: int, tasks: Collection[str]) -> float:
+            return stages.standard_error(initial[number], member, {task: sets[task] for task in tasks})
+
+        supervised = self.cfg.distill.direction.supervised
+        return warning(member, self.rows, stages.select, list(sets), stages.well_pooled, supervised, standard_error)
 
     def _write_run_json(
         self,
@@ -198,7 +198,7 @@ class RunWriter:
             "notes": notes,
             "warnings": warnings,
             "tests": {task: next(row.metric for row in self.rows if row.task == task) for task in stages.tests},
-            "stages": stages.store.log,
+            "stages": stages.store.requested,
             "seconds": round(time.monotonic() - self.started, 1),
             "published": self.published,
             "processes": distributed.size(),
@@ -225,8 +225,8 @@ class RunWriter:
             Direction.bi_to_cross: "the bi-encoder ({bi}) labelled the training pairs of the cross-encoder",
             Direction.cross_to_bi: "the cross-encoder ({cross}) labelled the training pairs of the bi-encoder",
         }.get(direction, "supervised, trained on human scores").format(**names)
-        if stages.teachers:
-            fixed = ", ".join(as_code(public_name(name)) for name in stages.teachers)
+        if stages.fixed_teachers:
+            fixed = ", ".join(as_code(public_name(name)) for name in stages.fixed_teachers)
             method += f"; fixed teachers that were not trained labelled with them ({fixed})"
         text = {
             Select.dev: "Weights and iteration were selected by gold development scores.",
@@ -341,7 +341,7 @@ def copy_model(source: Path, folder: Path, card: str, base: Source) -> None:
     """
     aside = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(aside, ignore_errors=True)
-    shutil.copytree(source, aside, ignore=shutil.ignore_patterns("artifact.json", "curve.jsonl", ADAPTER_FOLDER))
+    shutil.copytree(source, aside, ignore=shutil.ignore_patterns(RECORD, CURVE, ADAPTER_FOLDER))
     if (aside / ADAPTER_CONFIG).exists():
         name_base(aside / ADAPTER_CONFIG, *base.public)
     (aside / "README.md").write_text(card, encoding="utf-8")

@@ -93,7 +93,7 @@ def warning(
     tasks: Sequence[str],
     well_pooled: Mapping[int, bool] = MappingProxyType({}),
     supervised: bool = False,
-    error: Callable[[int, Collection[str]], float] = lambda number, tasks: 0.0,
+    standard_error: Callable[[int, Collection[str]], float] = lambda number, tasks: 0.0,
 ) -> str | None:
     """Why not to use a selected encoder; None if nothing speaks against it.
 
@@ -108,7 +108,7 @@ def warning(
         tasks: the test sets, or the development set if there are none.
         well_pooled: whether an initial bi-encoder's embeddings agree with its tokens, by its number.
         supervised: whether it learnt human scores, with which no encoder agrees as with a teacher.
-        error: the standard error of its difference from the initial bi-encoder of a number, on some tasks.
+        standard_error: of its difference from the initial bi-encoder of a number, on some tasks.
     """
     keys = {row.key for row in rows}
     bi = member.number if (0, "bi", member.number) in keys else 0
@@ -119,9 +119,10 @@ def warning(
     if defined := {task: values for task, values in both.items() if not any(map(math.isnan, values))}:
         score, before = (100 * sum(values) / len(values) for values in zip(*defined.values(), strict=True))
         where = next(iter(defined)) if len(defined) == 1 else f"{len(defined)} sets on average"
-        if score >= before or before - score <= 100 * error(bi, defined):
+        if score >= before or before - score <= 100 * standard_error(bi, defined):
             return None
-        return f"{score:.2f} on {where}, below the {'mean-centred ' * centred}initial bi-encoder's {before:.2f}"
+        which = "mean-centred initial" if centred else "initial"
+        return f"{score:.2f} on {where}, below the {which} bi-encoder's {before:.2f}"
     facts = member.artifact.facts
     told = by is Select.agreement and not supervised and facts.get("held_out", 0) >= MIN_HELD_OUT
     agreement = facts.get("selection") if told else None

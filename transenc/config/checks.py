@@ -10,6 +10,7 @@ from typing import Any
 from transenc.config.schema import (
     Adapters,
     Centre,
+    Data,
     Direction,
     Evaluate,
     Pooling,
@@ -56,6 +57,18 @@ def check(cfg: Train) -> None:
     Raises:
         InputError: a value is out of its range, or settings do not go together.
     """
+    _hold(_run_rules(cfg))
+    _check_members(cfg)
+    _check_adapters(cfg)
+    _check_pool(cfg.data)
+    _check_direction(cfg)
+    if cfg.distill.direction.supervised:
+        _check_supervised(cfg)
+    else:
+        _check_sources(cfg)
+
+
+def _run_rules(cfg: Train) -> list[Rule]:
     model, data, distill, direction = cfg.model, cfg.data, cfg.distill, cfg.distill.direction
     rules = [
         ("seed", cfg.seed, cfg.seed >= 0, "at least 0"),
@@ -85,21 +98,21 @@ def check(cfg: Train) -> None:
         ("distill.holdout", distill.holdout, 0 < distill.holdout < 1, "between 0 and 1"),
         *_common_rules(cfg),
     ]
-    teachers = cfg.model.teachers
+    teachers = model.teachers
     rules.append(
         ("model.teachers", teachers, teachers is None or _are_names(teachers), MODELS + ", or files of scores")
     )
-    if "bi" in direction.kinds:
-        rules.append(("model.bi", model.bi, _are_names(model.bi), MODELS))
-    if "cross" in direction.kinds:
-        rules.append(("model.cross", model.cross, _are_names(model.cross), MODELS))
-    if "bi" in direction.students:
-        rules += _training_rules("distill.bi", distill.bi)
-    if "cross" in direction.students:
-        rules += _training_rules("distill.cross", distill.cross)
-    _hold(rules)
-    _check_members(cfg)
-    _check_adapters(cfg)
+    for kind, names in (("bi", model.bi), ("cross", model.cross)):
+        if kind in direction.kinds:
+            rules.append((f"model.{kind}", names, _are_names(names), MODELS))
+    for kind, training in (("bi", distill.bi), ("cross", distill.cross)):
+        if kind in direction.students:
+            rules += _training_rules(f"distill.{kind}", training)
+    return rules
+
+
+def _check_pool(data: Data) -> None:
+    """Settings of the draws that make the pool."""
     shares = (data.mining.random, data.mining.nearest, data.mining.lexical)
     if min(shares) < 0 or sum(shares) == 0:
         raise InputError("data.mining: the shares random, nearest, lexical must be at least 0, and one of them above")
@@ -107,6 +120,11 @@ def check(cfg: Train) -> None:
         raise InputError(f"data.extra_limit={data.extra_limit}: there are no extra pairs; give data.extra=FILE too")
     if data.flatten and data.limit is None:
         raise InputError("data.flatten=true: flattening leaves pairs out; give data.limit=N, how many to keep")
+
+
+def _check_direction(cfg: Train) -> None:
+    """Settings that do not go with who trains whom."""
+    distill, direction = cfg.distill, cfg.distill.direction
     if direction is not Direction.both and distill.iterations > 1:
         raise InputError(f"distill.direction={direction.name} is one step; set distill.iterations=1")
     if distill.interpolate < 1 and "bi" in direction.students and distill.bi.lora_rank:
@@ -125,22 +143,28 @@ def check(cfg: Train) -> None:
             f"distill.late_interaction=true: with distill.direction={direction.name} no bi-encoder labels; set"
             " distill.late_interaction=false"
         )
-    if distill.select is Select.dev and data.dev is None:
+    if distill.select is Select.dev and cfg.data.dev is None:
         raise InputError("distill.select=dev: there is no development set; give data.dev=FILE, or select by agreement")
-    if direction.supervised:
-        if data.flatten or data.extra is not None or distill.centre is not Centre.none:
-            refused = "takes no data.flatten, no data.extra and no distill.centre"
-            raise InputError(f"distill.direction={direction.name}: {refused}")
-        if model.teachers is not None:
-            raise InputError(
-                f"distill.direction={direction.name}: human scores are the labels; set model.teachers=null"
-            )
-        if not data.gold:
-            raise InputError(f"distill.direction={direction.name}: no gold scores to learn from; give data.gold=[FILE]")
-        given = data.corpora if data.path is None else {"data.path": data.path, **data.corpora}
-        for key, file in given.items():
-            log.warning("%s=%s: not read, distill.direction=%s learns from data.gold", key, file, direction.name)
-        return
+
+
+def _check_supervised(cfg: Train) -> None:
+    """Of a supervised run: that it learns from human scores alone."""
+    data, distill, direction = cfg.data, cfg.distill, cfg.distill.direction.name
+    if data.flatten or data.extra is not None or distill.centre is not Centre.none:
+        refused = "takes no data.flatten, no data.extra and no distill.centre"
+        raise InputError(f"distill.direction={direction}: {refused}")
+    if cfg.model.teachers is not None:
+        raise InputError(f"distill.direction={direction}: human scores are the labels; set model.teachers=null")
+    if not data.gold:
+        raise InputError(f"distill.direction={direction}: no gold scores to learn from; give data.gold=[FILE]")
+    given = data.corpora if data.path is None else {"data.path": data.path, **data.corpora}
+    for key, file in given.items():
+        log.warning("%s=%s: not read, distill.direction=%s learns from data.gold", key, file, direction)
+
+
+def _check_sources(cfg: Train) -> None:
+    """Of an unsupervised run: that there are pairs, or single sentences to make them of."""
+    data = cfg.data
     for file in filter(os.path.isfile, data.gold):
         log.warning("data.gold=%s: not read; learn from it afterwards, with distill=supervised_bi", file)
     if not cfg.sources:
@@ -167,9 +191,11 @@ def _hold(rules: list[Rule]) -> None:
 def _common_rules(cfg: Train | Evaluate) -> list[Rule]:
     data, folder, tokens = cfg.data, Path(cfg.paths.artifacts), cfg.trainer.score_tokens
     numbers = [(key, value) for key, value in _values(asdict(cfg)) if isinstance(value, int | float)]
+    texts = [(key, value) for key, value in _values(asdict(cfg)) if isinstance(value, str)]
     lists = [("data.pool", data.pool), ("data.gold", data.gold), ("data.test", data.test)]
     return [
         *((key, value, abs(value) < MAX_NUMBER, "a number, below 2**32") for key, value in numbers),  # NaN is not below
+        *((key, text, _is_unicode(text), "UTF-8; rename the file") for key, text in texts),
         *(
             (key, names, names == [] or (isinstance(names, list) and _are_names(names)), "a list of names")
             for key, names in lists
@@ -298,6 +324,11 @@ def _check_counts(key: str, value: Any, models: str, members: int) -> None:
 
 def _are_names(value: Any) -> bool:
     return bool(listed(value)) and all(isinstance(name, str) and name for name in listed(value))
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether a text can be written: a file's name may hold bytes that are no UTF-8."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _is_column(value: Any, name: str) -> bool:

@@ -259,19 +259,8 @@ def _by_words(sentences: Sequence[str], queries: int, same: np.ndarray, neighbou
     def search(asked: np.ndarray) -> np.ndarray:
         queried = asking[asked]
         queried.data[:] = 1
-        lengths = np.diff(queried.indptr)
-        rows = np.repeat(np.arange(len(asked)), lengths)
-        reach = np.cumsum(np.concatenate([[0], frequency[queried.indices]]))
-        start = queried.indptr[rows]
-        choosing = (reach[1:] - reach[start] <= POSTINGS) | (np.arange(queried.nnz) == start)  # the rarest in any case
-        rare = sp.csr_array((queried.data[choosing], (rows[choosing], queried.indices[choosing])), queried.shape)
-        chosen = (rare @ weights).tocsr()
-        parts = []
-        for begin, end in zip(chosen.indptr[:-1], chosen.indptr[1:], strict=True):
-            most = min(RESCORED * neighbours + 1, end - begin)  # one more, which may be the same
-            best = np.argpartition(chosen.data[begin:end], end - begin - most)[end - begin - most :] if most else []
-            parts.append(chosen.indices[begin:end][best])
-        rows, near = np.repeat(np.arange(len(asked)), list(map(len, parts))), np.concatenate(parts)
+        chosen = (_rarest(queried, frequency) @ weights).tocsr()
+        rows, near = _highest(chosen, RESCORED * neighbours + 1)  # one more, which may be the same
         others = queries + near != same[asked[rows]]
         rows, near = rows[others], near[others]
         bm25 = queried[rows].multiply(documents[near]).sum(axis=1)
@@ -285,6 +274,30 @@ def _by_words(sentences: Sequence[str], queries: int, same: np.ndarray, neighbou
         return found
 
     return search
+
+
+def _rarest(queried: sp.csr_array, frequency: np.ndarray) -> sp.csr_array:
+    """The rarest words of each query, as long as they occur in no more than `POSTINGS` sentences; one in any case.
+
+    Args:
+        queried: [Q, V] ones where a query has a word, in each row the rarest first.
+        frequency: [V], in how many sentences a word is.
+    """
+    rows = np.repeat(np.arange(queried.shape[0]), np.diff(queried.indptr))
+    reach = np.cumsum(np.concatenate([[0], frequency[queried.indices]]))
+    start = queried.indptr[rows]
+    kept = (reach[1:] - reach[start] <= POSTINGS) | (np.arange(queried.nnz) == start)
+    return sp.csr_array((queried.data[kept], (rows[kept], queried.indices[kept])), queried.shape)
+
+
+def _highest(scores: sp.csr_array, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Row and column numbers of the `count` highest scores of each row, or of all that it has."""
+    columns = []
+    for begin, end in pairwise(scores.indptr):
+        first = end - begin - min(count, end - begin)
+        best = np.argpartition(scores.data[begin:end], first)[first:] if end > begin else []
+        columns.append(scores.indices[begin:end][best])
+    return np.repeat(np.arange(len(columns)), list(map(len, columns))), np.concatenate(columns)
 
 
 def _occurrences(texts: Sequence[Sequence[int]], words: np.ndarray) -> sp.csr_array:

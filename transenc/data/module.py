@@ -57,7 +57,7 @@ class PairDataModule(pl.LightningDataModule):
         both_orders: a pass over the pairs holds each as (a, b) and as (b, a).
         min_batches: batches in an epoch, at least. An epoch then passes over the pairs several times.
         seed: of the order.
-        part: (rank, ranks): take every `ranks`-th pair of a batch, from `rank` on. The mean of the ranks' losses, each
+        shard: (rank, ranks): take every `ranks`-th pair of a batch, from `rank` on. The mean of the ranks' losses, each
             times its batch's `weight`, is the whole batch's, but for CoSENT, which compares the pairs of a rank only.
 
     Attributes:
@@ -74,7 +74,7 @@ class PairDataModule(pl.LightningDataModule):
         both_orders: bool,
         seed: int,
         min_batches: int = 1,
-        part: tuple[int, int] = (0, 1),
+        shard: tuple[int, int] = (0, 1),
     ):
         super().__init__()
         assert pairs.gold is None, "pairs to learn from carry no gold scores"
@@ -83,7 +83,7 @@ class PairDataModule(pl.LightningDataModule):
         self.batch_size, self.seed, self.done = batch_size, seed, 0
         self.orders = 2 if both_orders else 1
         self.passes = max(0, min_batches - 1) * batch_size // (self.orders * len(pairs)) + 1
-        self.rank, self.ranks = part
+        self.rank, self.ranks = shard
 
     @property
     def batches(self) -> int:

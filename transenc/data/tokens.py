@@ -28,8 +28,8 @@ class TokenisedPairs:
         ids: [T] int32, the sentences' tokens one after the other, uncut, without special tokens.
         offsets: [S + 1] int64; sentence i is `ids[offsets[i]:offsets[i + 1]]`.
         pairs: [N, 2] int32, sentence numbers.
-        second: added to the numbers of second sentences if the two prompts differ: all sentences are then stored twice,
-            with the first prompt and behind that with the second. 0: the prompts are equal.
+        second_offset: added to the numbers of second sentences if the two prompts differ: all sentences are then stored
+            twice, with the first prompt and behind that with the second. 0: the prompts are equal.
         gold: [N] float64 human scores on the set's own scale, or None. Pairs to learn from never have any.
         source: [N] int64, or None where there are no crops. Of a crop, the number of the pair it was cut from; of an
             original pair, its own. Original pairs come first, and so do their sentences.
@@ -39,7 +39,7 @@ class TokenisedPairs:
     offsets: np.ndarray
     pairs: np.ndarray
     gold: np.ndarray | None = None
-    second: int = 0
+    second_offset: int = 0
     source: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -64,13 +64,13 @@ class TokenisedPairs:
         return np.arange(len(self)) if self.source is None else np.argsort(self.source, kind="stable")
 
     def sides(self, rows: np.ndarray | slice = slice(None), swapped: np.ndarray | None = None) -> np.ndarray:
-        """[B, 2] sentence numbers of some pairs, reversed where `swapped`. A prompt belongs to the place: `second` is
-        added to whatever stands second.
+        """[B, 2] sentence numbers of some pairs, reversed where `swapped`. A prompt belongs to the place:
+        `second_offset` is added to whatever stands second.
         """
         sides = self.pairs[rows]
         if swapped is not None:
             sides = np.where(swapped[:, None], sides[:, ::-1], sides)
-        return sides + np.array([0, self.second], dtype=sides.dtype) if self.second else sides
+        return sides + np.array([0, self.second_offset], dtype=sides.dtype) if self.second_offset else sides
 
     def tokens(self, sentence: int) -> np.ndarray:
         """[L] int32, the tokens of one sentence."""
@@ -92,7 +92,7 @@ class TokenisedPairs:
             sentences: how many of the S count, the first ones; None: all. Of two prompts, as many with each.
         """
         counts = np.zeros(vocabulary, dtype=np.int64)
-        copies = [0, self.second] if self.second else [0]
+        copies = [0, self.second_offset] if self.second_offset else [0]
         for begin, prompt in zip(copies, prompts, strict=False):
             end = begin + (sentences or (len(self.offsets) - 1) // len(copies))
             for start in range(begin, end, COUNTED):
@@ -107,14 +107,14 @@ class TokenisedPairs:
     def select(self, rows: np.ndarray) -> "TokenisedPairs":
         """The same sentences with some of the pairs; `rows` are pair numbers. `source` is not kept."""
         gold = None if self.gold is None else self.gold[rows]
-        return TokenisedPairs(self.ids, self.offsets, self.pairs[rows], gold, self.second)
+        return TokenisedPairs(self.ids, self.offsets, self.pairs[rows], gold, self.second_offset)
 
     def save(self, folder: Path) -> None:
         for name in ("ids", "offsets", "pairs", "gold", "source"):
             if (array := getattr(self, name)) is not None:
                 np.save(folder / f"{name}.npy", array)
-        if self.second:
-            np.save(folder / "second.npy", np.array([self.second]))
+        if self.second_offset:
+            np.save(folder / "second.npy", np.array([self.second_offset]))
 
     @classmethod
     def load(cls, folder: Path) -> "TokenisedPairs":

@@ -77,7 +77,7 @@ class PairEncoder(pl.LightningModule, ABC):
         special: bool = True,
     ):
         super().__init__()
-        if special and backbone.config.model_type in FP32_ONLY:
+        if getattr(getattr(backbone, "config", None), "model_type", None) in FP32_ONLY:  # static embeddings have none
             compute_in_fp32(backbone)
         self.backbone, self.tokenizer, self.max_tokens, self.prompts = backbone, tokenizer, max_tokens, prompts
         accepted = inspect.signature(backbone.forward).parameters
@@ -85,7 +85,7 @@ class PairEncoder(pl.LightningModule, ABC):
         self.inputs = ModelInputs(tokenizer, max_tokens, segments, behind_pairs, special)
         self.optimizer_config: OptimizerConfig | None = None  # set before training
         self.steps = 0  # set before training: of all of it, those of an interrupted run included
-        self.part_size: int | None = None  # sequences whose activations are held at once in training; None: a batch's
+        self.micro_batch: int | None = None  # sequences whose activations training holds at once; None: a batch's
         self.cuda_graphs = False  # set before training: whether its steps run as CUDA graphs where they can
         self.graphed: GraphedForward | None = None  # while they do
         self._adapted: Any = None  # peft's model around the backbone, while there is LoRA
@@ -128,7 +128,7 @@ class PairEncoder(pl.LightningModule, ABC):
     @property
     def recordable(self) -> bool:
         """Whether CUDA graphs can hold its training steps."""
-        return in_family(self.backbone) and self.part_size is None
+        return in_family(self.backbone) and self.micro_batch is None
 
     # Training.
 
@@ -166,18 +166,18 @@ class PairEncoder(pl.LightningModule, ABC):
         self.use_cpu_layers(False)  # they would pass it over
         self.cuda_graphs = False
 
-    def in_parts(self, run: Callable[[dict[str, Tensor]], Tensor], inputs: dict[str, Tensor]) -> Tensor:
-        """`run(inputs)`, in training by `part_size` sequences at a time.
+    def in_micro_batches(self, run: Callable[[dict[str, Tensor]], Tensor], inputs: dict[str, Tensor]) -> Tensor:
+        """`run(inputs)`, in training by `micro_batch` sequences at a time.
 
         The activations of a part are dropped and computed again for its gradient, so that memory holds those of one
         part at a time. The gradient is the whole batch's, whatever the loss.
         """
         count = len(inputs["input_ids"])
-        if self.part_size is None or self.part_size >= count or not torch.is_grad_enabled():
+        if self.micro_batch is None or self.micro_batch >= count or not torch.is_grad_enabled():
             return run(inputs)
         parts = [
-            {name: tensor[start : start + self.part_size] for name, tensor in inputs.items()}
-            for start in range(0, count, self.part_size)
+            {name: tensor[start : start + self.micro_batch] for name, tensor in inputs.items()}
+            for start in range(0, count, self.micro_batch)
         ]
         return torch.cat([checkpoint(run, part, use_reentrant=False) for part in parts])  # type: ignore[list-item]
 

@@ -117,7 +117,7 @@ class BiEncoder(PairEncoder):
 
     def pool(self, inputs: dict[str, Tensor]) -> Tensor:
         """[B, E] float32 sentence embeddings as they come."""
-        return self.in_parts(self._pool, inputs)
+        return self.in_micro_batches(self._pool, inputs)
 
     def _pool(self, inputs: dict[str, Tensor]) -> Tensor:
         hidden = self.backbone(**inputs).last_hidden_state  # [B, L, D]
@@ -205,7 +205,7 @@ class BiEncoder(PairEncoder):
         before = len(self.inputs.alone_before)
         # A space that ends a prompt is part of the sentence's first token.
         skipped = np.array([max(before, self._tokens_of_prompt(prompt.rstrip())) for prompt in self.prompts])
-        copies = 2 if pairs.second else 1
+        copies = 2 if pairs.second_offset else 1
         documents = documents or len(pairs.lengths) // copies
         counts = pairs.sentence_counts(vocabulary, (skipped - before).tolist(), documents)
         idf = inverse_document_frequencies(counts, copies * documents)
@@ -358,7 +358,9 @@ class BiEncoder(PairEncoder):
 
     def _save_modules(self, folder: Path) -> None:
         static = isinstance(self.backbone, st_modules.StaticEmbeddings)  # which take the mean by themselves
-        first, behind = "StaticEmbedding" if static else "Transformer", [*self.head, *self._normalise][static:]
+        first, behind = "StaticEmbedding" if static else "Transformer", [*self.head, *self._normalise]
+        if static:
+            del behind[0]  # the pooling
         modules = [{"idx": 0, "name": "0", "path": "", "type": f"sentence_transformers.models.{first}"}]
         files = {
             "modules.json": modules + st_modules.save_modules(behind, folder),

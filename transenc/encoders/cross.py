@@ -142,7 +142,7 @@ class CrossEncoder(PairEncoder):
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
         """[B] logits of B pairs."""
-        return self.in_parts(lambda part: self.backbone(**part).logits[:, 0].float(), inputs)
+        return self.in_micro_batches(lambda part: self.backbone(**part).logits[:, 0].float(), inputs)
 
     @torch.no_grad()
     def init_bias(self, mean: float) -> None:

@@ -50,7 +50,7 @@ class TokenVectors:
             skipped: [2], how many tokens before a first and before a second sentence do not count either.
             batch_tokens: padded tokens in a batch, at most.
         """
-        side = (sentences >= pairs.second) if pairs.second else np.zeros(len(sentences), dtype=bool)
+        side = (sentences >= pairs.second_offset) if pairs.second_offset else np.zeros(len(sentences), dtype=bool)
         begin, whole = skipped[side.astype(int)], encoder.inputs.single_lengths(pairs.lengths[sentences])
         end = whole - len(encoder.inputs.alone_behind)
         vectors, ids, groups = [], [], []

@@ -28,7 +28,7 @@ def comparison(runs: Sequence[Run], failed: Sequence[str]) -> str:
     columns = [(name, task) for name in names for task in (tasks or [None])]
     heads = [f"{name} {task or 'selection score'}" for name, task in columns]
     values = [[_percent(run, name, task) for name, task in columns] for run in runs]
-    parts = [f"<h1>Trans-Encoder: {len(runs)} run{'s' * (len(runs) != 1)}</h1>"]
+    parts = [f"<h1>Trans-Encoder: {len(runs)} {'run' if len(runs) == 1 else 'runs'}</h1>"]
     if failed:
         parts.append(f"<p>Failed, and not among them: job {html.escape(', '.join(failed))}.</p>")
     if "seed" in differing:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from transenc.report.run import Run
-from transenc.results import percent
+from transenc.results import member_name, percent
 
 BI, CROSS = "#2f7ed8", "#d9622b"
 INK, LINE = "#010203", "#040506"  # placeholders for the page's own colours
@@ -77,14 +77,13 @@ def _scores(run: Run) -> str:
         for encoder, member in encoders:
             iterations = [key[0] for key in keys if key[1:] == (encoder, member)]
             values = [run.test_values((iteration, encoder, member)) for iteration in iterations]
-            several = sum(other == encoder for other, _ in encoders) > 1
             axes.plot(
                 iterations,
                 [100 * sum(of_key) / len(of_key) for of_key in values],
                 marker="o",
                 color=_colour(encoder),
                 linestyle="--" if member is None else "-",  # an ensemble has no member's number
-                label=f"{encoder}-{member}" if several else encoder,
+                label=member_name(encoder, member, {number for _, number in encoders}),
             )
         axes.set_xticks(sorted({key[0] for key in keys}))
         axes.set_xlabel("iteration")

@@ -13,7 +13,7 @@ MAX_PAIRS = 20  # in a table of disagreements or errors
 def html_table(
     heads: Sequence[str],
     rows: Iterable[Sequence[Any]],
-    caption: str = "",
+    caption: str,
     marked: Iterable[int] = (),
     sortable: bool = False,
 ) -> str:
@@ -36,7 +36,7 @@ def html_table(
     body = "".join(
         f"<tr{' class=chosen' if i in marked else ''}>{''.join(map(cell, row))}</tr>" for i, row in enumerate(rows)
     )
-    title = f'<p class="faint">{html.escape(caption)}</p>' if caption else ""
+    title = f'<p class="faint">{html.escape(caption)}</p>'
     return f'{title}<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
@@ -51,7 +51,8 @@ def score_table(run: Run) -> str:
     marked = [i for i, (key, _, _) in enumerate(results.lines) if key in selected]
     metrics = " and ".join(METRIC_NAMES[metric] for metric in dict.fromkeys(results.metrics.values()))
     caption = f"{metrics} x100; marked: selected, by {run.facts['selected']['by']}"
-    return html_table(["", *results.metrics, *["average"] * results.averaged], rows, caption, marked)
+    heads = ["", *results.metrics, "average"] if results.averaged else ["", *results.metrics]
+    return html_table(heads, rows, caption, marked)
 
 
 def disagreements(run: Run) -> str:

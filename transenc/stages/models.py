@@ -211,9 +211,9 @@ def embed(out: Path, config: Config, progress: Progress, model: Artifact, tokens
     """
     encoder = loaded(model, config)
     corpus = TokenisedPairs.load(tokens.path)
-    numbers = np.arange(corpus.second or len(corpus.lengths))
+    numbers = np.arange(corpus.second_offset or len(corpus.lengths))
     if config["queries"]:
-        numbers[config["queries"] :] += corpus.second  # documents
+        numbers[config["queries"] :] += corpus.second_offset  # documents
     shape = (len(numbers), encoder.width)
     vectors = np.lib.format.open_memmap(out / "vectors.npy", mode="w+", dtype=np.float16, shape=shape)
     with progress.bar("embed", len(vectors), "sentence") as bar, encoder.scoring(config["precision"]):

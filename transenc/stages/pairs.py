@@ -56,27 +56,18 @@ def read(out: Path, config: Config, progress: Progress) -> Facts:
     file's scored pairs, those that lack a sentence are dropped.
     """
     name, paths, scored = config["name"], [Path(path) for path in config["files"]], config["scored"]
-    pairs: Iterable[Pair]
     warnings: list[str] = []
-    own = False  # whether it is a person's file with scores
-    if name in published.PUBLISHED:
-        pairs = published.read(name, paths, scored)
-        scale, binary = published.PUBLISHED[name].scale, False
-    elif name in hub.HUB:
-        pairs = hub.read(name, paths[0] if paths else None, scored)
-        scale, binary = (0, 1), True
-    else:
-        form = Format(**config["format"])
-        pairs = read_pairs(paths[0], form, warnings.append)
-        scale, binary, own = (form.score_min, form.score_max), form.binary, scored
+    pairs, scale, binary = _source_pairs(config, warnings.append)
     if config["strip"]:
         pairs = (Pair(pair.sentence1.strip(), pair.sentence2.strip(), pair.score) for pair in pairs)
+    drop = scored and config["format"] is not None  # only a person's file has a format
+    # Each sentence goes to a file as it is read, and its digest into memory; then each different one is written once.
     found, scores, aside, lacking = bytearray(), array("d"), out / "all.txt", 0
 
     def sides() -> Iterator[str]:
         nonlocal lacking
         for pair in pairs:
-            if own and not (pair.sentence1.strip() and pair.sentence2.strip()):
+            if drop and not (pair.sentence1.strip() and pair.sentence2.strip()):
                 lacking += 1
                 continue
             for sentence in pair[:2]:
@@ -89,7 +80,7 @@ def read(out: Path, config: Config, progress: Progress) -> Facts:
     first, numbers = distinct(np.frombuffer(found, DIGEST))
     facts: Facts = _write(out, map(Sentences(aside).__getitem__, first), numbers.reshape(-1, 2))
     aside.unlink()
-    if own and not scores:
+    if drop and not scores:
         raise InputError(f"{name}: each pair lacks a sentence; give pairs of two sentences")
     if scored:
         np.save(out / "gold.npy", np.array(scores))
@@ -97,6 +88,17 @@ def read(out: Path, config: Config, progress: Progress) -> Facts:
         facts |= {"scale": scale, "binary": binary, "subsets": subsets}
     summary = f"{facts['pairs']:,} pairs, {facts['sentences']:,} sentences"
     return {**facts, "warnings": warnings, "summary": summary + dropped_text({"with an empty side": lacking})}
+
+
+def _source_pairs(config: Config, warn: Callable[[str], Any]) -> tuple[Iterable[Pair], tuple[float, float], bool]:
+    """The pairs of one set or file, the scale of their gold scores, and whether these are 0 or 1."""
+    name, paths, scored = config["name"], [Path(path) for path in config["files"]], config["scored"]
+    if name in published.PUBLISHED:
+        return published.read(name, paths, scored), published.PUBLISHED[name].scale, False
+    if name in hub.HUB:
+        return hub.read(name, paths[0] if paths else None, scored), (0, 1), True
+    form = Format(**config["format"])
+    return read_pairs(paths[0], form, warn), (form.score_min, form.score_max), form.binary
 
 
 @stage(version=3, ignore=("files",))

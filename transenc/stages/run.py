@@ -32,7 +32,7 @@ from transenc.stages.models import (
 )
 from transenc.stages.pool import PoolStages
 from transenc.stages.teachers import label_column, predict, read_scores
-from transenc.stages.training import train
+from transenc.stages.training import CURVE, train
 
 log = logging.getLogger("transenc")
 
@@ -65,9 +65,9 @@ class Stages(PoolStages):
         # What bi-encoders are judged by too; None where these are plain cosines, or no bi-encoder labels first.
         self.initial_labels: Artifact | None = None
         self.well_pooled: dict[int, bool] = {}  # initial bi-encoders by number, where their tokens label too
-        self.teachers = cfg.fixed_teachers
+        self.fixed_teachers = cfg.fixed_teachers
         # Found once: a wrong name is an error before hours of training, and a hub's name is one revision throughout.
-        models = [name for name in self.teachers if not os.path.isfile(name)]
+        models = [name for name in self.fixed_teachers if not os.path.isfile(name)]
         self.teacher_sources = {name: find_model("model.teachers", name) for name in models}
         self._reference = self._load_reference()
 
@@ -75,46 +75,64 @@ class Stages(PoolStages):
         """Iteration 0: the encoders that `model` names. A cross-encoder to be trained gets a head if it has none, and
         counts from its first training on.
         """
-        model, cfg, key, members = self.cfg.model, self.cfg.distill, f"model.{kind}", []
+        model, key, members = self.cfg.model, f"model.{kind}", []
+        separate = self.cfg.distill.adapters is Adapters.separate
         names = listed(model.bi if kind == "bi" else model.cross)
         for i, name in enumerate(names):
-            if kind == "bi":
-                settings: dict[str, Any] = {
-                    "pooling": of_member(model.pooling, i),
-                    # Of a single bi-encoder, a list holds the prompts of first and second sentences.
-                    "prompt": of_member(model.bi_prompt, i) if len(names) > 1 else model.bi_prompt,
-                    "prompt_name": of_member(model.bi_prompt_name, i) if len(names) > 1 else model.bi_prompt_name,
-                    "layers": of_member(model.bi_layers, i),
-                    "max_tokens": of_member(model.bi_max_tokens, i),
-                }
-            else:
-                student, symmetric = kind in cfg.direction.students, cfg.symmetric and not self.data.ordered
-                settings = {
-                    "new_head": self.cfg.seed + i * HEAD_SEEDS if student else None,
-                    # By default a teacher scores as its folder says.
-                    "symmetric": symmetric if student or symmetric or self.data.ordered else None,
-                    "layers": of_member(model.cross_layers, i),
-                    "max_tokens": of_member(model.cross_max_tokens, i),
-                }
-            source = self.initial_sources[kind, i] = find_model(key, name, cfg.adapters is Adapters.separate)
+            settings = self._bi_settings(i, len(names)) if kind == "bi" else self._cross_settings(i)
+            source = self.initial_sources[kind, i] = find_model(key, name, separate)
             artifact = self.load(kind, source, key, **settings)
             members.append(Member(kind, 0, i, len(names) > 1, artifact))
-            if kind == "cross" and student and "bi" in cfg.direction.kinds and not artifact.facts["new_head"]:
+            if kind == "bi":
+                self._check_bi(artifact, f"{key}={name}")
+            elif ("bi", "cross") in self.cfg.distill.direction.turns and not artifact.facts["new_head"]:
                 log.warning(
                     f"{key}={name}: is trained already, but scores only after it has learnt from the bi-encoder; to let"
                     " it teach, set distill=cross_to_bi, or name it in model.teachers"
                 )
-            if kind == "bi" and not self.data.ordered and len(set(artifact.facts["encoder"]["prompts"])) > 1:
-                raise InputError(
-                    f"{key}={name}: has one prompt for first and one for second sentences; set data.ordered=true, or"
-                    " give one with model.bi_prompt"
-                )
-            if kind == "bi" and cfg.centre is not Centre.none and not artifact.facts["can_be_centred"]:
-                raise InputError(
-                    f"{key}={name}: cannot be centred, its last layer does not end with a normalisation that has a"
-                    " bias; set distill.centre=none"
-                )
         return members
+
+    def _bi_settings(self, i: int, members: int) -> dict[str, Any]:
+        """How to load initial bi-encoder `i` of so many, see `BiEncoder.from_source`."""
+        model = self.cfg.model
+        prompt, prompt_name = model.bi_prompt, model.bi_prompt_name
+        if members > 1:  # of a single one, a list holds the prompts of first and second sentences
+            prompt, prompt_name = of_member(prompt, i), of_member(prompt_name, i)
+        return {
+            "pooling": of_member(model.pooling, i),
+            "prompt": prompt,
+            "prompt_name": prompt_name,
+            "layers": of_member(model.bi_layers, i),
+            "max_tokens": of_member(model.bi_max_tokens, i),
+        }
+
+    def _cross_settings(self, i: int) -> dict[str, Any]:
+        """How to load initial cross-encoder `i`, see `CrossEncoder.from_source`."""
+        model, distill, ordered = self.cfg.model, self.cfg.distill, self.data.ordered
+        student, symmetric = "cross" in distill.direction.students, distill.symmetric and not ordered
+        return {
+            "new_head": self.cfg.seed + i * HEAD_SEEDS if student else None,
+            "symmetric": symmetric if student or symmetric or ordered else None,  # by default a teacher's folder says
+            "layers": of_member(model.cross_layers, i),
+            "max_tokens": of_member(model.cross_max_tokens, i),
+        }
+
+    def _check_bi(self, artifact: Artifact, where: str) -> None:
+        """Check that an initial bi-encoder goes with the settings.
+
+        Raises:
+            InputError: it does not; the message begins with `where`.
+        """
+        if not self.data.ordered and len(set(artifact.facts["encoder"]["prompts"])) > 1:
+            raise InputError(
+                f"{where}: has one prompt for first and one for second sentences; set data.ordered=true, or give one"
+                " with model.bi_prompt"
+            )
+        if self.cfg.distill.centre is not Centre.none and not artifact.facts["can_be_centred"]:
+            raise InputError(
+                f"{where}: cannot be centred, its last layer does not end with a normalisation that has a bias; set"
+                " distill.centre=none"
+            )
 
     def _centring(self, member: Member) -> Centre:
         """Whether a bi-encoder is centred before the loop, or after each training."""
@@ -155,11 +173,11 @@ class Stages(PoolStages):
         members = [member for kind in kinds for member in encoders[kind]]
         scored = [self._pool_scores(member, pool) for member in members]
         if iteration:
-            scored += [self._fixed_scores(name, pool) for name in self.teachers]
+            scored += [self._fixed_scores(name, pool) for name in self.fixed_teachers]
         config = {"average": self.cfg.distill.average.name}
         title = f"{iteration}/{teacher} label"
         labels = self.store(label, config, *scored, progress=self.progress, title=title)
-        if iteration == 1 and teacher == "bi" and (self.cfg.distill.late_interaction or self.teachers):
+        if iteration == 1 and teacher == "bi" and (self.cfg.distill.late_interaction or self.fixed_teachers):
             self.initial_labels = labels
         if not labels.facts["std"] >= MIN_LABEL_STD and self.cfg.distill.failure is not Failure.ignore:
             remedy = REMEDIES["chance" if members[0].iteration else "initial"].format(kind=teacher)
@@ -286,7 +304,7 @@ class Stages(PoolStages):
             progress = self.progress.at(tried)
             artifact = self.store(train, config | {"seed": seed}, *inputs, progress=progress, title=f"{place} train")
             if artifact.reused:  # its curve belongs to this run as well
-                for row in (artifact / "curve.jsonl").read_text(encoding="utf-8").splitlines():
+                for row in (artifact / CURVE).read_text(encoding="utf-8").splitlines():
                     progress.row(json.loads(row))
             cause = artifact.facts.get("cause")
             reasons += [] if cause is None else [artifact.facts["failed"]]

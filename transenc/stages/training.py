@@ -3,9 +3,9 @@
 import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,11 +22,14 @@ from transenc.stages.models import loaded, model_facts, similarities
 from transenc.stages.pairs import Config, Facts
 
 if TYPE_CHECKING:
+    from transenc.data.module import PairDataModule
     from transenc.encoders import PairEncoder
+    from transenc.training import TrainingResult
 
 log = logging.getLogger("transenc")
 
 ADAPTER_FOLDER = "adapter"  # folder in a student's
+CURVE = "curve.jsonl"  # file in a student's folder, a row of its learning curve a line
 
 
 def pairs_without_repeat(min_steps: int, epochs: int, batch_size: int, both_orders: bool) -> int:
@@ -46,7 +49,7 @@ def prepare(student: Artifact, config: Config) -> "PairEncoder":
         torch.manual_seed(config["seed"])
         encoder.add_lora(settings["lora_rank"])
     if settings["micro_batch_size"] is not None:
-        encoder.part_size = settings["micro_batch_size"] * encoder.sequences_per_pair
+        encoder.micro_batch = settings["micro_batch_size"] * encoder.sequences_per_pair
     encoder.cuda_graphs = config.get("cuda_graphs", False)
     if settings["gradient_checkpointing"]:
         encoder.checkpoint_layers()
@@ -111,6 +114,49 @@ def check_student(
     check_collapse(scores, labels[rows], steps, config["training"]["learning_rate"])
 
 
+def learnt_rows(pool: TokenisedPairs, kept: np.ndarray, settings: Mapping[str, Any]) -> np.ndarray:
+    """Of the rows that `split` keeps: all original pairs, and as many of their crops as `min_steps` asks for."""
+    wanted = pairs_without_repeat(
+        settings["min_steps"], settings["epochs"], settings["batch_size"], settings["both_orders"]
+    )
+    originals = np.count_nonzero(kept < pool.originals)  # which come first
+    return kept[: max(wanted, originals)]
+
+
+def batches(pairs: TokenisedPairs, labels: np.ndarray, encoder: "PairEncoder", config: Config) -> "PairDataModule":
+    """The labelled pairs in batches; few of them are repeated until there are `min_steps`."""
+    from transenc.data.module import PairDataModule
+
+    settings = config["training"]
+    return PairDataModule(
+        pairs,
+        labels,
+        encoder.collate,
+        batch_size=settings["batch_size"],
+        both_orders=settings["both_orders"],
+        seed=config["seed"],
+        min_batches=math.ceil(settings["min_steps"] / settings["epochs"]),
+        shard=(distributed.rank(), distributed.size()),
+    )
+
+
+def summary(losses: Sequence[float], passes: int, share: float, result: "TrainingResult", select: str) -> str:
+    """How the log's line ends.
+
+    Args:
+        losses: of each step.
+        passes: over the pairs, in all; 1 where none is repeated for want of steps.
+        share: of the trained weights in the student's, see `interpolate`.
+        result: its score is what the student has now.
+        select: what selected its weights.
+    """
+    repeated = f" in {passes} passes" if passes > 1 else ""
+    text = f"{len(losses):,} steps{repeated}, loss {np.mean(losses[-20:]):.4f}"
+    if result.best is not None:
+        text += f", {select} {100 * result.best:.2f} at {result.step:,}"
+    return text + (f", {share:g} of the way" if 0 < share < 1 else "")
+
+
 @stage(version=17, ignore=("batch_tokens",))
 @distributed.collective
 def train(
@@ -134,30 +180,19 @@ def train(
     was trained with LoRA is kept twice: as a model, and as its adapter (in `ADAPTER_FOLDER`).
     """
     from transenc.checkpoint import Checkpoint
-    from transenc.data.module import PairDataModule
     from transenc.training import TrainingFailed
     from transenc.training import train as train_student
 
-    settings, seed, by_agreement = config["training"], config["seed"], config["select"] == "agreement"
+    settings, by_agreement = config["training"], config["select"] == "agreement"
     encoder, checkpoint = prepare(student, config), Checkpoint(out)
     pool, targets = TokenisedPairs.load(tokens.path), np.load(labels / "labels.npy")
     held_out, kept = split(pool, config)
-    schedule = settings["min_steps"], settings["epochs"], settings["batch_size"], settings["both_orders"]
-    kept = kept[: max(pairs_without_repeat(*schedule), np.count_nonzero(kept < pool.originals))]  # no more crops
     metric = selection_metric(pool, targets, held_out, config, more)
-    pairs, learnt = pool.select(kept), targets[kept]
+    rows = learnt_rows(pool, kept, settings)
+    pairs, learnt = pool.select(rows), targets[rows]
     if settings.get("init_bias") and student.facts.get("new_head"):
         encoder.init_bias(float(learnt.mean()))
-    datamodule = PairDataModule(
-        pairs,
-        learnt,
-        encoder.collate,
-        batch_size=settings["batch_size"],
-        both_orders=settings["both_orders"],
-        seed=seed,
-        min_batches=math.ceil(settings["min_steps"] / settings["epochs"]),
-        part=(distributed.rank(), distributed.size()),
-    )
+    datamodule = batches(pairs, learnt, encoder, config)
     steps = settings["epochs"] * datamodule.batches
     if datamodule.passes > 1:
         passes = f"{len(pairs):,} pairs are few; an epoch passes over them {datamodule.passes} times"
@@ -172,16 +207,14 @@ def train(
         if distributed.rank():
             return {}
         checkpoint.remove()  # only now: until here an interruption costs the steps since the last checkpoint
-        (out / "curve.jsonl").write_text("".join(json.dumps(row) + "\n" for row in curve), encoding="utf-8")
+        (out / CURVE).write_text("".join(json.dumps(row) + "\n" for row in curve), encoding="utf-8")
         return {"kind": encoder.kind, **facts}
 
-    failed: Facts = {}
-    before, share = None, 1.0
+    before, share, failed = None, 1.0, {}
     if config["trained_already"] and (by_agreement or config["interpolate"] < 1):
         before = InitialState.of(encoder, metric if by_agreement else None)
         if metric is not None and before.scores is not None:
             record({"step": 0, "selection": main_metric(before.scores, metric.truth, False)})
-
     with progress.bar("train", steps, "step") as bar:
         try:
             result = train_student(
@@ -191,7 +224,7 @@ def train(
                 clip=settings["clip"],
                 accelerator=config["accelerator"],
                 precision=config["precision"],
-                seed=seed,
+                seed=config["seed"],
                 selection=metric,
                 eval_steps=settings["eval_steps"],
                 checkpoint=checkpoint,
@@ -219,14 +252,14 @@ def train(
         encoder.merge_lora()
     encoder.save(out)
     losses = [row["loss"] for row in curve if "loss" in row]
-    repeated = f" in {settings['epochs'] * datamodule.passes} passes" if datamodule.passes > 1 else ""
-    summary = f"{len(losses):,} steps{repeated}, loss {np.mean(losses[-20:]):.4f}"
-    if result.best is not None:
-        summary += f", {config['select']} {100 * result.best:.2f} at {result.step:,}"
-    if 0 < share < 1:
-        summary += f", {share:g} of the way"
-    facts = {"select": config["select"], "selection": result.best, "step": result.step, "summary": summary}
-    facts["centred"] = "centre" in config or student.facts.get("centred", False)
-    facts["held_out"] = len(held_out)
-    facts["trained"] = result.step > 0 or student.facts.get("trained", False)
+    in_all = settings["epochs"] * datamodule.passes if datamodule.passes > 1 else 1
+    facts = {
+        "select": config["select"],
+        "selection": result.best,
+        "step": result.step,
+        "summary": summary(losses, in_all, share, result, config["select"]),
+        "centred": "centre" in config or student.facts.get("centred", False),
+        "held_out": len(held_out),
+        "trained": result.step > 0 or student.facts.get("trained", False),
+    }
     return finished({**model_facts(out, encoder), **facts, **failed})
