@@ -7,6 +7,8 @@ import pytest
 from conftest import PAIRS
 
 import transenc.data.module
+import transenc.stages.evaluation
+import transenc.stages.pool
 from transenc.errors import InputError
 
 
@@ -52,6 +54,18 @@ def test_a_file_of_one_sentence_makes_no_pairs(setting, tmp_path):
         (tmp_path / name).write_text("a\nb\n")
         with pytest.raises(InputError, match=f"{name}: {says}"):
             setting.run("data.path=null", f"data.sentences={tmp_path}/{name}")
+
+
+@pytest.mark.parametrize("kind", ["data.path", "data.sentences"])
+def test_a_file_that_changes_between_its_digest_and_its_reading_is_refused(setting, files, tmp_path, monkeypatch, kind):
+    (tmp_path / "texts.txt").write_text("a dog\na cat\n")
+    digests = [(transenc.stages.evaluation, "digest_of"), (transenc.stages.pool, "digest_of")]
+    for module, name in digests:
+        monkeypatch.setattr(module, name, lambda path: "of other bytes")
+    file = {"data.path": files / "pool.tsv", "data.sentences": tmp_path / "texts.txt"}[kind]
+    given = ["data.path=null"] * (kind != "data.path") + [f"{kind}={file}", "data.dev=null", "data.test=[]"]
+    with pytest.raises(InputError, match=f"{file.name}: changed while it was read; give the command again"):
+        setting.run(*given)
 
 
 def test_a_file_of_blank_lines_beside_documents_is_refused(setting, tmp_path):

@@ -77,6 +77,15 @@ def test_without_push_it_says_what_would_be_sent_and_copies_and_sends_nothing(ru
     assert hub == {}
 
 
+def test_an_adapter_whose_base_model_nobody_else_has_is_refused(run, tmp_path):
+    settings = run / "models" / "bi-encoder" / "adapter_config.json"
+    settings.write_text(json.dumps({"base_model_name_or_path": str(tmp_path / "base")}))
+    with pytest.raises(InputError, match=r"bi-encoder: an adapter of .*/base, which nobody else has; run again with"):
+        main([str(run), "me/better"])
+    settings.write_text(json.dumps({"base_model_name_or_path": "google-bert/bert-base-uncased"}))
+    main([str(run), "me/better"])
+
+
 def test_an_adapter_is_published_too(run, hub, capsys):
     (run / "models" / "bi-encoder" / "model.safetensors").rename(
         run / "models" / "bi-encoder" / "adapter_model.safetensors"

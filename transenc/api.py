@@ -122,7 +122,7 @@ def distill(
         file = quoted(str(_file(what, items, cfg)))
         settings.append(f"{KEYS[what]}={f'[{file}]' if what in ('gold', 'test') else file}")
     cfg = compose("train", settings)  # before there is a folder
-    place = _new_folder() if folder is None else Path(folder).expanduser().absolute()
+    place = _new_folder() if folder is None else Path(os.path.expanduser(folder)).absolute()
     try:
         with sent_again(KeyboardInterrupt, lambda _: signal.SIGINT):
             run_loop(cfg, place)

@@ -14,8 +14,8 @@ from typing import Any
 
 from transenc.cli import one_line_errors, print_error
 from transenc.errors import InputError, reason
-from transenc.model_card import HERE
-from transenc.model_folder import ADAPTER_WEIGHTS
+from transenc.model_card import HERE, NAME
+from transenc.model_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_json
 from transenc.report.run import Run
 
 CARD = "README.md"
@@ -95,6 +95,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             validate_repo_id(repository)
         except HFValidationError as error:
             raise InputError(f"{options.repository}: {' '.join(str(error).split())}") from None
+        base = read_json(model / ADAPTER_CONFIG).get("base_model_name_or_path")
+        if base is not None and not NAME.fullmatch(base):
+            raise InputError(
+                f"{model}: an adapter of {base}, which nobody else has; run again with distill.adapters=merged, or from"
+                " a model on the hub"
+            )
         text = card(model, repository)
         files = sorted(path for path in model.rglob("*") if path.is_file())
         size = sum(path.stat().st_size for path in files) / 1e6

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from transenc.artifacts import Artifact, stage
+from transenc.artifacts import Artifact, file_digest, stage
 from transenc.data import hub, published
 from transenc.data.crops import crops
 from transenc.data.files import Format, Pair, read_pairs
@@ -77,6 +77,7 @@ def read(out: Path, config: Config, progress: Progress) -> Facts:
                 scores.append(pair.score)
 
     write(aside, sides())
+    _check_unchanged(config)
     first, numbers = distinct(np.frombuffer(found, DIGEST))
     facts: Facts = _write(out, map(Sentences(aside).__getitem__, first), numbers.reshape(-1, 2))
     aside.unlink()
@@ -88,6 +89,17 @@ def read(out: Path, config: Config, progress: Progress) -> Facts:
         facts |= {"scale": scale, "binary": binary, "subsets": subsets}
     summary = f"{facts['pairs']:,} pairs, {facts['sentences']:,} sentences"
     return {**facts, "warnings": warnings, "summary": summary + dropped_text({"with an empty side": lacking})}
+
+
+def _check_unchanged(config: Config) -> None:
+    """Refuse files that changed after their digests were taken.
+
+    Raises:
+        InputError: the digests may be of other bytes than were read.
+    """
+    for name, known in zip(config["files"], config["digests"], strict=True):
+        if file_digest(Path(name)) != known:
+            raise InputError(f"{name}: changed while it was read; give the command again")
 
 
 def _source_pairs(config: Config, warn: Callable[[str], Any]) -> tuple[Iterable[Pair], tuple[float, float], bool]:
@@ -116,6 +128,7 @@ def corpus(out: Path, config: Config, progress: Progress) -> Facts:
             raise InputError(f"{name}: its lines are pairs, sentence1||sentence2; give data=pairs data.path=...")
         parts.append(list(dict.fromkeys(lines)))
         repeated += len(lines) - len(parts[-1])
+    _check_unchanged(config)
     sentences = list(chain.from_iterable(parts))
     if len(sentences) < 2:
         raise InputError(f"{config['files'][0]}: pairs are made of two different sentences, and there is only one")
