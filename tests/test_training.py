@@ -16,6 +16,7 @@ from transenc.checkpoint import Checkpoint
 from transenc.data.module import PairDataModule
 from transenc.data.tokens import number_sentences, tokenise
 from transenc.encoders import BiEncoder, CrossEncoder, OptimizerConfig
+from transenc.encoders.loading import saved_tokenizer
 from transenc.encoders.used_rows import UsedRows
 from transenc.errors import InputError
 from transenc.training import TrainingCallback, TrainingFailed, check_collapse, train
@@ -181,6 +182,8 @@ def test_segments_that_a_model_looks_up_among_its_words_are_trained_with_them(mo
     tokens = tokens_of(encoder, [("dog", "cat")])
     with encoder.used_rows(tokens):
         encoder.train()(encoder.collate(tokens, np.arange(1), np.zeros(1, dtype=bool))).sum().backward()
+    encoder.save(tmp_path / "saved")
+    assert len(saved_tokenizer(tmp_path / "saved")) == len(tokenizer)  # config.json calls the size n_words
 
 
 def test_a_padding_row_that_no_pair_uses_freezes_no_other():

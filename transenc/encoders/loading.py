@@ -198,7 +198,8 @@ def saved_tokenizer(folder: Path) -> Any:
     """The tokenizer of a folder that `PairEncoder.save` wrote."""
     if (folder / "tokenizer_config.json").is_file():
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        drop_tokens_without_embedding(tokenizer, read_json(folder / "config.json")["vocab_size"])
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        drop_tokens_without_embedding(tokenizer, config.vocab_size)
         return tokenizer
     return PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))  # of static embeddings
 
