@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transenc.artifacts import Artifact
+from transenc.artifacts import Artifact, file_digest
 from transenc.data.sentences import Sentences, digests, distinct, write
 from transenc.progress import Progress
 from transenc.stages import pairs as stages
@@ -52,6 +52,7 @@ def test_making_a_pool_does_not_hold_the_texts(tmp_path):
     assert path.stat().st_size > 40e6
     columns = {"sentence1": "sentence1", "sentence2": "sentence2", "score": None, "score_min": 0, "score_max": 5}
     read = {"name": "pairs", "files": [str(path)], "scored": False, "strip": True, "format": columns}
+    read["digests"] = [file_digest(path)]
     clean = dict.fromkeys(("empty", "identical", "repeated"), True)
     gather = {**clean, "ordered": False, "sources": 1, "extra": 0, "extra_limit": None, "limit": None, "seed": 0}
     folders = [tmp_path / name for name in ("read", "pool")]
