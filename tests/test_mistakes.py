@@ -101,6 +101,11 @@ def test_what_hydra_cannot_take_is_one_line_that_says_what_to_write(argument, sa
         compose("train", [argument])
 
 
+def test_a_model_that_is_lacking_is_asked_for_by_the_name_that_the_command_takes():
+    with pytest.raises(InputError, match=r"^model: no value; give model=\.\.\. on the command line$"):
+        compose("evaluate", ["data=stsb"])
+
+
 def test_a_pattern_of_choices_is_left_to_hydra():
     check_overrides("train", ["-m", "experiment=glob(minilm_b*)"])
 

@@ -146,11 +146,11 @@ def readable(argument: str) -> str:
 
 
 def check_folder(name: str, key: str, folder: Any) -> None:
-    """Refuse a run folder of others before Hydra writes into it.
+    """Refuse a folder of others, as a run's or a sweep's, before Hydra writes into it.
 
     Raises:
-        InputError: it has no name, or is not empty and no run's, or another run writes there, or it is a training run's
-            and `name` is another command.
+        InputError: it has no name, or is not empty and no run's (no sweep's), or another run writes there, or it is a
+            training run's and `name` is another command.
     """
     if folder in (None, ""):
         raise InputError(f"{key}: no folder is named; name one, or leave it out")

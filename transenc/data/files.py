@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from transenc.data.lines import STDIN, UNREADABLE, bare_lines, check_file, decoded, one_line, raw_lines
-from transenc.data.scores import SHOWN, parse_label, parse_score
+from transenc.data.scores import SHOWN, as_number, parse_label, parse_score
 from transenc.errors import InputError
 
 log = logging.getLogger("transenc")
@@ -131,14 +131,6 @@ def _quoted(sentence: str) -> bool:
     return around and ('""' in inside or "," in inside)
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
 def _delimiter(lines: Sequence[str]) -> str:
     """What stands between columns of csv: a semicolon, as spreadsheets save it in much of Europe, if all of the lines
     have one, and no comma that a space does not follow.
@@ -208,7 +200,7 @@ class Reader:
         for number, line in enumerate(bare_lines(self.path, self._began), 1):
             if line.strip():
                 parts = line.split("||")
-                if len(parts) != width and not (width == 2 and len(parts) == 3 and _is_number(parts[2])):
+                if len(parts) != width and not (width == 2 and len(parts) == 3 and as_number(parts[2]) is not None):
                     belongs = "||".join(("sentence1", "sentence2", "score")[:width])
                     raise InputError(
                         f"{self.path}:{number}: {len(parts)} parts where {belongs} belongs; name a table .tsv, .csv,"

@@ -14,7 +14,7 @@ def parse_score(written: Any, low: float, high: float, where: str) -> float:
     Raises:
         InputError: not a number, or outside; the message begins with `where`.
     """
-    score = _number(written)
+    score = as_number(written)
     if score is None:
         raise InputError(f"{where}: the score {written!r:.{SHOWN}} is not a number; mend or remove the line")
     if not low <= score <= high:
@@ -29,13 +29,13 @@ def parse_label(written: Any, where: str) -> float:
     Raises:
         InputError: it is neither; the message begins with `where`.
     """
-    label = _number({"false": 0, "true": 1}.get(str(written).lower(), written))
+    label = as_number({"false": 0, "true": 1}.get(str(written).lower(), written))
     if label not in (0, 1):
         raise InputError(f"{where}: the label {written!s:.{SHOWN}} is neither 0 nor 1; write 0 and 1")
     return label
 
 
-def _number(written: Any) -> float | None:
+def as_number(written: Any) -> float | None:
     """A number; None where it is none, or NaN."""
     with suppress(TypeError, ValueError, OverflowError):
         if (number := float(written)) == number:

@@ -158,8 +158,11 @@ def _check_tokenizer(source: Source, tokenizer: Any, vocabulary: int) -> None:
 def _length(source: Source, config: Any, tokenizer: Any, max_tokens: int | None, by_folder: bool, pair: bool) -> int:
     """Tokens that sequences are cut to: `max_tokens`, or the most that the model and its tokenizer allow.
 
+    Args:
+        by_folder: whether the model's folder says `max_tokens`. If its table of positions is shorter, that counts.
+
     Raises:
-        InputError: the model reads fewer than were asked for, not only `by_folder`, or they leave no room for a text.
+        InputError: the model reads fewer than a person asked for, or they leave no room for a text.
     """
     positions = getattr(config, "max_position_embeddings", None) or UNLIMITED
     if positions < 0:  # XLNet's
