@@ -16,11 +16,11 @@ from conftest import MODELS, PAIRS
 from pytorch_lightning.loops.training_epoch_loop import _TrainingEpochLoop as TrainingEpochLoop
 
 from transenc import distributed
-from transenc.cli import take_gpu
 from transenc.data.module import PairDataModule
 from transenc.data.tokens import number_sentences, tokenise
 from transenc.encoders import BiEncoder, OptimizerConfig
 from transenc.errors import InputError
+from transenc.sweep import take_gpu
 
 ROOT = Path(__file__).parents[1]
 TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

@@ -13,7 +13,6 @@ from conftest import PAIRS
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
-from transenc.cli import Sweep
 from transenc.composition import compose
 from transenc.loop import distill
 from transenc.report import plots
@@ -22,6 +21,7 @@ from transenc.report.comparison import sweep_table
 from transenc.report.page import write_report
 from transenc.report.run import Run, read_table
 from transenc.results import Row, table
+from transenc.sweep import Sweep
 
 HOSTILE = ("<script>alert('a')</script>", '& <b>bold</b> "quoted"')
 

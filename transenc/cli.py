@@ -7,21 +7,18 @@ a bug and keeps its traceback.
 
 import gc
 import logging
-import multiprocessing
 import os
 import shutil
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
@@ -36,6 +33,7 @@ from transenc.composition import (
     settings_help,
 )
 from transenc.errors import InputError, in_context, sent_again
+from transenc.sweep import FLAGS, Sweep, begin_job
 from transenc.terminal import show
 
 log = logging.getLogger("transenc")
@@ -43,8 +41,6 @@ log = logging.getLogger("transenc")
 # `main` sets HYDRA_FULL_ERROR itself, and a sweep's worker processes inherit it: there it is nobody's wish.
 ONE_LINE = "TRANSENC_ONE_LINE_ERRORS"
 TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1" and ONE_LINE not in os.environ
-
-SWEEP = {"-m", "--multirun"}
 
 Task = Callable[[Any, Path, Sequence[str]], float | None]
 
@@ -64,9 +60,7 @@ def main(name: str, task: Task, usage: str, shorthand: Callable[[str], str] = st
     def run(cfg: Any) -> float | None:
         job = HydraConfig.get()
         if job.mode is RunMode.MULTIRUN:
-            take_gpu(job.job.num)
-            if multiprocessing.current_process().name.startswith("LokyProcess"):  # joblib's
-                end_with_parent()
+            begin_job(job.job.num)
         try:
             with one_line_errors(name, log.error):  # here as well, so that the error stands in the run folder's log
                 settings = OmegaConf.to_object(cfg)
@@ -84,7 +78,7 @@ def main(name: str, task: Task, usage: str, shorthand: Callable[[str], str] = st
     threading.excepthook = ignore_writer_oserror
     with few_full_collections(), interruptible(), one_line_errors(name, print_error), join_ranks(name):
         words = [readable(expand_home(shorthand(argument))) for argument in sys.argv[1:]]
-        sys.argv[1:] = sorted(words, key=lambda word: word not in SWEEP)  # behind a setting, argparse would refuse it
+        sys.argv[1:] = sorted(words, key=lambda word: word not in FLAGS)  # behind a setting, argparse would refuse it
         if not {"-sc", "--shell-completion"} & set(sys.argv):  # its words look like key=value
             check_overrides(name, sys.argv[1:])
             if name == "train":
@@ -117,69 +111,6 @@ def ignore_writer_oserror(failure: threading.ExceptHookArgs) -> None:
     """Ignore an OSError in TensorBoard's writer thread: closing the writer raises it again."""
     if TRACEBACKS or not isinstance(failure.exc_value, OSError):
         threading.__excepthook__(failure)
-
-
-def take_gpu(job: int) -> None:
-    """Let a sweep's job see one GPU of several, by its number. A process keeps the one it has seen for its next job."""
-    import torch
-
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    gpus = named.split(",") if named else [str(number) for number in range(torch.cuda.device_count())]
-    if len(gpus) > 1:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[job % len(gpus)]
-
-
-def end_with_parent() -> None:
-    """End this process when its parent ends, even if that is killed: joblib's workers would go on by themselves."""
-    parent = os.getppid()
-
-    def wait() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
-class Sweep(Callback):
-    """Ends a multirun with one table, whatever became of its jobs."""
-
-    folder: ClassVar[Path | None] = None
-    earlier: ClassVar[dict[Path, int]] = {}  # jobs of earlier sweeps in this folder, by when Hydra wrote their settings
-
-    def on_multirun_start(self, config: Any, **_: Any) -> None:
-        Sweep.folder = Path(config.hydra.sweep.dir)
-        Sweep.earlier = Sweep.written()
-
-    @classmethod
-    def written(cls) -> dict[Path, int]:
-        assert cls.folder is not None
-        return {path.parents[1]: path.stat().st_mtime_ns for path in cls.folder.glob("*/.hydra/overrides.yaml")}
-
-    @staticmethod
-    def finished(job: Path) -> bool:
-        """Whether the job has ended. A run.json that is older than its settings is of an earlier run."""
-        record = job / "run.json"
-        return record.exists() and record.stat().st_mtime_ns >= (job / ".hydra/overrides.yaml").stat().st_mtime_ns
-
-    @classmethod
-    def report(cls) -> None:
-        if cls.folder is None:
-            return
-        own = [job for job, when in cls.written().items() if cls.earlier.get(job) != when]
-        jobs = sorted(own, key=lambda path: path.name.zfill(9))
-        finished = [job for job in jobs if cls.finished(job)]
-        if not finished:
-            return
-        from transenc.report.comparison import sweep_table
-        from transenc.report.page import write_report
-
-        print(f"\n{sweep_table(jobs, finished)}")
-        print("(x100: the selected encoders, averaged over the test sets; their selection scores if there are none)")
-        if len(jobs) > 1:
-            failed = [job.name for job in jobs if job not in finished]
-            write_report(finished, cls.folder / "comparison.html", failed)
-            print(cls.folder / "comparison.html")
 
 
 class Interrupted(BaseException):
@@ -240,7 +171,7 @@ def join_ranks(name: str) -> Iterator[None]:
 
                 distributed.serve(Progress())
             sys.exit()
-        if SWEEP & set(sys.argv):
+        if FLAGS & set(sys.argv):
             raise InputError(
                 "--multirun: the jobs of a sweep run in one process each, a GPU each (hydra/launcher=joblib or"
                 " submitit_slurm); several processes may share one run, so give them one at a time"
