@@ -15,8 +15,8 @@ from transformers import AutoModel
 
 from transenc.encoders import BiEncoder, CrossEncoder
 from transenc.errors import InputError
+from transenc.model_description import read_as
 from transenc.model_folder import find
-from transenc.stages.models import read_as
 
 st = pytest.importorskip("sentence_transformers")
 

@@ -3,12 +3,18 @@
 import math
 import re
 from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from transenc.config.schema import Direction, Select, Train, listed
 from transenc.data.hub import HUB
 from transenc.data.published import PUBLISHED
+from transenc.model_description import read_as
 from transenc.results import METRIC_NAMES, Row, percent
+
+if TYPE_CHECKING:
+    from transenc.stages.evaluation import Member
 
 NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)  # of a model on the hub
 FOLDERS = re.compile(r"(?<![^\s=,\[{(\"'])[~/][^\s,\[\]{}\"']*/")  # those of an absolute path, also inside a command
@@ -46,6 +52,51 @@ def as_code(text: str) -> str:
 def _cell(text: str) -> str:
     """Text of others in a Markdown table, as it is written."""
     return re.sub(r"([\\`*\[\]<>|&~])", r"\\\1", " ".join(text.split()))
+
+
+def how_made(member: "Member", cfg: Train, select: Select, note: str | None, why_not: str | None) -> str:
+    """How a card says that a selected encoder was made.
+
+    Args:
+        member: the encoder.
+        cfg: of its run.
+        select: what selected it, never `auto`.
+        note: what the run says of it (`transenc.selection.note`), if anything.
+        why_not: what speaks against using it, if anything.
+    """
+    direction, facts = cfg.distill.direction, member.artifact.facts
+    initial = {"bi": listed(cfg.model.bi), "cross": listed(cfg.model.cross)}
+    names = {kind: " + ".join(as_code(public_name(name)) for name in initial[kind]) for kind in direction.kinds}
+    method = {
+        Direction.both: "a bi-encoder ({bi}) and a cross-encoder ({cross}) trained each other in turn, without labels"
+        " ([Trans-Encoder](https://arxiv.org/abs/2109.13059), Liu et al., ICLR 2022)",
+        Direction.bi_to_cross: "the bi-encoder ({bi}) labelled the training pairs of the cross-encoder",
+        Direction.cross_to_bi: "the cross-encoder ({cross}) labelled the training pairs of the bi-encoder",
+    }.get(direction, "supervised, trained on human scores")
+    text = method.format(**names)
+    if cfg.fixed_teachers:
+        fixed = ", ".join(as_code(public_name(name)) for name in cfg.fixed_teachers)
+        text += f"; fixed teachers that were not trained labelled with them ({fixed})"
+    selected = {
+        Select.dev: "Weights and iteration were selected by gold development scores.",
+        Select.agreement: "Weights and iteration were selected by agreement with held-out labels.",
+        Select.last: "It has the last weights of the last iteration.",
+    }
+    text += f". {selected[select]}"
+    if facts["encoder"].get("symmetric"):
+        text += " Its results below are of the mean logit over both orders of a pair; `predict` takes one order."
+    if member.folds and member.artifact not in member.folds:
+        text += f" The bi-encoder's labels came from {len(member.folds)} others, each trained on the pool but one fold."
+    elif member.folds:
+        which = "one" if select is Select.last else "the best"
+        text += f" It is {which} of {len(member.folds)}, each trained on the pool but one fold."
+    if note:
+        reason = note.removeprefix(f"{member.place}: ")  # which says nothing to others
+        text += f" {reason[0].upper()}{reason[1:]}"
+    if facts.get("centred"):
+        text += " Its embeddings were mean-centred over the sentences of the pool."
+    text += f" It is read with {read_as(facts['encoder'])}."
+    return text + (f" **Do not use it**: {why_not}." if why_not else "")
 
 
 def card(

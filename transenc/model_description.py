@@ -1,4 +1,6 @@
-"""What a model folder says of itself, as sentence-transformers reads it, and what of that is not supported here."""
+"""What a model folder says of itself, as sentence-transformers reads it, and what of that is not supported here; and how an
+encoder reads text, on one line.
+"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -182,3 +184,26 @@ def _lacking_settings(reading: Mapping[str, Any], file: str) -> Iterator[str]:
             known = isinstance(value, dict) and set(value) <= HARMLESS_ARGUMENTS
         if not known:
             yield f"{key}={value!r:.80} in {file}"
+
+
+def read_as(facts: Mapping[str, Any]) -> str:
+    """How a model is read, from an encoder's `facts`, on one line."""
+    parts: list[str] = []
+    if "pooling" in facts:
+        parts.append(f"{facts['pooling']} pooling" + "".join(f", {module}" for module in facts["modules"]))
+        parts.append(f"{facts['dimensions']} dimensions")
+    first, second = facts["prompts"]
+    if facts.get("template"):
+        parts.append(f"template {first!r}, sentence, {second!r}, sentence")
+    elif first or second:
+        parts.append(f"prompt {first!r}" if first == second else f"prompts {first!r} and {second!r}")
+    if facts.get("symmetric"):
+        parts.append("both orders of a pair")
+    if facts.get("activation", "Sigmoid") != "Sigmoid":
+        parts.append(f"scores are the sigmoid of its logit (its folder says {facts['activation']})")
+    parts += [
+        f"{facts['max_tokens']:,} tokens",
+        f"{facts['layers']} layers",
+        f"{facts['parameters'] / 1e6:.1f}M parameters",
+    ]
+    return ", ".join(parts)

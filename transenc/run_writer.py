@@ -21,8 +21,8 @@ import numpy as np
 
 from transenc import distributed
 from transenc.artifacts import RECORD, Artifact, replacing
-from transenc.config.schema import Adapters, Direction, Select, Train, Verbosity, listed
-from transenc.model_card import as_code, card, public_name
+from transenc.config.schema import Adapters, Select, Train, Verbosity, listed
+from transenc.model_card import card, how_made, public_name
 from transenc.model_folder import ADAPTER_CONFIG, Source, name_base
 from transenc.progress import Progress
 from transenc.report.page import write_report
@@ -31,7 +31,6 @@ from transenc.results import RESULT, Row, failed_training, member_name, publishe
 from transenc.run_folder import RunFolder, lock_run, model_path, predictions_path, recorded
 from transenc.selection import Selected, note, warning
 from transenc.stages.evaluation import KNOWN_DATASETS, Member, task_name
-from transenc.stages.models import read_as
 from transenc.stages.pairs import sentences_of
 from transenc.stages.run import Stages
 from transenc.stages.training import ADAPTER_FOLDER, CURVE
@@ -216,46 +215,13 @@ class RunWriter:
         return shlex.join([*launcher, "train.py", *self.overrides])
 
     def _card(self, member: Member, stages: Stages, pool: Artifact, note: str | None, why_not: str | None) -> str:
-        model, direction = self.cfg.model, self.cfg.distill.direction
-        initial = {kind: listed(model.bi if kind == "bi" else model.cross) for kind in direction.kinds}
-        names = {kind: " + ".join(as_code(public_name(n)) for n in initial[kind]) for kind in initial}
-        method = {
-            Direction.both: "a bi-encoder ({bi}) and a cross-encoder ({cross}) trained each other in turn, without"
-            " labels ([Trans-Encoder](https://arxiv.org/abs/2109.13059), Liu et al., ICLR 2022)",
-            Direction.bi_to_cross: "the bi-encoder ({bi}) labelled the training pairs of the cross-encoder",
-            Direction.cross_to_bi: "the cross-encoder ({cross}) labelled the training pairs of the bi-encoder",
-        }.get(direction, "supervised, trained on human scores").format(**names)
-        if stages.fixed_teachers:
-            fixed = ", ".join(as_code(public_name(name)) for name in stages.fixed_teachers)
-            method += f"; fixed teachers that were not trained labelled with them ({fixed})"
-        text = {
-            Select.dev: "Weights and iteration were selected by gold development scores.",
-            Select.agreement: "Weights and iteration were selected by agreement with held-out labels.",
-            Select.last: "It has the last weights of the last iteration.",
-        }[stages.select]
+        initial = listed(self.cfg.model.bi if member.kind == "bi" else self.cfg.model.cross)
         facts = member.artifact.facts
-        if facts["encoder"].get("symmetric"):
-            text += " Its results below are of the mean logit over both orders of a pair; `predict` takes one order."
-        if member.folds and member.artifact not in member.folds:
-            text += (
-                f" The bi-encoder's labels came from {len(member.folds)} others, each trained on the pool but one fold."
-            )
-        elif member.folds:
-            which = "one" if stages.select is Select.last else "the best"
-            text += f" It is {which} of {len(member.folds)}, each trained on the pool but one fold."
-        if note:
-            reason = note.removeprefix(f"{member.place}: ")  # which says nothing to others
-            text += f" {reason[0].upper()}{reason[1:]}"
-        if facts.get("centred"):
-            text += " Its embeddings were mean-centred over the sentences of the pool."
-        text += f" It is read with {read_as(facts['encoder'])}."
-        if why_not:
-            text += f" **Do not use it**: {why_not}."
         return card(
             member.kind,
-            public_name(initial[member.kind][member.number]),
+            public_name(initial[member.number]),
             stages.initial_sources[member.kind, member.number].public[0],
-            f"{method}. {text}",
+            how_made(member, self.cfg, stages.select, note, why_not),
             self.cfg.sources,
             pool.facts["shared"],
             [row for row in self.rows if row.key == member.key],

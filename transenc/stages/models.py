@@ -8,7 +8,7 @@ score_late -> scores.npy: what a bi-encoder labels by with late interaction, two
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -145,29 +145,6 @@ def model_facts(folder: Path, encoder: "PairEncoder") -> Facts:
     settings.pop("model_max_length", None)  # sentences are tokenised whole
     tokenizer = digest([file_digest(folder / "tokenizer.json"), settings])
     return {"kind": encoder.kind, "tokenizer": tokenizer, "encoder": encoder.facts}
-
-
-def read_as(facts: Mapping[str, Any]) -> str:
-    """How a model is read, from an encoder's `facts`, on one line."""
-    parts: list[str] = []
-    if "pooling" in facts:
-        parts.append(f"{facts['pooling']} pooling" + "".join(f", {module}" for module in facts["modules"]))
-        parts.append(f"{facts['dimensions']} dimensions")
-    first, second = facts["prompts"]
-    if facts.get("template"):
-        parts.append(f"template {first!r}, sentence, {second!r}, sentence")
-    elif first or second:
-        parts.append(f"prompt {first!r}" if first == second else f"prompts {first!r} and {second!r}")
-    if facts.get("symmetric"):
-        parts.append("both orders of a pair")
-    if facts.get("activation", "Sigmoid") != "Sigmoid":
-        parts.append(f"scores are the sigmoid of its logit (its folder says {facts['activation']})")
-    parts += [
-        f"{facts['max_tokens']:,} tokens",
-        f"{facts['layers']} layers",
-        f"{facts['parameters'] / 1e6:.1f}M parameters",
-    ]
-    return ", ".join(parts)
 
 
 @stage(version=6, ignore=("source", "key", "state"))
