@@ -85,11 +85,8 @@ def how_made(member: "Member", cfg: Train, select: Select, note: str | None, why
     text += f". {selected[select]}"
     if facts["encoder"].get("symmetric"):
         text += " Its results below are of the mean logit over both orders of a pair; `predict` takes one order."
-    if member.folds and member.artifact not in member.folds:
-        text += f" The bi-encoder's labels came from {len(member.folds)} others, each trained on the pool but one fold."
-    elif member.folds:
-        which = "one" if select is Select.last else "the best"
-        text += f" It is {which} of {len(member.folds)}, each trained on the pool but one fold."
+    if count := len(member.folds):
+        text += f" Its weights are the mean of {count} cross-encoders', each trained on the pool but one fold."
     if note:
         reason = note.removeprefix(f"{member.place}: ")  # which says nothing to others
         text += f" {reason[0].upper()}{reason[1:]}"

@@ -286,7 +286,6 @@ class Distill:
     select: Select
     adapters: Adapters
     folds: int  # parts of the pool for cross-fitting; 1: none
-    refit: bool  # with folds: save a cross-encoder of the whole pool
     interpolate: float  # a well pooled bi-encoder's share of trained weights, above 0; 1: only these
     holdout: float  # share of the pool held out for selection by agreement
     retries: int  # repeats, with other seeds, of a training that failed for no known cause

@@ -83,8 +83,8 @@ class Member:
         several: whether there are several members.
         artifact: its model folder.
         centred: whether it is an initial bi-encoder that has been mean-centred.
-        folds: the cross-fitted encoders that label in its place, in the order of the folds that they have not seen. It
-            is one of them, or has learnt from all folds.
+        folds: the cross-fitted encoders that label in its place, in the order of the folds that they have not seen. Its
+            weights are their mean.
     """
 
     kind: str

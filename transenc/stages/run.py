@@ -16,7 +16,6 @@ from transenc.artifacts import Artifact, Store
 from transenc.config.schema import Adapters, Centre, Failure, Select, Start, Teachers, Train, listed, of_member
 from transenc.data.files import Format
 from transenc.errors import InputError
-from transenc.metrics import ranked
 from transenc.model_folder import Source
 from transenc.progress import Progress
 from transenc.results import Row
@@ -32,7 +31,7 @@ from transenc.stages.models import (
 )
 from transenc.stages.pool import PoolStages
 from transenc.stages.teachers import label_column, predict, read_scores
-from transenc.stages.training import CURVE, train
+from transenc.stages.training import CURVE, soup, train
 
 log = logging.getLogger("transenc")
 
@@ -260,11 +259,7 @@ class Stages(PoolStages):
             if trained is None:
                 return replace(result, artifact=previous.artifact, folds=previous.folds)
             folds.append(trained)
-        saved: Artifact | None = max(folds, key=lambda artifact: ranked(artifact.facts["selection"]))
-        if self.cfg.distill.refit:
-            saved = self._train(result.place, config, inputs, previous)
-        if saved is None:
-            return replace(result, artifact=previous.artifact, folds=previous.folds)
+        saved = self.store(soup, {}, *folds, progress=self.progress, title=f"{result.place} soup")
         return replace(result, artifact=saved, folds=tuple(folds))
 
     def _training_config(self, student: Member) -> dict[str, Any]:

@@ -16,9 +16,9 @@ from transenc.data.tokens import TokenisedPairs
 from transenc.errors import InputError
 from transenc.metrics import main_metric
 from transenc.progress import Progress
-from transenc.stages.interpolation import InitialState, SelectionMetric, interpolate
+from transenc.stages.interpolation import InitialState, SelectionMetric, interpolate, interpolated
 from transenc.stages.labels import folds_of, held_out_count
-from transenc.stages.models import loaded, model_facts, similarities
+from transenc.stages.models import encoder_class, loaded, model_facts, similarities
 from transenc.stages.pairs import Config, Facts
 
 if TYPE_CHECKING:
@@ -263,3 +263,33 @@ def train(
         "trained": result.step > 0 or student.facts.get("trained", False),
     }
     return finished({**model_facts(out, encoder), **facts, **failed})
+
+
+@stage(version=1)
+def soup(out: Path, config: Config, progress: Progress, *folds: Artifact) -> Facts:
+    """The mean of the weights of cross-fitted encoders, which began from the same ones: a uniform model soup (Wortsman
+    et al. 2022, arXiv 2203.05482). Those whose training failed are left out, unless all did.
+
+    Its selection score is the mean of theirs, since no pair is unseen by all.
+    """
+    learnt = [fold for fold in folds if "failed" not in fold.facts] or folds
+    weights: Mapping[str, torch.Tensor] = {}
+    for number, fold in enumerate(learnt, 1):
+        encoder = encoder_class(fold.facts["kind"]).load(fold.path)
+        weights = interpolated(weights, encoder.state_dict(), 1 / number) if weights else encoder.state_dict()
+    encoder.load_state_dict(weights)
+    encoder.save(out)
+    scores = [fold.facts["selection"] for fold in learnt]
+    score = None if None in scores else sum(scores) / len(scores)
+    agreement = f", {learnt[0].facts['select']} {100 * score:.2f} on average" if score is not None else ""
+    return {
+        "kind": encoder.kind,
+        **model_facts(out, encoder),
+        "select": learnt[0].facts["select"],
+        "selection": score,
+        "step": max(fold.facts["step"] for fold in learnt),
+        "summary": f"the mean of {len(learnt)} encoders' weights{agreement}",
+        "centred": False,
+        "held_out": min(fold.facts["held_out"] for fold in learnt),
+        "trained": any(fold.facts["trained"] for fold in learnt),
+    }
