@@ -41,6 +41,25 @@ def test_code_that_a_model_names_and_that_is_not_run_is_told(model_copy, caplog)
     assert f"model={model_copy}: its own code (own.Bidirectional) is not run" in caplog.text
 
 
+def test_a_similarity_that_orders_pairs_otherwise_than_cosines_is_told_where_embeddings_are_compared(
+    models, tmp_path, caplog
+):
+    folder = tmp_path / "model"
+    BiEncoder.load(models["bert"], pooling="mean").save(folder)
+    settings, modules = folder / "config_sentence_transformers.json", json.loads((folder / "modules.json").read_text())
+    normalize = {"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"}
+    for similarity, listed, key, told in [
+        ("cosine", modules, "model.bi", False),
+        ("dot", [*modules, normalize], "model.bi", False),  # of length 1, where dot products are cosines
+        ("dot", modules, "model.cross", False),  # where nothing is embedded
+        ("dot", modules, "model.bi", True),
+    ]:
+        change(settings, similarity_fn_name=similarity)
+        (folder / "modules.json").write_text(json.dumps(listed))
+        find_model(key, str(folder))
+        assert ("embeddings compared by dot, and cosines are taken here" in caplog.text) == told
+
+
 def test_a_configuration_names_no_code_for_attention(model_copy):
     change(model_copy / "config.json", attn_implementation="someone/kernel", _attn_implementation="someone/kernel")
     assert BiEncoder.load(model_copy).backbone.config._attn_implementation in ("sdpa", "eager")

@@ -137,12 +137,16 @@ def test_of_a_pair_with_different_scores_in_a_file_the_first_counts_and_the_log_
     assert [line.endswith(f"; of {pairs} with different scores, the first counts") for line in told] == [True]
 
 
-def test_a_file_of_scores_that_lacks_pairs_is_one_line_with_their_number(setting, tmp_path):
+def test_a_file_of_scores_that_lacks_pairs_is_one_line_with_their_number_before_the_pool_is_scored(
+    setting, tmp_path, caplog
+):
     scores_file(setting, tmp_path / "scores.csv", slice(0, 20))
     with pytest.raises(
         InputError, match=r"scores.csv: has no score for \d+ of the pool's \d+ pairs, '.*' and '.*' first"
     ):
         setting.run(f"model.teachers={tmp_path}/scores.csv", *ONE_TURN)
+    assert "0/bi test" in caplog.text
+    assert "0/bi pool" not in caplog.text
 
 
 def test_a_score_outside_the_unit_interval_is_one_line(setting, tmp_path):

@@ -91,13 +91,15 @@ def check_overrides(name: str, arguments: Sequence[str]) -> None:
 
 
 def check_own_data(arguments: Sequence[str]) -> None:
-    """Refuse own pairs beside the default data choice, which selects and tests on STS-B.
+    """Refuse own pairs beside the default data choice, which selects and tests on STS-B, and beside another pool.
 
     Raises:
-        InputError: there are own pairs, and no choice of data.
+        InputError: there are own pairs, and no choice of data, or `data.pool` is set too.
     """
     given = {argument.partition("=")[0] for argument in arguments}
     own, chosen = OWN_FILES & given, {"data", "experiment"} & given
+    if own and "data.pool" in given:
+        raise InputError(f"data.pool: is not read beside {min(own)}; leave one out, or give data.extra for more pairs")
     own |= {"data.gold" for argument in arguments if re.match(r"data\.gold=.*[./]", argument)}  # a file
     if own and not chosen and not any(argument.startswith(("-c", "--config")) for argument in arguments):
         raise InputError(

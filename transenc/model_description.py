@@ -1,6 +1,4 @@
-"""What a model folder says of itself, as sentence-transformers reads it, and what of that is not supported here; and how an
-encoder reads text, on one line.
-"""
+"""What a model folder says of itself, as sentence-transformers reads it, and what of that is not supported here."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -50,6 +48,8 @@ class Description:
         pad_token_id: the padding token where they name it beside config.json, or None.
         architecture: the class that config.json names, or "".
         own_code: the class of its own code that the folder names (`auto_map`), which is not run; or None.
+        similarity: the function by which it has embeddings compared ("dot", "euclidean", ...), where that orders pairs
+            otherwise than cosines do; or None.
     """
 
     cross: bool
@@ -66,6 +66,7 @@ class Description:
     pad_token_id: int | None = None
     architecture: str = ""
     own_code: str | None = None
+    similarity: str | None = None
 
 
 def describe(source: Source) -> Description:
@@ -106,6 +107,9 @@ def describe(source: Source) -> Description:
         lacking.append(f"texts put into a chat template ({named.name})")
     if cross and source.modules and model_type != "CrossEncoder":
         lacking.append(f"a classification head in modules without model_type=CrossEncoder ({general.name})")
+    # Of embeddings of length 1, all functions order pairs as cosines do.
+    unit = any(module.name == "Normalize" for module in source.modules)
+    similarity = None if cross or unit else settings.get("similarity_fn_name")
     sides = {value.get("padding_side") for value in reading.values() if isinstance(value, dict)}
     return Description(
         cross=cross,
@@ -122,6 +126,7 @@ def describe(source: Source) -> Description:
         pad_token_id=value_of(value_of(reading, "config_kwargs", dict, named) or {}, "pad_token_id", int, named),
         architecture=str(architectures[0]),
         own_code=next((str(code) for auto, code in own_code.items() if auto.startswith("AutoModel")), None),
+        similarity=None if similarity == "cosine" else similarity,
     )
 
 

@@ -79,20 +79,21 @@ def find_model(key: str, name: str, adaptable: bool = False) -> Source:
     """
     try:
         source = find(name)
-        code = describe(source).own_code
+        description = describe(source)
         if adaptable and (source.base is not None or source.folder != source.root):
             what = "is an adapter itself" if source.base is not None else f"has its weights in {source.folder.name}/"
             raise InputError(f"{name}: {what}, and no adapter can name it as its base; set distill.adapters=merged")
     except InputError as error:
         raise InputError(f"{key}={error}") from None
-    if code is not None:
-        log.warning(
-            "%s=%s: its own code (%s) is not run, transformers' class for its model_type reads it; compare it with its"
-            " published scores",
-            key,
-            name,
-            code,
+    caveats = []
+    if description.own_code is not None:
+        caveats.append(
+            f"its own code ({description.own_code}) is not run, transformers' class for its model_type reads it"
         )
+    if description.similarity is not None and key != "model.cross":
+        caveats.append(f"its folder has embeddings compared by {description.similarity}, and cosines are taken here")
+    for caveat in caveats:
+        log.warning("%s=%s: %s; compare it with its published scores", key, name, caveat)
     return source
 
 

@@ -170,9 +170,9 @@ class Stages(PoolStages):
             return pool
         kinds = [teacher] if self.cfg.distill.teachers is Teachers.other else self.scorers(encoders)
         members = [member for kind in kinds for member in encoders[kind]]
-        scored = [self._pool_scores(member, pool) for member in members]
-        if iteration:
-            scored += [self._fixed_scores(name, pool) for name in self.fixed_teachers]
+        # First those of others: their files may lack pairs.
+        fixed = [self._fixed_scores(name, pool) for name in self.fixed_teachers] if iteration else []
+        scored = [*(self._pool_scores(member, pool) for member in members), *fixed]
         config = {"average": self.cfg.distill.average.name}
         title = f"{iteration}/{teacher} label"
         labels = self.store(label, config, *scored, progress=self.progress, title=title)
