@@ -8,9 +8,10 @@ import pandas
 import pytest
 import torch
 from conftest import weights
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import transenc.stages.run
+from transenc.artifacts import file_digest
 from transenc.encoders import CrossEncoder
 from transenc.errors import InputError
 from transenc.stages.labels import folds_of
@@ -73,46 +74,63 @@ def test_a_fold_is_not_learnt_from(setting, monkeypatch):
     assert same == [False, True, False]
 
 
-def test_the_saved_cross_encoder_has_the_mean_weights_of_its_folds_and_scores_of_its_own(made, setting):
-    saved = made["run"] / "models" / "cross-encoder"
+def test_a_soup_has_the_mean_weights_of_its_folds(made):
     states = [load_file(made[f"1/cross/fold-{fold} train"] / "model.safetensors") for fold in range(3)]
-    for name, weight in load_file(saved / "model.safetensors").items():
+    for name, weight in load_file(made["1/cross soup"] / "model.safetensors").items():
         torch.testing.assert_close(weight, sum(state[name] for state in states) / 3)
-    predictions = pandas.read_csv(made["run"] / "predictions" / "1-cross-test.csv")
-    pairs = list(zip(predictions.sentence1, predictions.sentence2, strict=True))
-    np.testing.assert_allclose(predictions.score, CrossEncoder.load(saved).predict(pairs), atol=1e-5)
-    card = (saved / "README.md").read_text()
-    assert "Its weights are the mean of 3 cross-encoders', each trained on the pool but one fold." in card
 
 
-def test_its_selection_score_is_the_mean_of_the_agreement_that_its_folds_ended_with(setting):
-    folder = setting.run("distill.folds=3", "distill.select=agreement", "distill.failure=ignore")
-    curves = pandas.read_csv(folder / "curves.csv").query("place.str.startswith('1/cross')")
-    best = curves.groupby("place").selection.max()
-    assert len(best) == 3
-    run = json.loads((folder / "run.json").read_text())
-    assert run["selected"]["cross"]["score"] == pytest.approx(best.mean())
-
-
-def test_a_fold_that_failed_is_no_part_of_the_mean_unless_all_did(made, setting, monkeypatch):
+@pytest.mark.parametrize("worse", [False, True])
+def test_the_soup_is_saved_unless_it_agrees_less_with_the_labels_than_its_folds_on_pairs_they_have_not_learnt(
+    setting, artifacts_by_title, monkeypatch, worse
+):
     stage = transenc.stages.run.train
 
-    def saved(failed):
+    def negated(out, config, progress, *inputs):  # at a rate that changes no weight, so that nothing else differs
+        facts = stage.build(out, config, progress, *inputs)
+        if progress.place == "1/cross/fold-1" and worse:
+            state = load_file(out / "model.safetensors")
+            save_file({name: -weight for name, weight in state.items()}, out / "model.safetensors", {"format": "pt"})
+        return facts
+
+    monkeypatch.setattr(transenc.stages.run, "train", replace(stage, build=negated))
+    settings = ["distill.folds=2", "distill.select=agreement", "distill.failure=ignore"]
+    folder = setting.run(*settings, "distill.cross.learning_rate=1e-12") / "models" / "cross-encoder"
+    saved = artifacts_by_title["1/cross/fold-0 train" if worse else "1/cross soup"]
+    assert file_digest(folder / "model.safetensors") == file_digest(saved / "model.safetensors")
+    assert artifacts_by_title["1/cross soup"].facts["worse"] == worse
+    made = "It is the best of 2" if worse else "Its weights are the mean of those of 2"
+    made += " cross-encoders that were each trained on the pool but one fold."
+    assert made in (folder / "README.md").read_text()
+
+
+def test_a_soups_selection_score_is_the_mean_of_those_of_its_folds(setting, artifacts_by_title):
+    folder = setting.run("distill.folds=3", "distill.select=agreement", "distill.failure=ignore")
+    best = (
+        pandas.read_csv(folder / "curves.csv").query("place.str.startswith('1/cross')").groupby("place").selection.max()
+    )
+    assert len(best) == 3
+    assert artifacts_by_title["1/cross soup"].facts["selection"] == pytest.approx(best.mean())
+
+
+def test_a_fold_that_failed_is_no_part_of_the_soup_unless_all_did(made, setting, monkeypatch):
+    stage = transenc.stages.run.train
+    states = [load_file(made[f"1/cross/fold-{fold} train"] / "model.safetensors") for fold in range(3)]
+    places = [f"1/cross/fold-{fold}" for fold in range(3)]
+
+    def soup(failed):
         def fail(out, config, progress, *inputs):
             facts = stage.build(out, config, progress, *inputs)
-            reason = {"failed": "as asked", "cause": "few steps"} if progress.place in failed else {}
-            return facts | reason
+            return facts | ({"failed": "as asked", "cause": "few steps"} if progress.place in failed else {})
 
         monkeypatch.setattr(transenc.stages.run, "train", replace(stage, build=fail))
         name = f"without-{len(failed)}"
-        folder = setting.run(*FOLDS, f"paths.artifacts={setting.root}/{name}-artifacts", name=name)
-        return load_file(folder / "models" / "cross-encoder" / "model.safetensors")
+        setting.run(*FOLDS, f"paths.artifacts={setting.root}/{name}-artifacts", name=name)
+        return load_file(made["1/cross soup"] / "model.safetensors")
 
-    states = [load_file(made[f"1/cross/fold-{fold} train"] / "model.safetensors") for fold in range(3)]
-    places = [f"1/cross/fold-{fold}" for fold in range(3)]
-    for name, weight in saved(places[1:]).items():
+    for name, weight in soup(places[1:]).items():
         torch.testing.assert_close(weight, states[0][name])
-    for name, weight in saved(places).items():
+    for name, weight in soup(places).items():
         torch.testing.assert_close(weight, sum(state[name] for state in states) / 3)
 
 

@@ -84,7 +84,7 @@ class Member:
         artifact: its model folder.
         centred: whether it is an initial bi-encoder that has been mean-centred.
         folds: the cross-fitted encoders that label in its place, in the order of the folds that they have not seen. Its
-            weights are their mean.
+            weights are their mean, or it is one of them.
     """
 
     kind: str

@@ -16,6 +16,7 @@ from transenc.artifacts import Artifact, Store
 from transenc.config.schema import Adapters, Centre, Failure, Select, Start, Teachers, Train, listed, of_member
 from transenc.data.files import Format
 from transenc.errors import InputError
+from transenc.metrics import ranked
 from transenc.model_folder import Source
 from transenc.progress import Progress
 from transenc.results import Row
@@ -259,8 +260,10 @@ class Stages(PoolStages):
             if trained is None:
                 return replace(result, artifact=previous.artifact, folds=previous.folds)
             folds.append(trained)
-        saved = self.store(soup, {}, *folds, progress=self.progress, title=f"{result.place} soup")
-        return replace(result, artifact=saved, folds=tuple(folds))
+        config = {"split_seed": self.cfg.seed, **self.scoring}
+        mean = self.store(soup, config, *inputs[1:3], *folds, progress=self.progress, title=f"{result.place} soup")
+        best = max(folds, key=lambda fold: ranked(fold.facts["selection"]))
+        return replace(result, artifact=best if mean.facts["worse"] else mean, folds=tuple(folds))
 
     def _training_config(self, student: Member) -> dict[str, Any]:
         """The settings of the stage `train`, but for its seed and fold."""

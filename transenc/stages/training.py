@@ -14,11 +14,11 @@ from transenc import distributed
 from transenc.artifacts import Artifact, stage
 from transenc.data.tokens import TokenisedPairs
 from transenc.errors import InputError
-from transenc.metrics import main_metric
+from transenc.metrics import main_metric, spearman
 from transenc.progress import Progress
 from transenc.stages.interpolation import InitialState, SelectionMetric, interpolate, interpolated
 from transenc.stages.labels import folds_of, held_out_count
-from transenc.stages.models import encoder_class, loaded, model_facts, similarities
+from transenc.stages.models import loaded, model_facts, similarities
 from transenc.stages.pairs import Config, Facts
 
 if TYPE_CHECKING:
@@ -265,31 +265,48 @@ def train(
     return finished({**model_facts(out, encoder), **facts, **failed})
 
 
-@stage(version=1)
-def soup(out: Path, config: Config, progress: Progress, *folds: Artifact) -> Facts:
-    """The mean of the weights of cross-fitted encoders, which began from the same ones: a uniform model soup (Wortsman
-    et al. 2022, arXiv 2203.05482). Those whose training failed are left out, unless all did.
+@stage(version=1, ignore=("batch_tokens", "accelerator"))
+@distributed.collective
+def soup(out: Path, config: Config, progress: Progress, tokens: Artifact, labels: Artifact, *folds: Artifact) -> Facts:
+    """The mean of the weights of cross-fitted encoders: a uniform model soup (Wortsman et al. 2022, arXiv 2203.05482).
+    Those whose training failed are left out, unless all did.
 
+    Encoders that began from the same weights mostly have such a mean. It is no `worse` than they are if it agrees with
+    the labels at least as well as each of them with those of its own fold, which the others, but not it, have learnt.
     Its selection score is the mean of theirs, since no pair is unseen by all.
     """
-    learnt = [fold for fold in folds if "failed" not in fold.facts] or folds
+    from transenc.training import MAX_EXAMINED_PAIRS
+
+    pool, targets = TokenisedPairs.load(tokens.path), np.load(labels / "labels.npy")
+    parts = folds_of(pool.originals, len(folds), config["split_seed"])
+    unseen = [(fold, part[:MAX_EXAMINED_PAIRS]) for fold, part in zip(folds, parts, strict=True)]
+    unseen = [(fold, rows) for fold, rows in unseen if "failed" not in fold.facts] or unseen
+
+    def agreement(encoder: "PairEncoder", rows: np.ndarray) -> float:
+        return spearman(similarities(encoder, pool.select(rows), config), targets[rows])
+
     weights: Mapping[str, torch.Tensor] = {}
-    for number, fold in enumerate(learnt, 1):
-        encoder = encoder_class(fold.facts["kind"]).load(fold.path)
+    before = []
+    for number, (fold, rows) in enumerate(unseen, 1):
+        encoder = loaded(fold, config, change=True)
+        before.append(agreement(encoder, rows))
         weights = interpolated(weights, encoder.state_dict(), 1 / number) if weights else encoder.state_dict()
     encoder.load_state_dict(weights)
+    after = [agreement(encoder, rows) for _, rows in unseen]
+    if distributed.rank():
+        return {}
     encoder.save(out)
-    scores = [fold.facts["selection"] for fold in learnt]
-    score = None if None in scores else sum(scores) / len(scores)
-    agreement = f", {learnt[0].facts['select']} {100 * score:.2f} on average" if score is not None else ""
+    worse = not sum(after) >= sum(before)  # an undefined one is
+    facts = [fold.facts for fold, _ in unseen]
+    scores = [fact["selection"] for fact in facts]
     return {
-        "kind": encoder.kind,
         **model_facts(out, encoder),
-        "select": learnt[0].facts["select"],
-        "selection": score,
-        "step": max(fold.facts["step"] for fold in learnt),
-        "summary": f"the mean of {len(learnt)} encoders' weights{agreement}",
+        "worse": worse,
+        "select": facts[0]["select"],
+        "selection": None if None in scores else sum(scores) / len(scores),
+        "step": max(fact["step"] for fact in facts),
+        "summary": f"the mean of {len(facts)} encoders' weights" + (", worse than they are" if worse else ""),
         "centred": False,
-        "held_out": min(fold.facts["held_out"] for fold in learnt),
-        "trained": any(fold.facts["trained"] for fold in learnt),
+        "held_out": min(fact["held_out"] for fact in facts),
+        "trained": any(fact["trained"] for fact in facts),
     }
