@@ -234,6 +234,11 @@ def test_settings_of_the_command_line_that_python_does_not_take_are_refused(give
         transenc.distill(*given)
 
 
+def test_a_pool_beside_pairs_in_memory_is_refused_since_it_is_not_read():
+    with pytest.raises(InputError, match=r"^data.pool: is not read beside data.path"):
+        transenc.distill("data.pool=[a.csv]", pairs=[("a", "b")])
+
+
 @pytest.mark.parametrize(
     ("pairs", "says"),
     [

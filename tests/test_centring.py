@@ -2,10 +2,13 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pandas
 import pytest
+import torch
+from safetensors.torch import load_file
 
 import transenc.stages.run
 from transenc.data.tokens import number_sentences, tokenise
@@ -105,6 +108,15 @@ def test_the_card_of_mean_centred_weights_that_no_training_improved_says_so(sett
     card = " ".join((folder / "models" / "bi-encoder" / "README.md").read_text().split())
     assert "mean-centred on the pool: " in card
     assert "unchanged" not in card
+
+
+def test_a_student_that_no_training_improved_is_not_centred_either(setting, monkeypatch):
+    monkeypatch.setattr("transenc.stages.interpolation.improves", lambda *_: False)
+    folder = setting.run("distill.centre=students", "distill.select=agreement", "distill.failure=ignore")
+    model = folder / "models" / "bi-encoder"
+    assert "unchanged" in (model / "README.md").read_text()
+    saved, initial = (load_file(folder / "model.safetensors") for folder in (model, Path(setting.model)))
+    assert all(torch.equal(weight, initial[name]) for name, weight in saved.items())
 
 
 def test_a_mean_centred_initial_encoder_that_is_selected_is_handed_back_and_reported_as_such(setting, monkeypatch):

@@ -20,6 +20,7 @@ from transenc.data.module import PairDataModule
 from transenc.data.tokens import number_sentences, tokenise
 from transenc.encoders import BiEncoder, OptimizerConfig
 from transenc.errors import InputError
+from transenc.run_writer import RunWriter
 from transenc.sweep import take_gpu
 
 ROOT = Path(__file__).parents[1]
@@ -201,3 +202,17 @@ def test_alone_every_exchange_gives_back_what_it_gets():
     assert distributed.gather("x") == ["x"]
     assert distributed.shard(3).tolist() == [0, 1, 2]
     assert distributed.gather_shards(np.arange(3), 3).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("ranks", "local", "launcher"),
+    [(1, None, "python"), (2, "2", "torchrun --nproc-per-node 2"), (16, "8", "torchrun --nnodes 2 --nproc-per-node 8")],
+)
+def test_a_run_records_the_command_of_one_machine_however_many_it_ran_on(
+    setting, tmp_path, monkeypatch, ranks, local, launcher
+):
+    monkeypatch.setattr(distributed, "size", lambda: ranks)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    if local is not None:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", local)
+    assert RunWriter(setting.config(), tmp_path, ["seed=1"])._command() == f"{launcher} train.py seed=1"

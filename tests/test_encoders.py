@@ -235,7 +235,7 @@ def test_a_sequence_that_memory_does_not_hold_is_an_error_that_says_so(bert, mon
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(encoder.backbone, "forward", short_of_memory)
-    with pytest.raises(InputError, match=r"\d+ tokens do not fit into the GPU's memory; lower max_tokens"):
+    with pytest.raises(InputError, match=r"a text of \d+ tokens does not fit .*; lower model.bi_max_tokens"):
         encoder.score(tokens_of(encoder))
 
 

@@ -15,7 +15,7 @@ def evaluate(tmp_path, files):
     def evaluate(*overrides):
         settings = ["data=pairs", f"data.test=[{files}/test.tsv]", "trainer=cpu", "resamples=50"]
         cfg = compose("evaluate", [*settings, f"paths.artifacts={tmp_path}/artifacts", *overrides])
-        value = run(cfg, tmp_path)
+        value = run(cfg, tmp_path, overrides)
         return value, pandas.read_csv(tmp_path / "results.csv")
 
     return evaluate
@@ -71,9 +71,10 @@ def test_both_orders_of_a_bi_encoder_are_refused(evaluate, bert):
         evaluate(f"model.path={bert}", "model.symmetric=true")
 
 
-def test_pairs_to_learn_from_are_no_test_set(evaluate, bert, files):
-    with pytest.raises(InputError, match=r"data.path: is for training; give data.test="):
-        evaluate(f"model.path={bert}", f"data.path={files}/test.tsv")
+@pytest.mark.parametrize("setting", ["data.path=pool.tsv", "data.limit=10", "data.dev=dev.tsv"])
+def test_a_setting_of_the_pairs_to_learn_from_is_refused_where_nothing_learns(evaluate, bert, setting):
+    with pytest.raises(InputError, match=rf"{setting.partition('=')[0]}: is for training, and not read here"):
+        evaluate(f"model.path={bert}", setting)
 
 
 def test_a_choice_of_models_may_be_named_as_for_training(tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ from transenc.report.__main__ import main
 from transenc.report.comparison import sweep_table
 from transenc.report.page import write_report
 from transenc.report.run import Run, read_table
-from transenc.results import Row, table
+from transenc.results import Row, averaged_over, table
 from transenc.sweep import Sweep
 
 HOSTILE = ("<script>alert('a')</script>", '& <b>bold</b> "quoted"')
@@ -245,8 +245,15 @@ def test_curves_of_ten_iterations_and_more_are_drawn_in_their_order(monkeypatch)
     assert darkness[-1] <= 1
 
 
+def test_a_mean_over_sets_of_different_metrics_names_them():
+    assert averaged_over({"sts12": "spearman"}) == "sts12"
+    assert averaged_over({"sts12": "spearman", "sts13": "spearman"}) == "2 test sets on average"
+    assert averaged_over({"sts12": "spearman", "own": "auc"}) == "2 test sets on average (Spearman and AUC)"
+
+
 def test_seconds_of_labelling_are_not_those_of_evaluation(monkeypatch):
-    drawn, titles = [], ["0/bi pool", "0/bi late pool", "0/bi stsb-test", "1/cross/fold-0 train", "read pairs"]
+    drawn, own = [], ["1/cross/fold-0 train", "1/cross soup"]
+    titles = ["0/bi pool", "0/bi late crops", "1/bi label", "0/bi stsb-test", *own, "read pairs"]
     monkeypatch.setattr(plots, "_figure", lambda draw, caption, long_names: drawn.append(draw))
     run = type("", (), {"facts": {"stages": [{"title": title, "seconds": 2.0} for title in titles]}})
     plots._seconds(run)
@@ -254,5 +261,5 @@ def test_seconds_of_labelling_are_not_those_of_evaluation(monkeypatch):
     drawn[0](axes)
     named = dict(zip([label.get_text() for label in axes.get_yticklabels()], axes.patches, strict=True))
     assert {name: bar.get_width() for name, bar in named.items()} == {
-        "0/bi label": 4, "evaluate": 2, "1/cross/fold-0 train": 2, "read": 2
+        "0/bi label": 4, "1/bi label": 2, "evaluate": 2, "1/cross/fold-0 train": 2, "1/cross soup": 2, "read": 2
     }  # fmt: skip

@@ -87,10 +87,14 @@ def test_a_logger_that_is_not_installed_is_one_line_that_says_what_to_install(se
         setting.run("loggers=[wandb]")
 
 
-def test_a_logger_that_refuses_leaves_an_earlier_run_as_it_was(setting, monkeypatch):
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [(["loggers=[wandb]"], "wandb"), (["data.limit=2", "data.dev=null"], "too few to hold some out")],
+)
+def test_a_logger_or_a_pool_that_is_refused_leaves_an_earlier_run_as_it_was(setting, monkeypatch, settings, says):
     folder = setting.run()
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(InputError, match="wandb"):
-        setting.run("loggers=[wandb]")
+    with pytest.raises(InputError, match=says):
+        setting.run(*settings)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before

@@ -284,17 +284,23 @@ def test_a_nan_loss_fails_the_training(bert, tmp_path):
     assert failed.value.cause == "nan"
 
 
-def test_a_batch_that_memory_does_not_hold_names_what_to_lower(bert, monkeypatch):
+@pytest.mark.parametrize(
+    ("micro_batch", "says"),
+    [
+        (None, r"^3 pairs .* set distill.cross.micro_batch_size below 3, .* model.cross_max_tokens"),
+        (2, r"^2 pairs .* set distill.cross.micro_batch_size below 2, .* model.cross_max_tokens"),
+        (1, r"^1 pairs do not fit into the GPU's memory at step 0; lower model.cross_max_tokens"),
+    ],
+)
+def test_a_batch_that_memory_does_not_hold_names_what_to_lower(bert, monkeypatch, micro_batch, says):
     student = CrossEncoder.load(bert, new_head=0)
+    student.micro_batch = micro_batch
 
     def short_of_memory(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(student, "training_step", short_of_memory)
-    with pytest.raises(
-        InputError,
-        match=r"batch of 3 pairs .* set distill.cross.micro_batch_size below 3, .* model.cross_max_tokens",
-    ):
+    with pytest.raises(InputError, match=says):
         train_on(student)
 
 

@@ -11,7 +11,8 @@ The words, used everywhere:
 - pool: the unlabelled pairs. label: a teacher's score for a pair of the pool.
 - iteration: the bi-encoder labels for the cross-encoder, then the cross-encoder for the bi-encoder. Iteration 0 is the
   initial bi-encoder.
-- member: one backbone of an ensemble. Self-distillation has one member, mutual distillation several.
+- member: one encoder of an ensemble, and what it becomes in each iteration. Self-distillation has one member, mutual
+  distillation several.
 - checkpoint: what an interrupted training resumes from.
 - recipe: a file in conf/experiment/, a small delta over the defaults.
 

@@ -116,7 +116,7 @@ def distill(
             raise InputError(f"{twice[0]}: {what}=... is given too; leave one of them out")
     if choice := next((choice for what, choice in CHOICES.items() if what in given), None):
         settings = [f"data={choice}", *settings]  # instead of STS-B
-    check_own_data(settings)
+    check_own_data([*settings, *(f"{KEYS[what]}=" for what in given)])
     cfg = compose("train", [*settings, "data.path=-"])
     for what, items in given.items():
         file = quoted(str(_file(what, items, cfg)))

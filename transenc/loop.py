@@ -43,10 +43,10 @@ def distill(cfg: Train, folder: Path, overrides: Sequence[str] | None = None) ->
             candidates.extend(members)
 
         initial = {kind: stages.initial_encoders(kind) for kind in direction.kinds}
+        pool = stages.gather(initial)
         run.begin()
         for kind in stages.scorers(initial):
             evaluate(initial[kind])
-        pool = stages.gather(initial)
         if cfg.data.flatten:
             labels = stages.label(initial, "bi", pool, 0)
             run.write_labels(0, "bi", labels, pool)

@@ -36,7 +36,7 @@ class Description:
     Attributes:
         cross: whether it is a trained cross-encoder (it has a classification head).
         max_tokens: length its sentence-transformers files cut to, or None.
-        lowercase: whether they have text brought to lower case, whatever the tokenizer does.
+        lowercase: whether they ask for text in lower case, whatever the tokenizer does.
         padding_side: "left" or "right" where they name it, or None.
         prompts: texts to put before a sentence, by name.
         default_prompts: those that are put before a first and before a second sentence by default; "" for none.

@@ -104,6 +104,18 @@ def percent(value: float) -> str:
     return "undefined" if math.isnan(value) else f"{100 * value:.2f}"
 
 
+def averaged_over(metrics: Mapping[str, str]) -> str:
+    """What a mean over test sets is of: the one set, or how many, and which metrics where these differ.
+
+    Args:
+        metrics: what each set is measured by, a key of `METRIC_NAMES`, by the set's name.
+    """
+    if len(metrics) == 1:
+        return next(iter(metrics))
+    names = list(dict.fromkeys(METRIC_NAMES[metric] for metric in metrics.values()))
+    return f"{len(metrics)} test sets on average" + (f" ({' and '.join(names)})" if len(names) > 1 else "")
+
+
 Line = tuple[str, Sequence[float | str | None]]  # its name, and for each column a value, or what to show as it is
 
 

@@ -210,8 +210,9 @@ class RunWriter:
     def _command(self) -> str:
         if self.overrides is None:
             return "transenc.distill, from Python"
-        size = distributed.size()
-        launcher = ["python"] if size == 1 else ["torchrun", "--nproc-per-node", str(size)]
+        size, local = distributed.size(), int(os.environ.get("LOCAL_WORLD_SIZE", distributed.size()))
+        machines = ["--nnodes", str(size // local)] if local < size else []
+        launcher = ["python"] if size == 1 else ["torchrun", *machines, "--nproc-per-node", str(local)]
         return shlex.join([*launcher, "train.py", *self.overrides])
 
     def _card(self, member: Member, stages: Stages, pool: Artifact, note: str | None, why_not: str | None) -> str:

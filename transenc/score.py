@@ -27,7 +27,7 @@ USAGE = """python -m transenc.score model=MODEL FILE [KEY=VALUE ...]
 
 FILE holds pairs: .tsv, .csv, .jsonl, .parquet, or sentence1||sentence2 a line;
 - is standard input. Standard output gets the same with one column more at the
-end: each pair's score in [0, 1] (a negative cosine is 0), and none where a
+end: each pair's score in [0, 1] (one below 0 is 0), and none where a
 sentence is empty. Blank lines are left out. All else stays as it is, line ends
 and byte-order mark too; parquet becomes csv. A file of any size is scored as it
 is read.

@@ -297,11 +297,13 @@ def train(
         except TrainingFailed as failure:
             raise failure.with_traceback(None)  # noqa: B904  # its frames would keep the trainer, see below
         except torch.OutOfMemoryError:
+            held = math.ceil(datamodule.batch_size / distributed.size())  # pairs at once
+            if student.micro_batch is not None:
+                held = min(held, student.micro_batch // student.sequences_per_pair)
+            fewer = f"set distill.{student.kind}.micro_batch_size below {held}, which changes no gradient, or "
             raise InputError(
-                f"a batch of {datamodule.batch_size} pairs does not fit into the GPU's memory at step"
-                f" {callback.steps_done + trainer.global_step}; set distill.{student.kind}.micro_batch_size below"
-                f" {datamodule.batch_size}, which changes no gradient, or lower model.{student.kind}_max_tokens, now"
-                f" {student.max_tokens}"
+                f"{held} pairs do not fit into the GPU's memory at step {callback.steps_done + trainer.global_step};"
+                f" {fewer if held > 1 else ''}lower model.{student.kind}_max_tokens, now {student.max_tokens}"
             ) from None
         except BaseException as error:
             if stopped := in_context(error, KeyboardInterrupt):  # Lightning makes a SystemExit of it

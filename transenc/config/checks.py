@@ -44,7 +44,7 @@ def check_evaluation(cfg: Evaluate) -> None:
     _hold(
         [
             ("model", cfg.model.path, _are_names(cfg.model.path), MODELS),
-            ("resamples", cfg.resamples, cfg.resamples >= 0, "at least 0"),
+            _at_least("resamples", cfg.resamples, 0),
             *_prompt_rules("model.prompt", cfg.model.prompt, "model.prompt_name", cfg.model.prompt_name),
             *_common_rules(cfg),
         ]
@@ -71,29 +71,19 @@ def check(cfg: Train) -> None:
 def _run_rules(cfg: Train) -> list[Rule]:
     model, data, distill, direction = cfg.model, cfg.data, cfg.distill, cfg.distill.direction
     rules = [
-        ("seed", cfg.seed, cfg.seed >= 0, "at least 0"),
-        ("data.seed", data.seed, data.seed >= 0, "at least 0"),
-        ("data.limit", data.limit, data.limit is None or data.limit >= 1, "at least 1, or null"),
+        _at_least("seed", cfg.seed, 0),
+        _at_least("data.seed", data.seed, 0),
+        _at_least("data.limit", data.limit, 1, null=True),
         ("data.path", data.path, data.path != "", "a file, or null"),
         *((key, file, file != "", "a file, or null") for key, file in data.corpora.items()),
         ("data.extra", data.extra, data.extra is None or _are_names(data.extra), "a known set, a file, or a list"),
-        (
-            "data.extra_limit",
-            data.extra_limit,
-            data.extra_limit is None or data.extra_limit >= 1,
-            "at least 1, or null",
-        ),
-        (
-            "data.mining.pairs",
-            data.mining.pairs,
-            data.mining.pairs is None or data.mining.pairs >= 1,
-            "at least 1, or null",
-        ),
-        ("data.mining.neighbours", data.mining.neighbours, data.mining.neighbours >= 1, "at least 1"),
-        ("distill.iterations", distill.iterations, distill.iterations >= 1, "at least 1"),
-        ("distill.retries", distill.retries, distill.retries >= 0, "at least 0"),
+        _at_least("data.extra_limit", data.extra_limit, 1, null=True),
+        _at_least("data.mining.pairs", data.mining.pairs, 1, null=True),
+        _at_least("data.mining.neighbours", data.mining.neighbours, 1),
+        _at_least("distill.iterations", distill.iterations, 1),
+        _at_least("distill.retries", distill.retries, 0),
         ("distill.folds", distill.folds, 1 <= distill.folds <= MAX_FOLDS, f"from 1 to {MAX_FOLDS}"),
-        ("distill.cross.crops_below", distill.cross.crops_below, distill.cross.crops_below >= 0, "at least 0"),
+        _at_least("distill.cross.crops_below", distill.cross.crops_below, 0),
         ("distill.interpolate", distill.interpolate, 0 < distill.interpolate <= 1, "above 0, and at most 1"),
         ("distill.holdout", distill.holdout, 0 < distill.holdout < 1, "between 0 and 1"),
         *_common_rules(cfg),
@@ -182,6 +172,12 @@ def _check_sources(cfg: Train) -> None:
         )
 
 
+def _at_least(key: str, value: Any, low: int, null: bool = False) -> Rule:
+    """`value >= low`, or None where that is allowed (`null`)."""
+    valid = null if value is None else value >= low
+    return key, value, valid, f"at least {low}" + (", or null" if null else "")
+
+
 def _hold(rules: list[Rule]) -> None:
     for key, value, valid, rule in rules:
         if not valid:
@@ -205,7 +201,7 @@ def _common_rules(cfg: Train | Evaluate) -> list[Rule]:
             for name, column in asdict(data.columns).items()
         ),
         ("data.score_max", data.score_max, data.score_max > data.score_min, "above data.score_min"),
-        ("trainer.score_tokens", tokens, tokens is None or tokens >= 1, "at least 1, or null"),
+        _at_least("trainer.score_tokens", tokens, 1, null=True),
         ("paths.artifacts", folder, folder.is_dir() or not folder.exists(), "a folder, or nothing yet"),
         *((f"paths.{key}", name, name != "", "a folder") for key, name in asdict(cfg.paths).items()),
         ("data.dev", data.dev, data.dev != "", "a set, a file, or null"),
@@ -214,20 +210,15 @@ def _common_rules(cfg: Train | Evaluate) -> list[Rule]:
 
 def _training_rules(key: str, training: TrainingConfig) -> list[Rule]:
     return [
-        (f"{key}.epochs", training.epochs, training.epochs >= 1, "at least 1"),
+        _at_least(f"{key}.epochs", training.epochs, 1),
         (
             f"{key}.min_steps",
             training.min_steps,
             0 <= training.min_steps <= MAX_MIN_STEPS,
             f"from 0 to {MAX_MIN_STEPS:,}",
         ),
-        (f"{key}.batch_size", training.batch_size, training.batch_size >= 1, "at least 1"),
-        (
-            f"{key}.micro_batch_size",
-            training.micro_batch_size,
-            training.micro_batch_size is None or training.micro_batch_size >= 1,
-            "at least 1, or null",
-        ),
+        _at_least(f"{key}.batch_size", training.batch_size, 1),
+        _at_least(f"{key}.micro_batch_size", training.micro_batch_size, 1, null=True),
         (
             f"{key}.lora_rank",
             training.lora_rank,
@@ -236,9 +227,9 @@ def _training_rules(key: str, training: TrainingConfig) -> list[Rule]:
         ),
         (f"{key}.learning_rate", training.learning_rate, training.learning_rate > 0, "above 0"),
         (f"{key}.warmup", training.warmup, 0 <= training.warmup < 1, "at least 0 and below 1"),
-        (f"{key}.weight_decay", training.weight_decay, training.weight_decay >= 0, "at least 0"),
-        (f"{key}.clip", training.clip, training.clip >= 0, "at least 0"),
-        (f"{key}.eval_steps", training.eval_steps, training.eval_steps >= 0, "at least 0"),
+        _at_least(f"{key}.weight_decay", training.weight_decay, 0),
+        _at_least(f"{key}.clip", training.clip, 0),
+        _at_least(f"{key}.eval_steps", training.eval_steps, 0),
     ]
 
 

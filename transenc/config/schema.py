@@ -114,7 +114,7 @@ class Failure(Enum):
 
     stop = "the run ends with an error"
     keep = "the encoder of the iteration before, or the initial bi-encoder, stays in its place"
-    ignore = "only NaN ends the run"
+    ignore = "only NaN ends the run; nothing is retried"
 
 
 class Loss(Enum):

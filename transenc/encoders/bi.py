@@ -253,7 +253,8 @@ class BiEncoder(PairEncoder):
     def embedding_bias(self) -> torch.nn.Parameter | None:
         """[E], what is added to every embedding: the bias of the last layer's normalisation, or of a module behind it.
 
-        Moving it leaves the encoder one of its family. None where the last layer does not end with such a bias.
+        A change of it keeps the architecture, so that other libraries load the model. None where the last layer has no
+        such bias.
         """
         pair = self.tokenise(["a", "b"], np.array([[0, 1]]))
         probe = self.to_device(self.inputs.singles(pair, np.arange(2)))
@@ -292,7 +293,8 @@ class BiEncoder(PairEncoder):
         prompt: str | Sequence[str] | None = None,
         prompt_name: str | Sequence[str] | None = None,
     ) -> Self:
-        """
+        """Load a bi-encoder.
+
         Args:
             source, description: the model folder.
             pooling: a mode of sentence-transformers' Pooling, or "auto": what the folder says, else cls.

@@ -193,7 +193,8 @@ class CrossEncoder(PairEncoder):
         max_tokens: int | None = None,
         symmetric: bool | None = None,
     ) -> Self:
-        """
+        """Load a cross-encoder, or make one of a model without a head for pairs.
+
         Args:
             source, description: the model folder.
             new_head: seed of a fresh head for an encoder that has none; None demands a trained cross-encoder. One that

@@ -168,7 +168,10 @@ def in_batches(lengths: np.ndarray, batch_tokens: int, run: Callable[[np.ndarray
             run(order[start : start + size])
         except torch.OutOfMemoryError:
             if size == 1:
-                raise InputError(f"{longest} tokens do not fit into the GPU's memory; lower max_tokens") from None
+                raise InputError(
+                    f"a text of {longest} tokens does not fit into the GPU's memory; lower model.bi_max_tokens or"
+                    " model.cross_max_tokens (model.max_tokens in transenc.evaluate and transenc.score)"
+                ) from None
             batch_tokens = size // 2 * longest
         else:
             start += size

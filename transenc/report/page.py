@@ -11,7 +11,7 @@ from transenc.report.comparison import comparison
 from transenc.report.plots import plots
 from transenc.report.run import Run
 from transenc.report.tables import disagreements, errors, score_table
-from transenc.results import failed_training, percent
+from transenc.results import averaged_over, failed_training, percent
 
 HERE = Path(__file__).parent
 # Control codes in a person's texts do not belong on a page; a replacement character stands for each.
@@ -80,7 +80,7 @@ def _gain(run: Run, name: str) -> str:
     if not tests:
         return f"<b>{name}</b>: iteration {iteration}."
     value = sum(run.test_values(key)) / len(tests)
-    where = html.escape(next(iter(tests))) if len(tests) == 1 else f"{len(tests)} test sets on average"
+    where = html.escape(averaged_over(tests))
     gain = ""
     # The initial cross-encoder has no results where its head is new.
     initial = run.test_values((0, name.partition("-")[0], member))

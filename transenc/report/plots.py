@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from transenc.report.run import Run
-from transenc.results import member_name, percent
+from transenc.results import averaged_over, member_name, percent
 
 BI, CROSS = "#2f7ed8", "#d9622b"
 INK, LINE = "#010203", "#040506"  # placeholders for the page's own colours
@@ -89,9 +89,7 @@ def _scores(run: Run) -> str:
         axes.set_xlabel("iteration")
         axes.legend()
 
-    tests = list(run.facts["tests"])
-    where = tests[0] if len(tests) == 1 else f"{len(tests)} test sets on average"
-    return _figure(draw, f"Results x100 on {where}")
+    return _figure(draw, f"Results x100 on {averaged_over(run.facts['tests'])}")
 
 
 def _histograms(run: Run) -> str:
@@ -151,9 +149,9 @@ def _curve(rows: Any, column: str, caption: str) -> str:
 def _seconds(run: Run) -> str:
     def name_of(title: str) -> str:
         first, *_, last = title.split() if " " in title else (title, "")
-        if last == "pool" and "/" in first:
+        if last in ("pool", "crops", "label", "embed") and "/" in first:
             return f"{first} label"  # an encoder's scores of the pool become labels
-        if last in ("train", "pool"):
+        if last in ("train", "soup", "pool", "crops"):
             return title
         return "evaluate" if "/" in first else first
 

@@ -250,7 +250,7 @@ class Evaluation:
         return artifact
 
     def _identity(self, source: Source, key: str) -> dict[str, Any]:
-        """What a model counts by in a fingerprint, and where it is."""
+        """The settings of `load` that identify a model by its files, and where it is."""
         return {
             "source": source,
             "key": key,

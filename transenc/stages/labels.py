@@ -33,7 +33,8 @@ def average(scores: np.ndarray, how: str) -> np.ndarray:
     """The scores of several teachers as one.
 
     Args:
-        scores: [M, N], a row for each teacher.
+        scores: [M, N], a row for each set of scores. A bi-encoder that labels by late interaction has two, so it counts
+            twice.
         how: "mean"; "z", the mean of the standardised rows, scaled back to the rows' average mean and standard
             deviation; or "rank", the pairs in the order of their mean rank, with the values of the plain mean in that
             order. For a single teacher all three are the same.

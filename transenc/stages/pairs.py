@@ -52,8 +52,8 @@ def _write(out: Path, sentences: Iterable[str], pairs: np.ndarray) -> Facts:
 
 @stage(version=4, ignore=("name", "files"))
 def read(out: Path, config: Config, progress: Progress) -> Facts:
-    """The pairs of one set or file, as they stand; scored ones bring gold scores, others have no place for any. Of a
-    file's scored pairs, those that lack a sentence are dropped.
+    """The pairs of one set or file, as they stand, and the gold scores of scored ones. Of a file's scored pairs, those
+    that lack a sentence are dropped.
     """
     name, paths, scored = config["name"], [Path(path) for path in config["files"]], config["scored"]
     warnings: list[str] = []

@@ -30,7 +30,8 @@ MIN_DEV = 30  # pairs: of fewer, Spearman correlations have a standard error of 
 
 
 class PoolStages(Evaluation):
-    """The steps that make the pool. Whatever is wrong with the data is an error here, before a model is loaded.
+    """The steps that make the pool. A file that cannot be read is an error here, before a model is loaded; too small a
+    pool is one in `gather`, before an encoder scores.
 
     Attributes:
         corpus: single sentences, or queries and documents, to make pairs of, if there are any.

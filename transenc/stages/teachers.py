@@ -124,6 +124,8 @@ def _in_chunks(progress: Progress, unit: str, items: Sequence[Any], run: Callabl
             part = list(items[start : start + CHUNK])
             try:
                 parts.append(run(part).float().cpu())
+            except torch.OutOfMemoryError:
+                raise InputError("its batches do not fit into the GPU's memory; lower trainer.score_tokens") from None
             except Exception as error:  # whatever it stumbles over in files of others
                 raise InputError(
                     f"sentence-transformers cannot score with it ({reason(error)}); take another model"

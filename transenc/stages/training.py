@@ -57,7 +57,7 @@ def prepare(student: Artifact, config: Config) -> "PairEncoder":
 
 
 def split(pool: TokenisedPairs, config: Config) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of a pool that are held out for selection by agreement, and those to learn from, less the `fold` if
+    """The rows that are held out for selection by agreement, and those to learn from: of the pool, less the `fold` if
     there is one. Held-out rows are the same in every iteration, since iterations are compared by them. A crop is learnt
     from where its pair is; none is held out.
 
@@ -157,7 +157,7 @@ def summary(losses: Sequence[float], passes: int, share: float, result: "Trainin
     return text + (f", {share:g} of the way" if 0 < share < 1 else "")
 
 
-@stage(version=17, ignore=("batch_tokens",))
+@stage(version=18, ignore=("batch_tokens",))
 @distributed.collective
 def train(
     out: Path,
@@ -241,9 +241,10 @@ def train(
         judges = [np.load(by / "labels.npy")[held_out] for by in (labels, *more)] if by_agreement else []
         share = interpolate(encoder, before, config["interpolate"], metric, judges, config["one_standard_error"])
         result.step = result.step if share else 0
-    if "centre" in config:
+    centred = "centre" in config and share > 0
+    if centred:
         encoder.centre(pairs, config["batch_tokens"])
-    if metric is not None and (share < 1 or "centre" in config):
+    if metric is not None and (share < 1 or centred):
         result.best = metric(encoder)  # iterations are compared as they are handed on
     if distributed.rank():
         return {}
@@ -258,7 +259,7 @@ def train(
         "selection": result.best,
         "step": result.step,
         "summary": summary(losses, in_all, share, result, config["select"]),
-        "centred": "centre" in config or student.facts.get("centred", False),
+        "centred": centred or student.facts.get("centred", False),
         "held_out": len(held_out),
         "trained": result.step > 0 or student.facts.get("trained", False),
     }
