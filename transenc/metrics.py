@@ -12,6 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+RESAMPLES = 200  # enough for a standard error (Efron and Tibshirani 1993, section 6.4)
+MIN_HELD_OUT = 10  # pairs, for a standard error
 ROUNDING = 1e-6  # relative; cosines of equal sentences differ by up to 5e-7 in fp32
 
 

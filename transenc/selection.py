@@ -7,10 +7,9 @@ from types import MappingProxyType
 from typing import Any
 
 from transenc.config.schema import Select
-from transenc.metrics import ranked
+from transenc.metrics import MIN_HELD_OUT, ranked
 from transenc.results import Key, Row
 from transenc.stages.evaluation import Member
-from transenc.stages.interpolation import MIN_HELD_OUT
 
 # Spearman with the teacher's labels. Each cross-encoder that was measured below it was worse than its teacher.
 MIN_AGREEMENT = 0.8

@@ -16,12 +16,11 @@ from transenc.config.schema import Accelerator, Data, Paths, Precision, Scores, 
 from transenc.data import hub, published
 from transenc.data.tokens import warn_of_unknown
 from transenc.errors import InputError, nearest
-from transenc.metrics import bootstrap, compute_metrics
+from transenc.metrics import RESAMPLES, bootstrap, compute_metrics
 from transenc.model_description import read_as
 from transenc.model_folder import Source
 from transenc.progress import Progress
 from transenc.results import METRIC_NAMES, Key
-from transenc.stages.interpolation import RESAMPLES
 from transenc.stages.labels import average
 from transenc.stages.models import load, score
 from transenc.stages.pairs import read, tokenise

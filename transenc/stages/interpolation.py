@@ -8,15 +8,12 @@ import numpy as np
 import torch
 
 from transenc.data.tokens import TokenisedPairs
-from transenc.metrics import bootstrap, main_metric, spearman
+from transenc.metrics import MIN_HELD_OUT, RESAMPLES, bootstrap, main_metric, spearman
 from transenc.stages.models import similarities
 from transenc.stages.pairs import Config
 
 if TYPE_CHECKING:
     from transenc.encoders import PairEncoder
-
-RESAMPLES = 200  # enough for a standard error (Efron and Tibshirani 1993, section 6.4)
-MIN_HELD_OUT = 10  # pairs, for a standard error
 
 
 @dataclass(frozen=True)

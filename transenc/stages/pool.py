@@ -12,10 +12,9 @@ import numpy as np
 from transenc.artifacts import Artifact, Store, file_digest
 from transenc.config.schema import Select, Train
 from transenc.errors import InputError
-from transenc.metrics import varies
+from transenc.metrics import MIN_HELD_OUT, varies
 from transenc.progress import Progress
 from transenc.stages.evaluation import Evaluation, Member, digest_of, task_name
-from transenc.stages.interpolation import MIN_HELD_OUT
 from transenc.stages.labels import held_out_count
 from transenc.stages.models import embed
 from transenc.stages.pairs import corpus, crop, extend, flatten, gather, gold, mine

@@ -16,6 +16,7 @@ from transenc.data.tokens import TokenisedPairs
 from transenc.errors import InputError
 from transenc.metrics import main_metric, spearman
 from transenc.progress import Progress
+from transenc.results import percent
 from transenc.stages.interpolation import InitialState, SelectionMetric, interpolate, interpolated
 from transenc.stages.labels import folds_of, held_out_count
 from transenc.stages.models import loaded, model_facts, similarities
@@ -297,16 +298,18 @@ def soup(out: Path, config: Config, progress: Progress, tokens: Artifact, labels
     if distributed.rank():
         return {}
     encoder.save(out)
-    worse = not sum(after) >= sum(before)  # an undefined one is
+    of_folds, of_mean = np.mean(before), np.mean(after)
+    worse = not of_mean >= of_folds  # an undefined one is
     facts = [fold.facts for fold, _ in unseen]
     scores = [fact["selection"] for fact in facts]
     return {
         **model_facts(out, encoder),
-        "worse": worse,
+        "worse": bool(worse),
         "select": facts[0]["select"],
         "selection": None if None in scores else sum(scores) / len(scores),
         "step": max(fact["step"] for fact in facts),
-        "summary": f"the mean of {len(facts)} encoders' weights" + (", worse than they are" if worse else ""),
+        "summary": f"Spearman with the labels {percent(of_mean)}, of each of {len(facts)} encoders on its fold"
+        f" {percent(of_folds)}" + ("; the best one is saved" if worse else ""),
         "centred": False,
         "held_out": min(fact["held_out"] for fact in facts),
         "trained": any(fact["trained"] for fact in facts),
