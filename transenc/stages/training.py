@@ -3,7 +3,7 @@
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from transenc.stages.models import loaded, model_facts, similarities
 from transenc.stages.pairs import Config, Facts
 
 if TYPE_CHECKING:
+    from transenc.checkpoint import Checkpoint
     from transenc.data.module import PairDataModule
     from transenc.encoders import PairEncoder
     from transenc.training import TrainingResult
@@ -158,6 +159,48 @@ def summary(losses: Sequence[float], passes: int, share: float, result: "Trainin
     return text + (f", {share:g} of the way" if 0 < share < 1 else "")
 
 
+def learn(
+    encoder: "PairEncoder",
+    datamodule: "PairDataModule",
+    selection: SelectionMetric | None,
+    checkpoint: "Checkpoint",
+    record: Callable[[dict[str, float]], Any],
+    progress: Progress,
+    config: Config,
+) -> tuple["TrainingResult | None", Facts]:
+    """Train an encoder, in place, and check what it has learnt.
+
+    Returns:
+        The result, None where the loss became NaN; and the facts of a failure, none if there was none.
+    """
+    from transenc.training import TrainingFailed
+    from transenc.training import train as train_encoder
+
+    settings, result = config["training"], None
+    steps = settings["epochs"] * datamodule.batches
+    with progress.bar("train", steps, "step") as bar:
+        try:
+            result = train_encoder(
+                encoder,
+                datamodule,
+                epochs=settings["epochs"],
+                clip=settings["clip"],
+                accelerator=config["accelerator"],
+                precision=config["precision"],
+                seed=config["seed"],
+                selection=selection,
+                eval_steps=settings["eval_steps"],
+                checkpoint=checkpoint,
+                record=record,
+                progress=bar.update,
+            )
+            encoder.to(config["accelerator"])
+            check_student(encoder, datamodule.pairs, datamodule.labels, steps, config)
+        except TrainingFailed as failure:
+            return result, {"failed": str(failure), "cause": failure.cause, "summary": f"failed: {failure}"}
+    return result, {}
+
+
 @stage(version=18, ignore=("batch_tokens",))
 @distributed.collective
 def train(
@@ -181,22 +224,18 @@ def train(
     was trained with LoRA is kept twice: as a model, and as its adapter (in `ADAPTER_FOLDER`).
     """
     from transenc.checkpoint import Checkpoint
-    from transenc.training import TrainingFailed
-    from transenc.training import train as train_student
 
     settings, by_agreement = config["training"], config["select"] == "agreement"
     encoder, checkpoint = prepare(student, config), Checkpoint(out)
     pool, targets = TokenisedPairs.load(tokens.path), np.load(labels / "labels.npy")
     held_out, kept = split(pool, config)
-    metric = selection_metric(pool, targets, held_out, config, more)
+    selection = selection_metric(pool, targets, held_out, config, more)
     rows = learnt_rows(pool, kept, settings)
-    pairs, learnt = pool.select(rows), targets[rows]
     if settings.get("init_bias") and student.facts.get("new_head"):
-        encoder.init_bias(float(learnt.mean()))
-    datamodule = batches(pairs, learnt, encoder, config)
-    steps = settings["epochs"] * datamodule.batches
+        encoder.init_bias(float(targets[rows].mean()))
+    datamodule = batches(pool.select(rows), targets[rows], encoder, config)
     if datamodule.passes > 1:
-        passes = f"{len(pairs):,} pairs are few; an epoch passes over them {datamodule.passes} times"
+        passes = f"{len(rows):,} pairs are few; an epoch passes over them {datamodule.passes} times"
         log.info("%s: %s, so that there are %d steps or more", progress.place, passes, settings["min_steps"])
     curve: list[dict[str, float]] = []
 
@@ -211,42 +250,23 @@ def train(
         (out / CURVE).write_text("".join(json.dumps(row) + "\n" for row in curve), encoding="utf-8")
         return {"kind": encoder.kind, **facts}
 
-    before, share, failed = None, 1.0, {}
+    before, share = None, 1.0
     if config["trained_already"] and (by_agreement or config["interpolate"] < 1):
-        before = InitialState.of(encoder, metric if by_agreement else None)
-        if metric is not None and before.scores is not None:
-            record({"step": 0, "selection": main_metric(before.scores, metric.truth, False)})
-    with progress.bar("train", steps, "step") as bar:
-        try:
-            result = train_student(
-                encoder,
-                datamodule,
-                epochs=settings["epochs"],
-                clip=settings["clip"],
-                accelerator=config["accelerator"],
-                precision=config["precision"],
-                seed=config["seed"],
-                selection=metric,
-                eval_steps=settings["eval_steps"],
-                checkpoint=checkpoint,
-                record=record,
-                progress=bar.update,
-            )
-            encoder.to(config["accelerator"])
-            check_student(encoder, pairs, learnt, steps, config)
-        except TrainingFailed as failure:
-            failed = {"failed": str(failure), "cause": failure.cause, "summary": f"failed: {failure}"}
-            if failure.cause == "nan":
-                return finished(failed)
+        before = InitialState.of(encoder, selection if by_agreement else None)
+        if selection is not None and before.scores is not None:
+            record({"step": 0, "selection": main_metric(before.scores, selection.truth, False)})
+    result, failed = learn(encoder, datamodule, selection, checkpoint, record, progress, config)
+    if result is None or failed.get("cause") == "nan":
+        return finished(failed)
     if before is not None:
         judges = [np.load(by / "labels.npy")[held_out] for by in (labels, *more)] if by_agreement else []
-        share = interpolate(encoder, before, config["interpolate"], metric, judges, config["one_standard_error"])
+        share = interpolate(encoder, before, config["interpolate"], selection, judges, config["one_standard_error"])
         result.step = result.step if share else 0
     centred = "centre" in config and share > 0
     if centred:
-        encoder.centre(pairs, config["batch_tokens"])
-    if metric is not None and (share < 1 or centred):
-        result.best = metric(encoder)  # iterations are compared as they are handed on
+        encoder.centre(datamodule.pairs, config["batch_tokens"])
+    if selection is not None and (share < 1 or centred):
+        result.best = selection(encoder)  # iterations are compared as they are handed on
     if distributed.rank():
         return {}
     if settings["lora_rank"]:
@@ -254,12 +274,12 @@ def train(
         encoder.merge_lora()
     encoder.save(out)
     losses = [row["loss"] for row in curve if "loss" in row]
-    in_all = settings["epochs"] * datamodule.passes if datamodule.passes > 1 else 1
+    passes_in_all = settings["epochs"] * datamodule.passes if datamodule.passes > 1 else 1
     facts = {
         "select": config["select"],
         "selection": result.best,
         "step": result.step,
-        "summary": summary(losses, in_all, share, result, config["select"]),
+        "summary": summary(losses, passes_in_all, share, result, config["select"]),
         "centred": centred or student.facts.get("centred", False),
         "held_out": len(held_out),
         "trained": result.step > 0 or student.facts.get("trained", False),
