@@ -81,7 +81,7 @@ def test_a_soup_has_the_mean_weights_of_its_folds(made):
 
 
 @pytest.mark.parametrize("worse", [False, True])
-def test_the_soup_is_saved_unless_it_agrees_less_with_the_labels_than_its_folds_on_pairs_they_have_not_learnt(
+def test_the_soup_is_saved_unless_it_agrees_less_with_the_labels_than_its_folds_do_on_average(
     setting, artifacts_by_title, monkeypatch, worse
 ):
     stage = transenc.stages.run.train

@@ -35,7 +35,6 @@ FLUSH_STEPS = 50  # steps between reads of the loss, since each read waits for t
 
 # When a training counts as failed. Students of the quickstart and of STS-B had 0.8 to 1.1 times the standard deviation
 # of their labels, and Spearman of 0.90 and more with them.
-MAX_EXAMINED_PAIRS = 500
 MIN_EXAMINED_PAIRS = 100  # fewer do not show a collapse
 MIN_STD_RATIO = 0.05  # standard deviation of the scores over that of the labels
 MIN_SPEARMAN = 0.1  # of scores and labels

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("transenc")
 
+MAX_EXAMINED_PAIRS = 500  # enough to tell a collapse, or weights that do not average
 ADAPTER_FOLDER = "adapter"  # folder in a student's
 CURVE = "curve.jsonl"  # file in a student's folder, a row of its learning curve a line
 
@@ -100,6 +101,11 @@ def selection_metric(
     return None
 
 
+def examined_rows(count: int) -> np.ndarray:
+    """The rows of so many pairs by which a trained encoder is judged: all, or some at equal distances."""
+    return np.unique(np.linspace(0, count - 1, MAX_EXAMINED_PAIRS).astype(int))
+
+
 def check_student(
     encoder: "PairEncoder", pairs: TokenisedPairs, labels: np.ndarray, steps: int, config: Config
 ) -> None:
@@ -108,9 +114,9 @@ def check_student(
     Raises:
         TrainingFailed: it collapsed, or did not learn its [N] labels.
     """
-    from transenc.training import MAX_EXAMINED_PAIRS, check_collapse
+    from transenc.training import check_collapse
 
-    rows = np.unique(np.linspace(0, len(pairs) - 1, MAX_EXAMINED_PAIRS).astype(int))
+    rows = examined_rows(len(pairs))
     raw = similarities(encoder, pairs.select(rows), config)
     scores = encoder.to_score(torch.from_numpy(raw)).numpy()
     check_collapse(scores, labels[rows], steps, config["training"]["learning_rate"])
@@ -293,43 +299,39 @@ def soup(out: Path, config: Config, progress: Progress, tokens: Artifact, labels
     """The mean of the weights of cross-fitted encoders: a uniform model soup (Wortsman et al. 2022, arXiv 2203.05482).
     Those whose training failed are left out, unless all did.
 
-    Encoders that began from the same weights mostly have such a mean. It is no `worse` than they are if it agrees with
-    the labels at least as well as each of them with those of its own fold, which the others, but not it, have learnt.
-    Its selection score is the mean of theirs, since no pair is unseen by all.
+    Encoders that began from the same weights mostly have such a mean. It is `worse` than they are if it agrees less
+    with the labels than they do on average, on pairs that all but one of them have learnt. Its selection score is the
+    mean of theirs, since no pair is unseen by all.
     """
-    from transenc.training import MAX_EXAMINED_PAIRS
-
+    sound = [fold for fold in folds if "failed" not in fold.facts] or folds
     pool, targets = TokenisedPairs.load(tokens.path), np.load(labels / "labels.npy")
-    parts = folds_of(pool.originals, len(folds), config["split_seed"])
-    unseen = [(fold, part[:MAX_EXAMINED_PAIRS]) for fold, part in zip(folds, parts, strict=True)]
-    unseen = [(fold, rows) for fold, rows in unseen if "failed" not in fold.facts] or unseen
+    rows = examined_rows(pool.originals)
 
-    def agreement(encoder: "PairEncoder", rows: np.ndarray) -> float:
+    def agreement(encoder: "PairEncoder") -> float:
         return spearman(similarities(encoder, pool.select(rows), config), targets[rows])
 
     weights: Mapping[str, torch.Tensor] = {}
-    before = []
-    for number, (fold, rows) in enumerate(unseen, 1):
+    of_folds = 0.0
+    for number, fold in enumerate(sound, 1):
         encoder = loaded(fold, config, change=True)
-        before.append(agreement(encoder, rows))
+        of_folds += agreement(encoder) / len(sound)
         weights = interpolated(weights, encoder.state_dict(), 1 / number) if weights else encoder.state_dict()
     encoder.load_state_dict(weights)
-    after = [agreement(encoder, rows) for _, rows in unseen]
+    of_mean = agreement(encoder)
     if distributed.rank():
         return {}
     encoder.save(out)
-    of_folds, of_mean = np.mean(before), np.mean(after)
     worse = not of_mean >= of_folds  # an undefined one is
-    facts = [fold.facts for fold, _ in unseen]
+    facts = [fold.facts for fold in sound]
     scores = [fact["selection"] for fact in facts]
     return {
         **model_facts(out, encoder),
-        "worse": bool(worse),
+        "worse": worse,
         "select": facts[0]["select"],
         "selection": None if None in scores else sum(scores) / len(scores),
         "step": max(fact["step"] for fact in facts),
-        "summary": f"Spearman with the labels {percent(of_mean)}, of each of {len(facts)} encoders on its fold"
-        f" {percent(of_folds)}" + ("; the best one is saved" if worse else ""),
+        "summary": f"Spearman with the labels {percent(of_mean)}, of its {len(facts)} encoders {percent(of_folds)}"
+        + ("; the best of these is saved" if worse else ""),
         "centred": False,
         "held_out": min(fact["held_out"] for fact in facts),
         "trained": any(fact["trained"] for fact in facts),
