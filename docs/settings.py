@@ -109,7 +109,11 @@ def page() -> str:
         "`python -m transenc.evaluate model=FOLDER 'data.test=[test.csv]'`; `model` is short for `model.path`.",
         "",
     ]
-    lines += ["Both take `data`, `trainer`, `paths` and `verbosity` as above (`score` in fp32), and:", ""]
+    lines += [
+        "Both take `data.columns`, `trainer`, `paths` and `verbosity` (`score` in fp32); `evaluate` also"
+        " `data=NAME`, `data.test`, `data.scores`, `data.score_*`, `data.clean`; and:",
+        "",
+    ]
     table = section("model", evaluate.model)
     rows = [line for line in table if line.startswith("|")]
     text = comments()["Evaluate", "resamples"]
