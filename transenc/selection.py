@@ -50,13 +50,16 @@ def select(candidates: Sequence[Member], rows: Sequence[Row], by: Select, dev: s
             score = member.artifact.facts.get("selection")
         if by is Select.last:
             order = float(member.iteration or 0)
-        elif by is Select.agreement and member.artifact.facts.get("step") == 0:
-            order = ranked(None)  # training improved nothing: it agrees with labels that it has not learnt
-        else:
-            order = ranked(score)
+        else:  # weights that were put back agree with labels that they have not learnt
+            order = ranked(None if by is Select.agreement and was_put_back(member) else score)
         if member.number not in best or order > best[member.number][0]:
             best[member.number] = order, Selected(member, None if score is None or math.isnan(score) else score)
     return [selected for _, selected in best.values()]
+
+
+def was_put_back(member: Member) -> bool:
+    """Whether training did not improve an encoder, and the weights that it began with are kept."""
+    return member.artifact.facts.get("step") == 0
 
 
 def note(selected: Selected, by: Select, failures: Sequence[Mapping[str, Any]] = ()) -> str | None:
@@ -74,7 +77,7 @@ def note(selected: Selected, by: Select, failures: Sequence[Mapping[str, Any]] =
             return f"{member.place}: its training failed; {kept} is saved."
     if member.iteration == 0:
         return f"No iteration improved on the initial {member.name}: {member.place} is saved."
-    if by is Select.agreement and member.artifact.facts.get("step") == 0:
+    if by is Select.agreement and was_put_back(member):
         before = "weights before it" if member.artifact.facts["trained"] else "initial weights"
         held_out = member.artifact.facts["held_out"]
         if held_out < MIN_HELD_OUT:
