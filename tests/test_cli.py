@@ -393,7 +393,7 @@ def test_evaluate_leaves_its_results_and_shows_them(bert, inputs, tmp_path):
     pool = inputs[2].removeprefix("data.path=")
     folder = [f"hydra.run.dir={tmp_path}", f"paths.artifacts={tmp_path}/artifacts"]
     status, out, error = python(
-        "-m", "transenc.evaluate", f"model={bert}", "data=pairs", "data.path=x", f"data.test=[{pool}]", *folder
+        "-m", "transenc.evaluate", f"model={bert}", "data=pairs", f"data.test=[{pool}]", *folder
     )
     assert status == 0, error
     assert "0  bi" in out

@@ -10,17 +10,13 @@ from types import SimpleNamespace
 import pandas
 import pytest
 
-from transenc.data.files import Format, Reader, read_pairs
+from transenc.data.files import Format, Reader, read_file, read_pairs
 from transenc.data.lines import STDIN, read_lines, read_sentences
 from transenc.errors import InputError
 
 FORM = Format("sentence1", "sentence2", "score", 0, 5)
 UNSCORED = Format("sentence1", "sentence2", None, 0, 5)
 EXPECTED = [('He said "hi", twice.', "None", 4.5), ("Zoë's café", "null", 0.0)]
-
-
-def read_file(path, form):
-    return list(read_pairs(path, form))
 
 
 def write(path, text):

@@ -92,6 +92,11 @@ class Format:
         return parse_score(written, self.score_min, self.score_max, where)
 
 
+def read_file(path: Path, form: Format) -> list[Pair]:
+    """All pairs of one file, see `read_pairs`."""
+    return list(read_pairs(path, form))
+
+
 def read_pairs(path: Path, form: Format, warn: Callable[[str], Any] | None = None) -> Iterator[Pair]:
     """The pairs of one file, in order, whitespace around sentences kept; its suffix tells the format.
 
