@@ -79,7 +79,7 @@ TABLES = {
     "crops": Table("adapting", "crops", ("encoder", *POOLS), "arm"),
     "queries": Table("adapting", "queries", ("encoder", "metric", "initial"), "arm"),
     "schedule": Table("adapting", "schedule", ("task", "pairs"), "arm"),
-    "refit": Table("adapting", "refit", ("initial", "task"), "arm"),
+    "soup": Table("adapting", "soup", ("initial", "task"), "arm"),
     "labels": Table("labels", "labels", ("initial", "arm"), "task"),
     "fixed-teachers": Table("fixed_teachers", "fixed teachers", ("arm",), "encoder"),
     "centring": Table("centring", "initial", ("initial", "arm"), "task"),
