@@ -98,7 +98,7 @@ def test_the_soup_is_saved_unless_it_agrees_less_with_the_labels_than_its_folds_
     folder = setting.run(*settings, "distill.cross.learning_rate=1e-12") / "models" / "cross-encoder"
     saved = artifacts_by_title["1/cross/fold-0 train" if worse else "1/cross soup"]
     assert file_digest(folder / "model.safetensors") == file_digest(saved / "model.safetensors")
-    assert artifacts_by_title["1/cross soup"].facts["worse"] == worse
+    assert (artifacts_by_title["1/cross soup"].facts["better_fold"] is not None) == worse
     made = "It is the best of 2" if worse else "Its weights are the mean of those of 2"
     made += " cross-encoders that were each trained on the pool but one fold."
     assert made in (folder / "README.md").read_text()

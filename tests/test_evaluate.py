@@ -71,7 +71,9 @@ def test_both_orders_of_a_bi_encoder_are_refused(evaluate, bert):
         evaluate(f"model.path={bert}", "model.symmetric=true")
 
 
-@pytest.mark.parametrize("setting", ["data.path=pool.tsv", "data.limit=10", "data.dev=dev.tsv"])
+@pytest.mark.parametrize(
+    "setting", ["data.path=pool.tsv", "data.limit=10", "data.dev=dev.tsv", "data.clean.empty=true"]
+)
 def test_a_setting_of_the_pairs_to_learn_from_is_refused_where_nothing_learns(evaluate, bert, setting):
     with pytest.raises(InputError, match=rf"{setting.partition('=')[0]}: is for training, and not read here"):
         evaluate(f"model.path={bert}", setting)

@@ -80,7 +80,7 @@ def test_own_pairs_need_a_choice_of_data_since_the_default_selects_on_stsb(argum
 
 
 def test_a_pool_beside_own_pairs_is_refused_since_it_is_not_read():
-    check_own_data(["data=pairs", "data.pool=[a.csv,b.csv]"])
+    check_own_data(["data=pairs", "data.pool=[a.csv,b.csv]", "data.path=null"])
     with pytest.raises(InputError, match=r"^data.pool: is not read beside data.path; .* give data.extra for more"):
         check_own_data(["data=pairs", "data.pool=[a.csv]", "data.path=b.csv"])
 

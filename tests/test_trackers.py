@@ -89,7 +89,11 @@ def test_a_logger_that_is_not_installed_is_one_line_that_says_what_to_install(se
 
 @pytest.mark.parametrize(
     ("settings", "says"),
-    [(["loggers=[wandb]"], "wandb"), (["data.limit=2", "data.dev=null"], "too few to hold some out")],
+    [
+        (["loggers=[wandb]"], "wandb"),
+        (["data.limit=2", "data.dev=null"], "too few to hold some out"),
+        (["data.limit=2", "data.dev=null", "data.flatten=true"], "too few to hold some out"),
+    ],
 )
 def test_a_logger_or_a_pool_that_is_refused_leaves_an_earlier_run_as_it_was(setting, monkeypatch, settings, says):
     folder = setting.run()

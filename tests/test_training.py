@@ -287,9 +287,9 @@ def test_a_nan_loss_fails_the_training(bert, tmp_path):
 @pytest.mark.parametrize(
     ("micro_batch", "says"),
     [
-        (None, r"^3 pairs .* set distill.cross.micro_batch_size below 3, .* model.cross_max_tokens"),
-        (2, r"^2 pairs .* set distill.cross.micro_batch_size below 2, .* model.cross_max_tokens"),
-        (1, r"^1 pairs do not fit into the GPU's memory at step 0; lower model.cross_max_tokens"),
+        (None, r"^a batch of 3 .* set distill.cross.micro_batch_size below 3, .* model.cross_max_tokens"),
+        (2, r"^a batch of 2 .* set distill.cross.micro_batch_size below 2, .* model.cross_max_tokens"),
+        (1, r"^a batch of 1 does not fit into the GPU's memory at step 0; lower model.cross_max_tokens"),
     ],
 )
 def test_a_batch_that_memory_does_not_hold_names_what_to_lower(bert, monkeypatch, micro_batch, says):

@@ -96,7 +96,7 @@ def check_own_data(arguments: Sequence[str]) -> None:
     Raises:
         InputError: there are own pairs, and no choice of data, or `data.pool` is set too.
     """
-    given = {argument.partition("=")[0] for argument in arguments}
+    given = {argument.partition("=")[0] for argument in arguments if not argument.endswith(("=null", "=[]"))}
     own, chosen = OWN_FILES & given, {"data", "experiment"} & given
     if own and "data.pool" in given:
         raise InputError(f"data.pool: is not read beside {min(own)}; leave one out, or give data.extra for more pairs")

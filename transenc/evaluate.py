@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("transenc")
 
-READ = ("data.test", "data.columns.", "data.scores", "data.score_", "data.clean.")  # the settings of `data` that count
+READ = ("data.test", "data.columns", "data.scores", "data.score_min", "data.score_max", "data.clean.blanks")
 USAGE = """python -m transenc.evaluate model=MODEL [data=NAME] [KEY=VALUE ...]
 
 Evaluate an encoder on the test sets of a data choice; several, model=[A,B],
@@ -105,9 +105,9 @@ def run(cfg: Evaluate, folder: Path, overrides: Sequence[str] | None = None) -> 
     from transenc.stages.models import find_model
 
     check_evaluation(cfg)
-    set_here = [override.partition("=")[0] for override in overrides or ()]
-    if unread := [key for key in set_here if key.startswith("data.") and not key.startswith(READ)]:
-        raise InputError(f"{unread[0]}: is for training, and not read here; give data.test=[FILE]")
+    for key in (override.partition("=")[0] for override in overrides or ()):
+        if key.startswith("data.") and not any(f"{key}.".startswith(f"{read}.") for read in READ):
+            raise InputError(f"{key}: is for training, and not read here; evaluated is data.test=[FILE]")
     if not cfg.data.test:
         raise InputError("data.test: no test set; give data.test=[FILE], or data=NAME for a known set")
     progress = Progress(bars=cfg.verbosity is not Verbosity.quiet)

@@ -85,9 +85,10 @@ def how_made(member: "Member", cfg: Train, select: Select, note: str | None, why
     text += f". {selected[select]}"
     if facts["encoder"].get("symmetric"):
         text += " Its results below are of the mean logit over both orders of a pair; `predict` takes one order."
-    if count := len(member.folds):
-        made = "It is the best of {}" if member.artifact in member.folds else "Its weights are the mean of those of {}"
-        text += f" {made.format(count)} cross-encoders that were each trained on the pool but one fold."
+    if member.folds:
+        best = f"It is the best of {len(member.folds)}"
+        made = best if member.artifact in member.folds else f"Its weights are the mean of those of {facts['mean_of']}"
+        text += f" {made} cross-encoders that were each trained on the pool but one fold."
     if note:
         reason = note.removeprefix(f"{member.place}: ")  # which says nothing to others
         text += f" {reason[0].upper()}{reason[1:]}"

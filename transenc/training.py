@@ -300,9 +300,10 @@ def train(
             if student.micro_batch is not None:
                 held = min(held, student.micro_batch // student.sequences_per_pair)
             fewer = f"set distill.{student.kind}.micro_batch_size below {held}, which changes no gradient, or "
+            step, tokens = callback.steps_done + trainer.global_step, f"model.{student.kind}_max_tokens"
             raise InputError(
-                f"{held} pairs do not fit into the GPU's memory at step {callback.steps_done + trainer.global_step};"
-                f" {fewer if held > 1 else ''}lower model.{student.kind}_max_tokens, now {student.max_tokens}"
+                f"a batch of {held} does not fit into the GPU's memory at step {step}; {fewer if held > 1 else ''}lower"
+                f" {tokens}, now {student.max_tokens}"
             ) from None
         except BaseException as error:
             if stopped := in_context(error, KeyboardInterrupt):  # Lightning makes a SystemExit of it

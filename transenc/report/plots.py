@@ -149,9 +149,9 @@ def _curve(rows: Any, column: str, caption: str) -> str:
 def _seconds(run: Run) -> str:
     def name_of(title: str) -> str:
         first, *_, last = title.split() if " " in title else (title, "")
-        if last in ("pool", "crops", "label", "embed") and "/" in first:
+        if last in ("pool", "crops", "label") and "/" in first:
             return f"{first} label"  # an encoder's scores of the pool become labels
-        if last in ("train", "soup", "pool", "crops"):
+        if last in ("train", "soup", "pool", "crops", "embed"):
             return title
         return "evaluate" if "/" in first else first
 

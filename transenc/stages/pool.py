@@ -132,6 +132,8 @@ class PoolStages(Evaluation):
         if self.select is not Select.agreement:
             return pool
         pairs, cfg = pool.facts["pairs"], self.cfg.distill
+        if self.data.flatten and self.data.limit is not None:
+            pairs = min(pairs, self.data.limit)
         if pairs < MIN_POOL:
             raise InputError(
                 f"{pairs} pairs to learn from are too few to hold some out; add pairs (data.limit may leave them out),"
@@ -172,4 +174,4 @@ class PoolStages(Evaluation):
         # A pool counts by its pairs; what is reported of it depends on the test sets and on the sources too.
         reported = {"shared": file_digest(pool / "shared.npy"), "dropped": pool.facts["dropped"]}
         config = {"count": self.data.limit, "seed": self.data.seed, **reported}
-        return self._enough(self.store(flatten, config, pool, labels, progress=self.progress, title="flatten"))
+        return self.store(flatten, config, pool, labels, progress=self.progress, title="flatten")

@@ -16,7 +16,6 @@ from transenc.artifacts import Artifact, Store
 from transenc.config.schema import Adapters, Centre, Failure, Select, Start, Teachers, Train, listed, of_member
 from transenc.data.files import Format
 from transenc.errors import InputError
-from transenc.metrics import ranked
 from transenc.model_folder import Source
 from transenc.progress import Progress
 from transenc.results import Row
@@ -260,10 +259,10 @@ class Stages(PoolStages):
             if trained is None:
                 return replace(result, artifact=previous.artifact, folds=previous.folds)
             folds.append(trained)
-        config = {"split_seed": self.cfg.seed, **self.scoring}
-        mean = self.store(soup, config, *inputs[1:3], *folds, progress=self.progress, title=f"{result.place} soup")
-        best = max(folds, key=lambda fold: ranked(fold.facts["selection"]))
-        return replace(result, artifact=best if mean.facts["worse"] else mean, folds=tuple(folds))
+        title = f"{result.place} soup"
+        mean = self.store(soup, self.scoring, *inputs[1:3], *folds, progress=self.progress, title=title)
+        better = mean.facts["better_fold"]
+        return replace(result, artifact=mean if better is None else folds[better], folds=tuple(folds))
 
     def _training_config(self, student: Member) -> dict[str, Any]:
         """The settings of the stage `train`, but for its seed and fold."""

@@ -1,4 +1,4 @@
-"""The stage that trains a student on the teachers' labels: a model folder, and its learning curve."""
+"""The stages of training: `train`, a student on the teachers' labels, and `soup`, the mean of cross-fitted students."""
 
 import json
 import logging
@@ -14,7 +14,7 @@ from transenc import distributed
 from transenc.artifacts import Artifact, stage
 from transenc.data.tokens import TokenisedPairs
 from transenc.errors import InputError
-from transenc.metrics import main_metric, spearman
+from transenc.metrics import main_metric, ranked, spearman
 from transenc.progress import Progress
 from transenc.results import percent
 from transenc.stages.interpolation import InitialState, SelectionMetric, interpolate, interpolated
@@ -293,17 +293,17 @@ def train(
     return finished({**model_facts(out, encoder), **facts, **failed})
 
 
-@stage(version=1, ignore=("batch_tokens", "accelerator"))
+@stage(version=2, ignore=("batch_tokens", "accelerator"))
 @distributed.collective
 def soup(out: Path, config: Config, progress: Progress, tokens: Artifact, labels: Artifact, *folds: Artifact) -> Facts:
     """The mean of the weights of cross-fitted encoders: a uniform model soup (Wortsman et al. 2022, arXiv 2203.05482).
     Those whose training failed are left out, unless all did.
 
-    Encoders that began from the same weights mostly have such a mean. It is `worse` than they are if it agrees less
-    with the labels than they do on average, on pairs that all but one of them have learnt. Its selection score is the
-    mean of theirs, since no pair is unseen by all.
+    Encoders that began from the same weights mostly have such a mean. Where it agrees less with the labels than they do
+    on average, on pairs that all but one of them have learnt, the fact `better_fold` is the number of the best one. Its
+    selection score is the mean of theirs, since no pair is unseen by all.
     """
-    sound = [fold for fold in folds if "failed" not in fold.facts] or folds
+    sound = [number for number, fold in enumerate(folds) if "failed" not in fold.facts] or list(range(len(folds)))
     pool, targets = TokenisedPairs.load(tokens.path), np.load(labels / "labels.npy")
     rows = examined_rows(pool.originals)
 
@@ -311,26 +311,28 @@ def soup(out: Path, config: Config, progress: Progress, tokens: Artifact, labels
         return spearman(similarities(encoder, pool.select(rows), config), targets[rows])
 
     weights: Mapping[str, torch.Tensor] = {}
-    of_folds = 0.0
-    for number, fold in enumerate(sound, 1):
-        encoder = loaded(fold, config, change=True)
-        of_folds += agreement(encoder) / len(sound)
-        weights = interpolated(weights, encoder.state_dict(), 1 / number) if weights else encoder.state_dict()
+    agreements: dict[int, float] = {}
+    for count, number in enumerate(sound, 1):
+        encoder = loaded(folds[number], config, change=True)
+        agreements[number] = agreement(encoder)
+        weights = interpolated(weights, encoder.state_dict(), 1 / count) if weights else encoder.state_dict()
     encoder.load_state_dict(weights)
-    of_mean = agreement(encoder)
+    of_mean, of_folds = agreement(encoder), float(np.mean(list(agreements.values())))
     if distributed.rank():
         return {}
     encoder.save(out)
     worse = not of_mean >= of_folds  # an undefined one is
-    facts = [fold.facts for fold in sound]
+    best = max(sound, key=lambda number: (ranked(folds[number].facts["selection"]), ranked(agreements[number])))
+    facts = [folds[number].facts for number in sound]
     scores = [fact["selection"] for fact in facts]
     return {
         **model_facts(out, encoder),
-        "worse": worse,
+        "better_fold": best if worse else None,
+        "mean_of": len(sound),
         "select": facts[0]["select"],
         "selection": None if None in scores else sum(scores) / len(scores),
         "step": max(fact["step"] for fact in facts),
-        "summary": f"Spearman with the labels {percent(of_mean)}, of its {len(facts)} encoders {percent(of_folds)}"
+        "summary": f"Spearman with the labels {percent(of_mean)}, of its {len(sound)} encoders {percent(of_folds)}"
         + ("; the best of these is saved" if worse else ""),
         "centred": False,
         "held_out": min(fact["held_out"] for fact in facts),
