@@ -51,13 +51,15 @@ def test_a_similarity_that_orders_pairs_otherwise_than_cosines_is_told_where_emb
     for similarity, listed, key, told in [
         ("cosine", modules, "model.bi", False),
         ("dot", [*modules, normalize], "model.bi", False),  # of length 1, where dot products are cosines
+        ("manhattan", [*modules, normalize], "model.reference", True),
         ("dot", modules, "model.cross", False),  # where nothing is embedded
         ("dot", modules, "model.bi", True),
     ]:
         change(settings, similarity_fn_name=similarity)
         (folder / "modules.json").write_text(json.dumps(listed))
+        caplog.clear()
         find_model(key, str(folder))
-        assert ("embeddings compared by dot, and cosines are taken here" in caplog.text) == told
+        assert (f"embeddings compared by {similarity}, and cosines are taken here" in caplog.text) == told
 
 
 def test_a_configuration_names_no_code_for_attention(model_copy):

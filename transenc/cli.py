@@ -24,6 +24,7 @@ from omegaconf import OmegaConf
 
 from transenc.composition import (
     CONF,
+    MULTIRUN,
     check_overrides,
     check_own_data,
     expand_home,
@@ -33,7 +34,7 @@ from transenc.composition import (
     settings_help,
 )
 from transenc.errors import InputError, in_context, sent_again
-from transenc.sweep import FLAGS, Sweep, begin_job
+from transenc.sweep import Sweep, begin_job
 from transenc.terminal import show
 
 log = logging.getLogger("transenc")
@@ -78,7 +79,9 @@ def main(name: str, task: Task, usage: str, shorthand: Callable[[str], str] = st
     threading.excepthook = ignore_writer_oserror
     with few_full_collections(), interruptible(), one_line_errors(name, print_error), join_ranks(name):
         words = [readable(expand_home(shorthand(argument))) for argument in sys.argv[1:]]
-        sys.argv[1:] = sorted(words, key=lambda word: word not in FLAGS)  # behind a setting, argparse would refuse it
+        sys.argv[1:] = sorted(
+            words, key=lambda word: word not in MULTIRUN
+        )  # behind a setting, argparse would refuse it
         if not {"-sc", "--shell-completion"} & set(sys.argv):  # its words look like key=value
             check_overrides(name, sys.argv[1:])
             if name == "train":
@@ -171,7 +174,7 @@ def join_ranks(name: str) -> Iterator[None]:
 
                 distributed.serve(Progress())
             sys.exit()
-        if FLAGS & set(sys.argv):
+        if MULTIRUN & set(sys.argv):
             raise InputError(
                 "--multirun: the jobs of a sweep run in one process each, a GPU each (hydra/launcher=joblib or"
                 " submitit_slurm); several processes may share one run, so give them one at a time"

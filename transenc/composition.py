@@ -22,6 +22,7 @@ from transenc.errors import InputError, nearest
 from transenc.run_folder import lock_run, recorded
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
+MULTIRUN = {"-m", "--multirun"}  # Hydra's flags for a sweep
 OWN_FILES = {"data.path", "data.sentences", "data.queries", "data.documents"}
 SCHEMAS = {"train": Train, "evaluate": Evaluate}
 for _name, _schema in SCHEMAS.items():
@@ -58,7 +59,7 @@ def check_overrides(name: str, arguments: Sequence[str]) -> None:
     """
     known = keys(SCHEMAS[name])
     groups = choices(name)
-    sweep = bool({"-m", "--multirun"} & set(arguments))
+    sweep = bool(MULTIRUN & set(arguments))
     own_folder = any(argument.startswith(("--config-dir", "-cd")) for argument in arguments)  # it may add choices
     for before, argument in zip(("", *arguments), arguments, strict=False):
         if "=" not in argument and argument[:1] not in ("-", "~") and not before.startswith("-"):

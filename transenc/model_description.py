@@ -107,9 +107,9 @@ def describe(source: Source) -> Description:
         lacking.append(f"texts put into a chat template ({named.name})")
     if cross and source.modules and model_type != "CrossEncoder":
         lacking.append(f"a classification head in modules without model_type=CrossEncoder ({general.name})")
-    # Of embeddings of length 1, all functions order pairs as cosines do.
-    unit = any(module.name == "Normalize" for module in source.modules)
-    similarity = None if cross or unit else settings.get("similarity_fn_name")
+    similarity = value_of(settings, "similarity_fn_name", str, general)
+    unit = any(module.name == "Normalize" for module in source.modules)  # embeddings have length 1
+    as_cosine = cross or similarity == "cosine" or (unit and similarity in ("dot", "euclidean"))
     sides = {value.get("padding_side") for value in reading.values() if isinstance(value, dict)}
     return Description(
         cross=cross,
@@ -126,7 +126,7 @@ def describe(source: Source) -> Description:
         pad_token_id=value_of(value_of(reading, "config_kwargs", dict, named) or {}, "pad_token_id", int, named),
         architecture=str(architectures[0]),
         own_code=next((str(code) for auto, code in own_code.items() if auto.startswith("AutoModel")), None),
-        similarity=None if similarity == "cosine" else similarity,
+        similarity=None if as_cosine else similarity,
     )
 
 

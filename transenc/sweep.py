@@ -10,8 +10,6 @@ from typing import Any, ClassVar
 
 from hydra.experimental.callback import Callback
 
-FLAGS = {"-m", "--multirun"}
-
 
 def begin_job(number: int) -> None:
     """What a job's process does before its run."""

@@ -99,7 +99,7 @@ class TokenVectors:
         return scores
 
     def _padded(self, sentences: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-        """[B, L, D] vectors, [B, L] ids, [B, L] bool, whether a token is there; padding repeats one."""
+        """[B, L, D] vectors, [B, L] ids, [B, L] bool, whether a token is there; padding repeats a token."""
         lengths = self.lengths[sentences, None]
         there = np.arange(lengths.max()) < lengths
         places = np.where(there, self.starts[sentences, None] + np.arange(there.shape[1]), 0)

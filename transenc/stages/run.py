@@ -249,13 +249,13 @@ class Stages(PoolStages):
             inputs.append(self.initial_labels)
         config = self._training_config(student)
         if student.kind == "bi" or self.cfg.distill.folds == 1:
-            trained = self._train_until_sound(result.place, config, inputs, previous)
+            trained = self._train_with_retries(result.place, config, inputs, previous)
             return replace(result, artifact=trained or previous.artifact)
         folds: list[Artifact] = []
         for fold in range(self.cfg.distill.folds):
             in_fold = config | {"folds": self.cfg.distill.folds, "fold": fold}
             begin = student.folds[fold] if student.folds else student.artifact  # the best has learnt from other folds
-            trained = self._train_until_sound(f"{result.place}/fold-{fold}", in_fold, [begin, *inputs[1:]], previous)
+            trained = self._train_with_retries(f"{result.place}/fold-{fold}", in_fold, [begin, *inputs[1:]], previous)
             if trained is None:
                 return replace(result, artifact=previous.artifact, folds=previous.folds)
             folds.append(trained)
@@ -290,7 +290,7 @@ class Stages(PoolStages):
             config["cuda_graphs"] = True
         return config
 
-    def _train_until_sound(
+    def _train_with_retries(
         self, place: str, config: dict[str, Any], inputs: Sequence[Artifact], previous: Member
     ) -> Artifact | None:
         """The trained student, with the first seed that does not fail; None if the encoder before is kept instead."""

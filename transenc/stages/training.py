@@ -297,11 +297,11 @@ def train(
 @distributed.collective
 def soup(out: Path, config: Config, progress: Progress, tokens: Artifact, labels: Artifact, *folds: Artifact) -> Facts:
     """The mean of the weights of cross-fitted encoders: a uniform model soup (Wortsman et al. 2022, arXiv 2203.05482).
-    Those whose training failed are left out, unless all did.
+    Encoders whose training failed are left out, unless all did.
 
-    Encoders that began from the same weights mostly have such a mean. Where it agrees less with the labels than they do
-    on average, on pairs that all but one of them have learnt, the fact `better_fold` is the number of the best one. Its
-    selection score is the mean of theirs, since no pair is unseen by all.
+    The weights of encoders that began from the same ones mostly average well. Where they do not, the mean agrees less
+    with the labels of a sample of the pool than the encoders do on average; then the fact `better_fold` is the number
+    of the best encoder. A soup's selection score is the mean of theirs, since no pair is unseen by all.
     """
     sound = [number for number, fold in enumerate(folds) if "failed" not in fold.facts] or list(range(len(folds)))
     pool, targets = TokenisedPairs.load(tokens.path), np.load(labels / "labels.npy")
@@ -329,12 +329,10 @@ def soup(out: Path, config: Config, progress: Progress, tokens: Artifact, labels
         **model_facts(out, encoder),
         "better_fold": best if worse else None,
         "mean_of": len(sound),
-        "select": facts[0]["select"],
         "selection": None if None in scores else sum(scores) / len(scores),
         "step": max(fact["step"] for fact in facts),
         "summary": f"Spearman with the labels {percent(of_mean)}, of its {len(sound)} encoders {percent(of_folds)}"
         + ("; the best of these is saved" if worse else ""),
-        "centred": False,
         "held_out": min(fact["held_out"] for fact in facts),
         "trained": any(fact["trained"] for fact in facts),
     }
