@@ -12,10 +12,11 @@ import pytest
 from conftest import pairs
 
 import transenc
-from transenc.api import _file, _new_folder, _rows
+from transenc.api import _new_folder
 from transenc.composition import compose
 from transenc.data.files import Format, read_pairs
 from transenc.errors import InputError
+from transenc.in_memory import _rows, file_of
 from transenc.training import TrainingCallback
 
 FORM = Format("sentence1", "sentence2", "score", 0, 5)
@@ -115,16 +116,13 @@ def test_a_mistake_is_an_error_that_python_code_can_catch(settings):
 def test_pairs_in_memory_are_a_file_with_the_columns_that_the_settings_name(tmp_path, columns, read):
     settings = [f"data.columns.sentence{i}={column}" for i, column in enumerate(columns, start=1)]
     cfg = compose("train", ["data=pairs", "data.path=-", f"paths.artifacts={tmp_path}", *settings])
-    path = _file(
-        "pairs", [("one", "two \ud83d"), ("three", "four")], cfg
-    )  # half a surrogate pair, which is no character
+    half = "\ud83d"  # of a surrogate pair, which is no character
+    path = file_of("pairs", [("one", f"two {half}"), ("three", "four")], cfg)
     found = list(read_pairs(path, Format(*read, None, 0, 1)))
     assert [pair[:2] for pair in found] == [("one", "two ?"), ("three", "four")]
     if columns and isinstance(columns[0], str):
-        assert (
-            _file("pairs", [dict(zip(columns, row, strict=True)) for row in (("one", "two ?"), ("three", "four"))], cfg)
-            == path
-        )
+        rows = (("one", "two ?"), ("three", "four"))
+        assert file_of("pairs", [dict(zip(columns, row, strict=True)) for row in rows], cfg) == path
 
 
 class Polars:
@@ -217,7 +215,7 @@ def test_runs_at_once_may_put_the_same_pairs_into_the_store(tmp_path):
     cfg = compose("train", ["data=pairs", "data.path=-", f"paths.artifacts={tmp_path}"])
     many = [(f"a sentence {i}", "another") for i in range(20_000)]
     with ThreadPoolExecutor(4) as pool:
-        paths = list(pool.map(lambda _: _file("pairs", many, cfg), range(12)))
+        paths = list(pool.map(lambda _: file_of("pairs", many, cfg), range(12)))
     assert len(set(paths)) == 1
     assert len(paths[0].read_text().splitlines()) == 20_001
 

@@ -49,7 +49,7 @@ ORDER = [  # each may import those before it, never those after
     ["stages.run"],
     ["selection", "model_card", "trackers"],
     ["run_writer"],
-    ["loop"],
+    ["loop", "in_memory"],
     ["composition", "sweep"],
     ["cli"],
     ["evaluate", "publish", "api"],

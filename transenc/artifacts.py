@@ -74,7 +74,7 @@ class Stage:
 
     Attributes:
         name: names the artifact's folder.
-        version: raise it when the code changes what the same input gives; everything downstream is then built anew.
+        version: raise it when the code changes what the same input gives; what reads changed files is then built again.
         ignore: configuration keys that cannot change the result (a batch size when scoring, say).
         content: files that are all that later stages read. Where named, artifacts with equal ones are the same to later
             stages, however they came about. Otherwise an artifact counts by what it was built from.
@@ -122,7 +122,8 @@ class Store:
 
         Args:
             stage: what to run.
-            config: plain values, all of which count for the fingerprint except those that `stage.ignore` names.
+            config: plain values, all of which count for the fingerprint except those that `stage.ignore` names, which
+                may be anything.
             inputs: artifacts the stage reads.
             progress: handed to the stage as it is, for its progress; cannot change the result.
             title: what the stage's line in the log calls it.
