@@ -4,10 +4,12 @@ import gzip
 import io
 import json
 import sys
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
 import pandas
+import pyarrow.parquet
 import pytest
 
 from transenc.data.files import Format, Reader, read_file, read_pairs
@@ -216,6 +218,20 @@ def test_lines_are_all_lines(tmp_path):
     assert read_lines(write(tmp_path / "lines", "\ufeffa\r\n\n b\n\n")) == ["a", "", " b", ""]
 
 
+def test_of_parquet_only_the_columns_that_count_are_read_unless_the_whole_row_is_asked_for(tmp_path):
+    table = pyarrow.table([["a"], ["b"], [1.0], ["x"], ["y"]], names=["sentence1", "sentence2", "score", "id", "id"])
+    pyarrow.parquet.write_table(table, tmp_path / "pairs.parquet")
+    assert read_file(tmp_path / "pairs.parquet", FORM) == [("a", "b", 1)]
+    with pytest.raises(InputError, match="two columns of one name"):
+        list(Reader(tmp_path / "pairs.parquet", FORM, whole=True))
+
+
+@pytest.mark.parametrize("written", ["1_0", "1_0.5"])
+def test_a_number_with_an_underscore_is_no_score(tmp_path, written):
+    with pytest.raises(InputError, match=f"the score '{written}' is not a number"):
+        read_file(write(tmp_path / "pairs.csv", as_csv([("a", "b", written)])), replace(FORM, score_max=20))
+
+
 def test_pairs_to_learn_from_carry_no_score_even_if_the_file_has_one(tmp_path):
     path = write(tmp_path / "pairs.tsv", as_tsv([("a", "b", "not a number")]))
     assert read_file(path, UNSCORED) == [("a", "b", None)]
@@ -233,11 +249,18 @@ def test_only_a_line_feed_ends_a_line(tmp_path):
     assert read_file(path, FORM) == [("one\u2028line", "one\x85line", 1.0)]
 
 
-@pytest.mark.parametrize("first", ["question,answer", "a dog,a cat"])
+@pytest.mark.parametrize("first", ["question,answer", "Sentence 1,Sentence 2", "1,2", "a dog,a cat"])
 def test_a_first_row_that_looks_like_a_header_is_told_where_columns_are_numbered(tmp_path, caplog, first):
     (tmp_path / "pairs.csv").write_text(f"{first}\nthe man eats,a man is eating\n")
     assert len(read_file(tmp_path / "pairs.csv", Format(0, 1, None, 0, 5))) == 2
-    assert ("pairs.csv: line 1 is read as a pair; if it is a header" in caplog.text) == ("question" in first)
+    assert ("pairs.csv: line 1 is read as a pair; if it is a header" in caplog.text) == ("dog" not in first)
+
+
+def test_a_header_of_the_columns_numbers_is_refused_and_read_by_its_names(tmp_path):
+    path = write(tmp_path / "pairs.csv", "0,1,2\nthe man eats,a man is eating,4\n")  # as pandas names columns
+    with pytest.raises(InputError, match=r"pairs.csv:1: is a header of numbers; name its columns as texts"):
+        read_file(path, Format(0, 1, 2, 0, 5))
+    assert read_file(path, Format("0", "1", "2", 0, 5)) == [("the man eats", "a man is eating", 4)]
 
 
 @pytest.mark.parametrize(
@@ -246,9 +269,11 @@ def test_a_first_row_that_looks_like_a_header_is_told_where_columns_are_numbered
         ("Hello, world;foo bar\nHi, you;baz\n", (0, 1)),
         ("\n \nsentence1;sentence2\nHello, world;foo bar\n", ("sentence1", "sentence2")),
         ("sentence1;sentence2;score (0, 5)\nHello, world;foo bar;3\n", ("sentence1", "sentence2")),
+        ("sentence1;sentence2;score (0,5)\nHello, world;foo bar;3\n", ("sentence1", "sentence2")),
+        ("Hello, world;foo bar;1,5\nHi, you;baz;2,5\n", (0, 1)),
     ],
 )
-def test_a_comma_before_a_space_and_a_blank_line_do_not_hide_semicolons(tmp_path, text, columns):
+def test_a_comma_before_a_space_or_in_a_number_and_a_blank_line_do_not_hide_semicolons(tmp_path, text, columns):
     path = write(tmp_path / "pairs.csv", text)
     assert read_file(path, Format(*columns, None, 0, 5))[0][:2] == ("Hello, world", "foo bar")
 

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from transenc.composition import compose
 from transenc.data import hub, published
-from transenc.data.files import KINDS, Format, read_file
+from transenc.data.files import KINDS, Format, Reader, read_file
 from transenc.data.lines import one_line, read_lines, read_sentences
 from transenc.errors import InputError
 from transenc.stages.evaluation import Evaluation
@@ -345,9 +345,10 @@ def test_half_a_character_is_read_as_one_that_can_be_written(tmp_path):
     assert sound(read_file(path, NAMED))
 
 
-def test_a_cell_that_python_cannot_hold_is_refused(tmp_path):
+def test_a_cell_that_python_cannot_hold_is_refused_where_the_whole_row_is_asked_for(tmp_path):
     for dates in (pyarrow.array([2**30], pyarrow.date32()), pyarrow.array([2**62], pyarrow.duration("s"))):
         table = pyarrow.table({"sentence1": ["a"], "sentence2": ["b"], "score": [1.0], "date": dates})
         pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+        assert read_file(tmp_path / "a.parquet", NAMED) == [("a", "b", 1.0)]
         with pytest.raises(InputError, match=r"a.parquet: not a readable parquet file"):
-            read_file(tmp_path / "a.parquet", NAMED)
+            list(Reader(tmp_path / "a.parquet", NAMED, whole=True))

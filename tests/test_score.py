@@ -166,7 +166,7 @@ def test_the_output_holds_nothing_but_the_table(files, monkeypatch, capsys):
         (["a.tsv", "b.tsv"], "one file of pairs belongs here, not 2"),
         (["a.tsv", "data.path=b.tsv"], "one file of pairs belongs here, not 2"),
         (["a.tsv", "format=cvs"], r"format=cvs: no such choice; did you mean csv\?"),
-        (["a.tsv", "column=a,b"], "column=a,b: a name without tabs, commas and quotes belongs here"),
+        (["a.tsv", "column=a,b"], "column=a,b: a name without tabs, commas, semicolons and quotes belongs here"),
         (["a.tsv", "modl=b"], r"modl: no such key; did you mean model\?"),
         (["./nowhere.tsv"], r"nowhere.tsv: no such file"),
     ],

@@ -123,6 +123,23 @@ def test_a_file_of_scores_labels_the_pairs_by_their_sentences_in_either_order(se
     np.testing.assert_allclose(found, expected.clip(0, 1), atol=1e-5)
 
 
+@pytest.mark.parametrize("columns", [("q", "a"), (0, 1)])
+def test_a_runs_own_labels_label_a_pool_whose_columns_have_other_names_or_numbers(setting, files, tmp_path, columns):
+    table = scores_file(setting, tmp_path / "scores.csv").rename(columns={"score": "label"})
+    table.to_csv(tmp_path / "labels.csv", index=False)
+    header = list(columns) if isinstance(columns[0], str) else False
+    table.iloc[:, :2].to_csv(tmp_path / "pool.csv", index=False, header=header)
+    named = [f"data.columns.sentence{n + 1}={column}" for n, column in enumerate(columns)]
+    run = setting.run(
+        f"model.teachers={tmp_path}/labels.csv", f"data.path={tmp_path}/pool.csv", *named, "data.dev=null",
+        "data.test=[]", "model.pooling=cls", *ONE_TURN,
+    )  # fmt: skip
+    found, pairs = labels(run, "1-bi.csv")
+    given = {frozenset(row[:2]): row[2] for row in table.iloc[::-1].itertuples(index=False)}
+    expected = (initial_scores(setting, pairs) + np.array([given[frozenset(pair)] for pair in pairs])) / 2
+    np.testing.assert_allclose(found, expected.clip(0, 1), atol=1e-5)
+
+
 def test_of_a_pair_with_different_scores_in_a_file_the_first_counts_and_the_log_says_so(setting, tmp_path, caplog):
     table = scores_file(setting, tmp_path / "scores.csv")
     others = pandas.concat([table, table, table.assign(score=0.5)])

@@ -72,8 +72,7 @@ def run(cfg: Evaluate, reader: Reader, column: str, out: TextIO) -> None:
         out.flush()
     for name, encoder in zip(listed(cfg.model.path), encoders, strict=True):
         if encoder.cut:
-            what = "sentences" if encoder.kind == "bi" else "pairs"
-            log.warning(f"{name}: {encoder.cut:,} {what} cut to {encoder.max_tokens} tokens")
+            log.warning(f"{name}: {encoder.cut:,} {encoder.unit} cut to {encoder.max_tokens} tokens")
 
 
 def load(cfg: Evaluate) -> tuple[list[Any], int]:
@@ -145,8 +144,8 @@ def main(arguments: Sequence[str]) -> None:
     column, kind = options.get("column", "score"), options.get("format")
     if len(files) != 1:
         raise InputError(f"one file of pairs belongs here, not {len(files)}; --help shows how")
-    if not column or set(column) & set('\t\r\n,"'):
-        raise InputError(f"column={column}: a name without tabs, commas and quotes belongs here")
+    if not column or set(column) & set('\t\r\n,;"'):
+        raise InputError(f"column={column}: a name without tabs, commas, semicolons and quotes belongs here")
     if kind is not None and kind not in FORMATS:
         raise InputError(f"format={kind}: no such choice{nearest(kind, FORMATS, listed=True)}")
     columns = cfg.data.columns
@@ -157,7 +156,7 @@ def main(arguments: Sequence[str]) -> None:
     out.reconfigure(encoding="utf-8", newline="")
     try:
         with redirect_stdout(sys.stderr):  # nothing but the table belongs in the output
-            run(cfg, Reader(Path(files[0]), form, kind), column, out)
+            run(cfg, Reader(Path(files[0]), form, kind, whole=True), column, out)
     except BrokenPipeError:  # whoever reads has had enough; Python would complain at its exit if it could not flush
         os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
 

@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import logging
+import re
 import string
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ LONG_ROW = 10  # lines in a row of csv, above which a quote is probably not clos
 KINDS = ("csv", "tsv", "jsonl", "txt", "parquet")  # txt: sentence1||sentence2 lines
 csv.field_size_limit(2**31 - 1)  # of characters in a cell; Python's own is 131,072
 NAME_YOURS = "name yours with data.columns.sentence1=..., .sentence2=..., .score=..."
-NAME_SCORE = "development and test pairs need scores; name their column with data.columns.score=..."
+NAME_SCORE = "these pairs need scores; name their column with data.columns.score=..."
 DELIMITERS = {"csv": ",", "tsv": "\t", "jsonl": "", "txt": "||", "parquet": ","}
 SEPARATORS = {",": ("commas", "csv"), ";": ("semicolons", "csv"), "\t": ("tabs", "tsv")}
 
@@ -44,7 +45,7 @@ class Record(NamedTuple):
         sentence1, sentence2: each on one line, surrounding whitespace kept.
         score: as it is written; without a meaning where `Format.score` is None.
         text: the whole record as it is written, without its line end. Rows that are shorter than the header are
-            padded with empty columns; a row of parquet is written as csv.
+            padded with empty columns; a row of parquet is written as csv, of a `Reader` that is asked for the whole.
     """
 
     where: str
@@ -111,7 +112,7 @@ def read_pairs(path: Path, form: Format, warn: Callable[[str], Any] | None = Non
     reader, pair, quoted = Reader(path, form, warn=warn), None, 0
     delimiters = string.whitespace + (",;" if reader.kind == "csv" else "")
     for where, sentence1, sentence2, written, text in reader:
-        if text.strip(delimiters):  # not a row of delimiters alone, as spreadsheets leave them at the end
+        if reader.kind == "parquet" or text.strip(delimiters):  # spreadsheets leave rows of delimiters alone at the end
             pair = Pair(sentence1, sentence2, None if form.score is None else form.gold(written, where))
             quoted += _quoted(sentence1) + _quoted(sentence2)
             yield pair
@@ -133,9 +134,9 @@ def _quoted(sentence: str) -> bool:
 
 def _delimiter(lines: Sequence[str]) -> str:
     """What stands between columns of csv: a semicolon, as spreadsheets save it in much of Europe, if all of the lines
-    have one, and no comma that a space does not follow.
+    have one, and no comma but those before a space and in a number (1,5).
     """
-    commas = any(line.count(",") > line.count(", ") for line in lines)
+    commas = any(re.search(r",(?! )", re.sub(r"(?<=\d),(?=\d)", "", line)) for line in lines)
     return ";" if lines and all(";" in line for line in lines) and not commas else ","
 
 
@@ -159,6 +160,7 @@ class Reader:
         form: where its sentences and scores stand.
         kind: one of `KINDS`; None: as the suffix says, txt for any other suffix, tsv for `STDIN`.
         warn: called with what looks wrong but can be read, without the file's name; None: the log gets it.
+        whole: whether `Record.text` is asked for. Without it, of parquet only the columns of `form` are read.
 
     Attributes:
         header: the header line as it is written, None where there is none; known from the first record on.
@@ -172,11 +174,18 @@ class Reader:
             twice, or a row is too short or longer than the header; names the file and the line.
     """
 
-    def __init__(self, path: Path, form: Format, kind: str | None = None, warn: Callable[[str], Any] | None = None):
+    def __init__(
+        self,
+        path: Path,
+        form: Format,
+        kind: str | None = None,
+        warn: Callable[[str], Any] | None = None,
+        whole: bool = False,
+    ):
         suffix = path.suffix.lower().removeprefix(".")
         if suffix in UNREADABLE:
             raise InputError(f"{path}: is {UNREADABLE[suffix]}")
-        self.path, self.form = path, form
+        self.path, self.form, self.whole = path, form, whole
         self.warn = warn or (lambda text: log.warning("%s: %s", path, text))
         self.kind = kind or ("tsv" if path == STDIN else suffix if suffix in KINDS else "txt")
         self.header: str | None = None
@@ -202,11 +211,14 @@ class Reader:
                 parts = line.split("||")
                 if len(parts) != width and not (width == 2 and len(parts) == 3 and as_number(parts[2]) is not None):
                     belongs = "||".join(("sentence1", "sentence2", "score")[:width])
-                    raise InputError(
-                        f"{self.path}:{number}: {len(parts)} parts where {belongs} belongs; name a table .tsv, .csv,"
-                        " .jsonl or .parquet, and give single sentences as data.sentences=FILE"
-                    )
-                if number == 1 and all(part.isidentifier() for part in parts):
+                    remedy = "set format=csv, tsv or jsonl for a table"
+                    if self.path != STDIN:
+                        remedy = (
+                            "name a table .tsv, .csv, .jsonl or .parquet, and give single sentences as"
+                            " data.sentences=FILE"
+                        )
+                    raise InputError(f"{self.path}:{number}: {len(parts)} parts where {belongs} belongs; {remedy}")
+                if number == 1 and _are_heads(parts):
                     self.warn("line 1 is read as a pair; if it is a header, remove it")
                 yield Record(f"{self.path}:{number}", parts[0], parts[1], parts[-1], line)
 
@@ -273,8 +285,13 @@ class Reader:
                     f"{where}: {len(row)} columns where the header has {len(self.names)}; is there a"
                     f" {self.delimiter!r} too many?"
                 )
-            if not (self.names or width) and row[places[0]].isidentifier() and row[places[1]].isidentifier():
-                self.warn(f"line {number} is read as a pair; if it is a header, name the columns in data.columns")
+            if not (self.names or width):
+                if [row[place] for place in places] == list(map(str, places)):
+                    raise InputError(
+                        f"{where}: is a header of numbers; name its columns as texts: data.columns.sentence1=\"'0'\""
+                    )
+                if _are_heads([row[place] for place in places]):
+                    self.warn(f"line {number} is read as a pair; if it is a header, name the columns in data.columns")
             width, score = len(row), row[places[-1]]
             if self.delimiter == ";":  # where 1,5 is a number
                 score = score.replace(",", ".")
@@ -307,18 +324,22 @@ class Reader:
                 raise InputError(f"{where}: not JSON ({error})") from None
             if not isinstance(row, dict):
                 raise InputError(f"{where}: a JSON object belongs here, not {type(row).__name__}")
-            yield self._object(row, where, line.strip())
+            yield self._object(row, row, where, line.strip())
 
     def _parquet(self) -> Iterator[Record]:
         from pyarrow.parquet import ParquetFile  # here, not above: a load that no other format needs
 
+        wanted = set(map(str, (self.form.sentence1, self.form.sentence2, self.form.score)))
+        names: list[str] = []
+
         def rows() -> Iterator[dict[str, Any]]:
             try:
                 with ParquetFile(self.path) as file:
-                    names = file.schema_arrow.names
-                    if len(set(names)) < len(names):
+                    names.extend(file.schema_arrow.names)
+                    read = names if self.whole else [name for name in names if name in wanted]
+                    if len(set(read)) < len(read):
                         raise ValueError(f"two columns of one name among {_some(names)}")
-                    for batch in file.iter_batches(batch_size=1024):
+                    for batch in file.iter_batches(batch_size=1024, columns=read):
                         yield from batch.to_pylist()
             except Exception as error:  # each kind of damage, and of cell that Python cannot hold, has one of its own
                 reason = str(error).partition("\n")[0]
@@ -326,24 +347,31 @@ class Reader:
 
         check_file(self.path)
         for number, row in enumerate(rows(), 1):
-            self.header = self.header or csv_line(row)
-            yield self._object(row, f"{self.path}: row {number}", csv_line(row.values()))
+            self.header = self.header or csv_line(names)
+            yield self._object(row, names, f"{self.path}: row {number}", csv_line(row.values()))
 
-    def _object(self, row: dict[str, Any], where: str, text: str) -> Record:
-        earlier, self.names, form = self.names, row, self.form
+    def _object(self, row: dict[str, Any], names: Collection[str], where: str, text: str) -> Record:
+        earlier, self.names, form = self.names, names, self.form
         sides = []
         for column in map(str, (form.sentence1, form.sentence2)):
             if column not in row:
                 advice = "mend or remove it" if column in earlier else NAME_YOURS
-                raise InputError(f"{where}: no column {column!r} (there are {_some(row)}); {advice}")
+                raise InputError(f"{where}: no column {column!r} (there are {_some(names)}); {advice}")
             if not isinstance(row[column], str | None):
                 raise InputError(f"{where}: {column!r} is {row[column]!r:.{SHOWN}}, not a text; mend or remove it")
             # JSON can spell half a surrogate pair, which is no character and cannot be written again.
             sides.append(decoded((row[column] or "").encode("utf-8", "replace"), where))
         if form.score is not None and str(form.score) not in row:
             advice = "mend or remove it" if str(form.score) in earlier else NAME_SCORE
-            raise InputError(f"{where}: no column {str(form.score)!r} (there are {_some(row)}); {advice}")
+            raise InputError(f"{where}: no column {str(form.score)!r} (there are {_some(names)}); {advice}")
         return Record(where, *sides, None if form.score is None else row[str(form.score)], text)
+
+
+def _are_heads(cells: Sequence[str]) -> bool:
+    """Whether the cells of a row may be its columns' heads: single words, or two alike but for a number at the end."""
+    first, second = cells[:2]
+    alike = first != second and first.rstrip(string.digits) == second.rstrip(string.digits)
+    return alike or all(cell.isidentifier() for cell in cells)
 
 
 def _some(names: Collection[str]) -> str:

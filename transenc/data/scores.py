@@ -29,15 +29,17 @@ def parse_label(written: Any, where: str) -> float:
     Raises:
         InputError: it is neither; the message begins with `where`.
     """
-    label = as_number({"false": 0, "true": 1}.get(str(written).lower(), written))
+    label = as_number({"false": 0, "true": 1}.get(str(written).strip().lower(), written))
     if label not in (0, 1):
         raise InputError(f"{where}: the label {written!s:.{SHOWN}} is neither 0 nor 1; write 0 and 1")
     return label
 
 
 def as_number(written: Any) -> float | None:
-    """A number; None where it is none, or NaN."""
+    """A number; None where it is none, or NaN, or written with an underscore (1_0), as only Python's are."""
     with suppress(TypeError, ValueError, OverflowError):
+        if isinstance(written, str) and "_" in written:
+            return None
         if (number := float(written)) == number:
             return number
     return None

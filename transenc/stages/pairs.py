@@ -172,14 +172,14 @@ def gather(out: Path, config: Config, progress: Progress, *artifacts: Artifact) 
     test.
     """
     learnt = config["sources"] + config["extra"]
-    sentence, pairs, _, rows, shared, dropped = _cleaned(config, artifacts[:learnt], artifacts[learnt:])
+    pool = _cleaned(config, artifacts[:learnt], artifacts[learnt:])
     rng = np.random.default_rng(config["seed"])
-    added = rows >= sum(len(np.load(artifact / "pairs.npy")) for artifact in artifacts[: config["sources"]])
-    rows = np.sort(np.concatenate([rows[~added], _drawn(rows[added], config["extra_limit"], rng)]))
-    rows = _drawn(rows, config["limit"], rng)
-    facts = _write(out, *_used(sentence, pairs[rows]))
-    np.save(out / "shared.npy", shared[rows])
-    return {**facts, **_account(facts, shared[rows], dropped)}
+    first_added = sum(len(np.load(artifact / "pairs.npy")) for artifact in artifacts[: config["sources"]])
+    own, added = np.split(pool.rows, [np.searchsorted(pool.rows, first_added)])
+    rows = _drawn(np.concatenate([own, _drawn(added, config["extra_limit"], rng)]), config["limit"], rng)
+    facts = _write(out, *_used(pool.sentence, pool.pairs[rows]))
+    np.save(out / "shared.npy", pool.shared[rows])
+    return {**facts, **_account(facts, pool.shared[rows], pool.dropped)}
 
 
 @stage(version=3, content=("sentences.txt", "pairs.npy"))

@@ -6,6 +6,7 @@ read_scores  -> scores.npy: scores of the pool out of a file
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -134,13 +135,22 @@ def _in_chunks(progress: Progress, unit: str, items: Sequence[Any], run: Callabl
     return torch.cat(parts)
 
 
-def label_column(file: Path, form: Format) -> Any:
-    """Where a file of scores has them: in the configured column, or in `label`, as files in a run's labels/."""
-    reader = Reader(file, replace(form, score=None))
-    if reader.kind == "txt":
-        return form.score
-    next(iter(reader))
-    return "label" if "label" in reader.names and form.score not in reader.names else form.score
+def format_of_scores(file: Path, form: Format) -> Format:
+    """Where a file of scores has them: a run's labels/ as it writes them, any other file as is configured, or in a
+    column `label`.
+    """
+
+    def names(columns: Format) -> list[str]:
+        reader = Reader(file, replace(columns, score=None), warn=lambda text: None)
+        with suppress(InputError):  # it has other columns
+            next(iter(reader))
+        return list(reader.names)
+
+    written = replace(form, sentence1="sentence1", sentence2="sentence2", score="label")
+    if names(written) == [written.sentence1, written.sentence2, written.score]:
+        return written
+    named = names(form) if isinstance(form.sentence1, str) else []
+    return replace(form, score="label") if "label" in named and form.score not in named else form
 
 
 @stage(version=1, ignore=("file",))
