@@ -22,6 +22,7 @@ from transenc.data import published
 from transenc.data.module import LengthGroupedSampler
 from transenc.data.tokens import TokenisedPairs, number_sentences, tokenise
 from transenc.encoders import CrossEncoder, OptimizerConfig
+from transenc.encoders.used_rows import train_used_rows
 from transenc.terminal import quiet
 
 
@@ -85,7 +86,7 @@ def parts(encoder: CrossEncoder, tokens: TokenisedPairs, batches: list[np.ndarra
     encoder.train()
     encoder.optimizer_config, encoder.steps = OptimizerConfig("bce", 1e-4, 0.1, 0.01), len(batches)
     names, seconds = ("collate", "forward", "backward", "clip", "AdamW"), {}
-    with encoder.used_rows(tokens):
+    with train_used_rows(encoder, tokens):
         optimizer = encoder.configure_optimizers()["optimizer"]
         for batch in batches:
             times = [time.perf_counter()]

@@ -69,7 +69,7 @@ def test_an_adapter_of_itself_is_one_line(folder):
 
 def test_left_padding_is_refused_where_positions_are_absolute_and_equal_where_they_are_not(folder, tmp_path):
     change(folder / "tokenizer_config.json", padding_side="left")
-    refused(folder, "pads on the left, and its positions count from there; set padding_side=right")
+    refused(folder, "pads on the left, which changes its scores; set padding_side=right")
     change(folder / "tokenizer_config.json", padding_side="right")
     change(folder / "sentence_bert_config.json", processor_kwargs={"padding_side": "left"})
     refused(folder, "pads on the left")

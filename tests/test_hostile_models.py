@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 from conftest import PAIRS, QUERY, refused, spoil
+from safetensors import safe_open
+from safetensors.torch import save_file
 from standin import change
 
 from transenc.encoders import BiEncoder, CrossEncoder
@@ -39,6 +41,18 @@ def test_code_that_a_model_names_and_that_is_not_run_is_told(model_copy, caplog)
     change(model_copy / "config.json", auto_map={"AutoConfig": "own.Config", "AutoModel": "own.Bidirectional"})
     find_model("model", str(model_copy))
     assert f"model={model_copy}: its own code (own.Bidirectional) is not run" in caplog.text
+    with safe_open(model_copy / "model.safetensors", "pt") as file:
+        weights = {name: file.get_tensor(name) for name in file.keys() if "position" not in name}  # noqa: SIM118
+    save_file(weights, model_copy / "model.safetensors")  # as models with relative positions
+    refused(model_copy, r"needs code of its own \(own.Bidirectional\), which never runs here", pooling="mean")
+
+
+def test_a_tokenizer_without_a_fast_form_is_refused_as_such(model_copy):
+    change(model_copy / "tokenizer_config.json", tokenizer_class="BertJapaneseTokenizer", word_tokenizer_type="basic")
+    (model_copy / "tokenizer.json").unlink()
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh"]
+    (model_copy / "vocab.txt").write_text("\n".join(tokens) + "\n")
+    refused(model_copy, "its tokenizer has no fast form", pooling="mean")
 
 
 def test_a_similarity_that_orders_pairs_otherwise_than_cosines_is_told_where_embeddings_are_compared(

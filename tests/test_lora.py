@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas
@@ -9,6 +10,7 @@ import pytest
 import torch
 from conftest import PAIRS, refused, weights
 from families import FOLDERS, build, gpt2
+from safetensors.torch import load_file, save_file
 from sentence_transformers import CrossEncoder as TheirCrossEncoder
 from sentence_transformers import SentenceTransformer
 from standin import change
@@ -73,6 +75,23 @@ def test_an_adapter_fits_a_base_model_with_a_pooler_however_many_layers_it_has(b
     encoder.save_adapter(tmp_path / "adapter")
     change(tmp_path / "adapter" / "adapter_config.json", base_model_name_or_path=str(tmp_path / "base"))
     np.testing.assert_allclose(BiEncoder.load(tmp_path / "adapter", pooling="mean").predict(PAIRS), expected, atol=1e-5)
+
+
+def test_an_adapter_that_lacks_a_part_of_the_head_is_refused_by_name(bert, tmp_path):
+    """The library peft saves the linear layer of a head, and not the pooler below it, which the base may not have."""
+    encoder = CrossEncoder.load(bert, new_head=1)
+    encoder.add_lora(2)
+    (tmp_path / "adapter").mkdir()
+    encoder.save_adapter(tmp_path / "adapter")
+    change(tmp_path / "adapter" / "adapter_config.json", base_model_name_or_path=str(bert))
+    CrossEncoder.load(tmp_path / "adapter")
+    path = tmp_path / "adapter" / "adapter_model.safetensors"
+    save_file({name: weight for name, weight in load_file(path).items() if ".pooler." not in name}, path)
+    base = Path(shutil.copytree(bert, tmp_path / "base"))
+    BertModel.from_pretrained(bert, add_pooling_layer=False).save_pretrained(base)
+    settings = {"base_model_name_or_path": str(base), "modules_to_save": ["classifier"]}
+    change(tmp_path / "adapter" / "adapter_config.json", **settings)
+    refused(tmp_path / "adapter", r"neither the adapter nor .*base has bert.pooler.dense.bias; merge", CrossEncoder)
 
 
 def test_an_adapter_says_which_token_pads_where_its_base_model_does_not(tmp_path):

@@ -41,6 +41,12 @@ def test_without_a_default_no_prompt_is_put_before_a_sentence_and_all_are_kept(f
     assert "default_prompt_name" not in settings
 
 
+@pytest.mark.parametrize(("prompts", "name"), [({"query": None}, "query"), ({}, "document")])
+def test_a_default_prompt_without_a_text_is_none(folder, prompts, name):
+    change(folder / "config_sentence_transformers.json", prompts=prompts, default_prompt_name=name)
+    np.testing.assert_allclose(BiEncoder.load(folder).predict(PAIRS), theirs(folder), atol=1e-5)
+
+
 @pytest.mark.parametrize("settings", [{"prompt": "food: "}, {"prompt_name": "document"}, {"prompt": "a new one: "}])
 def test_a_prompt_that_a_person_gives_is_used_and_is_the_default_of_what_is_saved(folder, tmp_path, settings):
     encoder = BiEncoder.load(folder, **settings)

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 
 from transenc.data.tokens import number_sentences
 from transenc.encoders import CrossEncoder
+from transenc.encoders.used_rows import train_used_rows
 from transenc.errors import InputError
 
 RERANKER = (
@@ -112,6 +113,6 @@ def test_the_tokens_round_a_pair_are_among_the_embeddings_that_are_trained(folde
     assert behind - set(tokens.ids.tolist()) - {encoder.inputs.pad}
     inputs = encoder.collate(tokens, np.arange(len(PAIRS)), np.zeros(len(PAIRS), dtype=bool))
     expected = encoder(inputs).detach()
-    with encoder.used_rows(tokens):
+    with train_used_rows(encoder, tokens):
         encoder.train()
         torch.testing.assert_close(encoder(inputs).detach(), expected)  # it has no dropout

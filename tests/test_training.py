@@ -17,7 +17,7 @@ from transenc.data.module import PairDataModule
 from transenc.data.tokens import number_sentences, tokenise
 from transenc.encoders import BiEncoder, CrossEncoder, OptimizerConfig
 from transenc.encoders.loading import saved_tokenizer
-from transenc.encoders.used_rows import UsedRows
+from transenc.encoders.used_rows import UsedRows, train_used_rows
 from transenc.errors import InputError
 from transenc.training import TrainingCallback, TrainingFailed, check_collapse, train
 
@@ -160,7 +160,7 @@ def test_training_the_used_rows_alone_gives_them_the_gradients_of_the_whole_tabl
     full.eval()(inputs).sum().backward()
     table = held.backbone.get_input_embeddings()
     before = table.weight.detach().clone()
-    with held.used_rows(tokens_of(held, pairs)):
+    with train_used_rows(held, tokens_of(held, pairs)):
         rows = held.backbone.get_input_embeddings()
         rows.train()  # dropout stays off: only the embedding is in training mode
         held(inputs).sum().backward()
@@ -180,7 +180,7 @@ def test_segments_that_a_model_looks_up_among_its_words_are_trained_with_them(mo
     XLMModel(XLMConfig(vocab_size=len(tokenizer), emb_dim=32, n_layers=1, n_heads=2)).save_pretrained(tmp_path)
     encoder = CrossEncoder.load(tmp_path, new_head=0)
     tokens = tokens_of(encoder, [("dog", "cat")])
-    with encoder.used_rows(tokens):
+    with train_used_rows(encoder, tokens):
         encoder.train()(encoder.collate(tokens, np.arange(1), np.zeros(1, dtype=bool))).sum().backward()
     encoder.save(tmp_path / "saved")
     assert len(saved_tokenizer(tmp_path / "saved")) == len(tokenizer)  # config.json calls the size n_words

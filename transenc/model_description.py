@@ -8,6 +8,7 @@ from typing import Any
 from transenc.errors import InputError
 from transenc.model_folder import ADAPTER_CONFIG, Module, Source, read_json, value_of
 
+BUILT_IN = ("query", "document")  # prompts that sentence-transformers has by itself, without a text
 PAIR_PROMPTS = "transenc_prompts"  # our key: names of the prompts of first and second sentences, if they differ
 MAX_CONFIG_VALUE = 2**20  # no size in an encoder's config.json is above: the largest vocabulary has 900,000 tokens
 BEHIND_POOLING = ("Pooling", "Dense", "LayerNorm", "Normalize", "Dropout")  # modules that may follow the first
@@ -131,7 +132,8 @@ def describe(source: Source) -> Description:
 
 
 def _prompts(settings: Mapping[str, Any], where: Path) -> tuple[dict[str, str], tuple[str, str]]:
-    """Texts to put before a sentence, by name, and those put before a first and before a second one by default.
+    """Texts to put before a sentence, by name, and those put before a first and before a second one by default: none
+    where the default has no text.
 
     Raises:
         InputError: the default is none of them.
@@ -141,7 +143,7 @@ def _prompts(settings: Mapping[str, Any], where: Path) -> tuple[dict[str, str], 
     default = value_of(settings, "default_prompt_name", str, where)
     names = value_of(settings, PAIR_PROMPTS, list, where) or [default, default]
     for name in names:
-        if len(names) != 2 or (name is not None and (not isinstance(name, str) or name not in prompts)):
+        if len(names) != 2 or (name is not None and (not isinstance(name, str) or name not in {*named, *BUILT_IN})):
             raise InputError(f"{where}: default_prompt_name={name!r:.80} is none of its prompts {list(prompts)}")
     first, second = (prompts.get(name, "") for name in names)
     return prompts, (first, second)

@@ -23,7 +23,7 @@ from transenc.model_hub import download
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that is there; pickled only where nothing else is
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-DESCRIPTION = ("*.json", "*.txt", "*.model", "*.jinja")  # what a model is described and its tokenizer built by
+DESCRIPTION = ("*.json", "*.txt", "*.model", "*.codes", "*.jinja")  # what describes a model and its tokenizer
 
 
 class Module(NamedTuple):

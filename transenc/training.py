@@ -26,6 +26,7 @@ from transenc.data.module import PairDataModule
 from transenc.encoders import PairEncoder
 from transenc.encoders.cuda_graphs import in_family
 from transenc.encoders.cuda_kernels import reproducible
+from transenc.encoders.used_rows import train_used_rows
 from transenc.errors import InputError, in_context
 from transenc.metrics import spearman
 
@@ -271,7 +272,7 @@ def train(
     torch.manual_seed(seed + 1_000_003 * distributed.rank())
     strict = in_family(student.backbone)
     student.train()  # Lightning leaves the mode as it is, and a model is loaded in eval mode
-    with warnings.catch_warnings(), reproducible(accelerator, strict), student.used_rows(datamodule.pairs):
+    with warnings.catch_warnings(), reproducible(accelerator, strict), train_used_rows(student, datamodule.pairs):
         warnings.simplefilter("ignore")  # advice on data workers and logging intervals, which are chosen here
         callback.resume(student)
         datamodule.done = callback.steps_done

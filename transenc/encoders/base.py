@@ -25,10 +25,9 @@ from transenc.encoders.cpu_layers import speed_up
 from transenc.encoders.cuda_graphs import GraphedForward, in_family
 from transenc.encoders.cuda_kernels import ATTENTION
 from transenc.encoders.inputs import ModelInputs
-from transenc.encoders.loading import FP32_ONLY, OFFSET_POSITIONS, compute_in_fp32
+from transenc.encoders.loading import FP32_ONLY, compute_in_fp32
 from transenc.encoders.lora import add_lora, save_adapter
 from transenc.encoders.losses import pair_loss
-from transenc.encoders.used_rows import UsedRows
 from transenc.errors import InputError, reason
 from transenc.model_description import Description, describe
 from transenc.model_folder import Source, find
@@ -65,6 +64,7 @@ class PairEncoder(pl.LightningModule, ABC):
 
     kind: ClassVar[str]  # "bi" or "cross"
     sequences_per_pair: ClassVar[int]  # that the backbone sees
+    unit: ClassVar[str]  # what is cut to `max_tokens`: "sentences" or "pairs"
 
     def __init__(
         self,
@@ -232,28 +232,6 @@ class PairEncoder(pl.LightningModule, ABC):
         if self.graphed is None:  # which writes its gradients over those of the step before
             optimizer.zero_grad()
 
-    @contextmanager
-    def used_rows(self, pairs: TokenisedPairs) -> Iterator[None]:
-        """Train only the word embeddings that `pairs` and the special tokens use; batches may hold no others."""
-        table = self.backbone.get_input_embeddings()  # type: ignore[operator]
-        if type(table) is not torch.nn.Embedding or not table.weight.requires_grad:  # Gemma's scales what it looks up
-            yield
-            return
-        used = np.zeros(table.num_embeddings, dtype=bool)
-        used[self.inputs.added] = True
-        if self.inputs.segments and not any("token_type" in name for name, _ in self.backbone.named_modules()):
-            used[:2] = True  # XLM's segments are words
-        for ids in np.array_split(pairs.ids, 1 + len(pairs.ids) // 2**20):  # memory-mapped: a part at a time
-            used[ids] = True
-        rows = UsedRows(table, np.flatnonzero(used))
-        self.backbone.set_input_embeddings(rows)  # type: ignore[operator]
-        try:
-            yield
-        finally:
-            rows.update()
-            table.weight.data.copy_(rows.whole)  # a copy of its own where training was on another device
-            self.backbone.set_input_embeddings(table)  # type: ignore[operator]
-
     # Scoring.
 
     @contextmanager
@@ -293,7 +271,9 @@ class PairEncoder(pl.LightningModule, ABC):
             return self._similarities(pairs, batch_tokens, progress)
 
     def predict(self, pairs: list[tuple[str, str]], batch_tokens: int = 4096) -> np.ndarray:
-        """Scores of pairs of plain sentences, [N] float32: a bi-encoder's in [-1, 1], a cross-encoder's in (0, 1)."""
+        """Scores of pairs of plain sentences, [N] float32: a bi-encoder's in [-1, 1], a cross-encoder's in (0, 1).
+        Whitespace around a sentence is removed first.
+        """
         sentences, numbers = number_sentences([(first.strip(), second.strip()) for first, second in pairs])
         tokens = self.tokenise(sentences, numbers)
         if not self._warned:
@@ -342,9 +322,9 @@ class PairEncoder(pl.LightningModule, ABC):
 
     @torch.no_grad()
     def _check_forward(self, name: str) -> None:
-        """Score a short pair alone and beside a longer one: padding must not change a score."""
+        """Score a pair alone and beside a longer one: padding must not change a score, on neither side."""
         try:
-            pairs = self.tokenise(["a", "b", "a b a b a b a b", "b b a"], np.array([[0, 1], [2, 3]]))
+            pairs = self.tokenise(["a b a a b", "b b a b a", "a b a b a b a b", "b b a"], np.array([[0, 1], [2, 3]]))
             alone, together = (self(self.collate(pairs, rows, rows < 0)) for rows in (np.arange(1), np.arange(2)))
         except Exception as error:  # whatever the library stumbles over in a configuration of others
             raise InputError(f"{name}: its config.json makes no encoder that runs ({reason(error)})") from error
@@ -355,13 +335,17 @@ class PairEncoder(pl.LightningModule, ABC):
                 f"{name}: its scores depend on what else is in a batch ({alone[0]:.3f} alone, {together[0]:.3f} beside"
                 f" a longer pair); {self.backbone.config.model_type} is not supported"
             )
-        absolute = any(name.endswith(("position_embeddings", "wpe")) for name, _ in self.backbone.named_modules())
-        absolute = absolute and self.backbone.config.model_type not in OFFSET_POSITIONS
-        if absolute and self.tokenizer.padding_side == "left":
-            raise InputError(
-                f"{name}: its tokenizer pads on the left, and its positions count from there; set padding_side=right in"
-                " tokenizer_config.json"
-            )
+        if self.tokenizer.padding_side == "left":
+            inputs = self.collate(pairs, np.arange(2), np.zeros(2, dtype=bool))
+            padding = (inputs["attention_mask"] == 0).sum(1).tolist()
+            self.use_cpu_layers(False)  # they read padding on the right only
+            on_left = self({key: torch.stack(list(map(torch.roll, rows, padding))) for key, rows in inputs.items()})
+            self.use_cpu_layers(True)
+            if not torch.allclose(on_left, together, rtol=1e-3, atol=1e-3):
+                raise InputError(
+                    f"{name}: its tokenizer pads on the left, which changes its scores; set padding_side=right in"
+                    " tokenizer_config.json"
+                )
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -67,6 +67,7 @@ class BiEncoder(PairEncoder):
 
     kind: ClassVar[str] = "bi"
     sequences_per_pair: ClassVar[int] = 2
+    unit: ClassVar[str] = "sentences"
 
     def __init__(
         self,
@@ -108,7 +109,7 @@ class BiEncoder(PairEncoder):
         """
         if not prompt:
             return 0
-        ids = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        ids = self.tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"]
         return min(len(self.inputs.alone_before) + len(ids), self.max_tokens - len(self.inputs.alone_behind))
 
     def embed(self, inputs: dict[str, Tensor]) -> Tensor:
@@ -322,7 +323,7 @@ class BiEncoder(PairEncoder):
             config, tokenizer, length = load_parts(
                 source, description, max_tokens or description.max_tokens, layers, pair=False
             )
-            backbone, width = load_backbone(AutoModel, source, config), config.hidden_size
+            backbone, width = load_backbone(AutoModel, source, description, config), config.hidden_size
         head, guessed = st_modules.load_modules(source, width, None if pooling == "auto" else pooling)
         if guessed and tokenizer.cls_token_id is None:
             raise InputError(

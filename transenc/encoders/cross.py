@@ -84,7 +84,7 @@ class Template:
             parts = [before + pair[0], between + pair[1]]
             if whole != "".join([*parts, behind]):
                 return None, "changes its contents"
-            ids = [tokenizer(part, add_special_tokens=False)["input_ids"] for part in (whole, *parts)]
+            ids = [tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"] for part in (whole, *parts)]
             if ids[0] != [*ids[1], *ids[2], *template.behind]:
                 return None, "has tokens that span its parts"
         return template, ""
@@ -121,6 +121,7 @@ class CrossEncoder(PairEncoder):
 
     kind: ClassVar[str] = "cross"
     sequences_per_pair: ClassVar[int] = 1
+    unit: ClassVar[str] = "pairs"
 
     def __init__(
         self,
@@ -238,9 +239,7 @@ class CrossEncoder(PairEncoder):
         # What sentence-transformers applies to the logit when it loads the folder.
         config.sentence_transformers = {"activation_fn": "torch.nn.modules.activation.Sigmoid"}
         head = None if description.cross else new_head
-        if source.base is not None:
-            head = new_head or 0  # the adapter has it, not its base
-        backbone = load_backbone(AutoModelForSequenceClassification, source, config, head)
+        backbone = load_backbone(AutoModelForSequenceClassification, source, description, config, head)
         template = _template(source, description, tokenizer)
         if template is not None and length < len(template.behind) + MIN_TEMPLATE_TOKENS:
             raise InputError(

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import safe_open
 from tokenizers import Tokenizer, normalizers
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 
@@ -61,18 +62,16 @@ def load_parts(
         config = AutoConfig.from_pretrained((source.base or source).folder, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(of_tokenizer.folder, trust_remote_code=False)
     except Exception as error:  # whatever it stumbles over in files of others
-        if description.own_code:  # the library advises to run it
-            raise InputError(
-                f"{source.name}: needs code of its own ({description.own_code}), which never runs here; take another"
-                " model, or a copy of it in a family of transformers"
-            ) from error
-        raise InputError(f"{source.name}: {reason(error)}") from error
+        problem = _own_code(description) or reason(error)  # where the library advises to run it
+        raise InputError(f"{source.name}: {problem}") from error
     _check_config(source, config, pair)
     vars(config).pop("auto_map", None)  # it names code
     config._attn_implementation = None  # one that is named may be fetched from the hub, as code
     if getattr(config, "use_cache", False) and not hasattr(config, "is_decoder"):
         config.use_cache = False  # of a decoder, which would keep keys and values for a token that never comes
     tokenizer.padding_side = description.padding_side or tokenizer.padding_side
+    if not tokenizer.is_fast:
+        raise InputError(f"{source.name}: its tokenizer has no fast form (tokenizer.json), which is needed here")
     drop_tokens_without_embedding(tokenizer, config.vocab_size)
     _check_tokenizer(source, tokenizer, config.vocab_size)
     if layers is not None:
@@ -88,6 +87,16 @@ def load_parts(
     if description.lowercase and (normalizer is None or normalizer.normalize_str("A") != "a"):
         tokenizer = lowercasing(tokenizer)
     return config, tokenizer, length
+
+
+def _own_code(description: Description) -> str:
+    """Why a model that comes with code may not load; "" for others."""
+    if not description.own_code:
+        return ""
+    return (
+        f"needs code of its own ({description.own_code}), which never runs here; take another model, or a copy of it in"
+        " a family of transformers"
+    )
 
 
 def _check_config(source: Source, config: Any, pair: bool) -> None:
@@ -121,8 +130,6 @@ def _check_tokenizer(source: Source, tokenizer: Any, vocabulary: int) -> None:
     Raises:
         InputError: it cannot, or does not.
     """
-    if not tokenizer.is_fast:
-        raise InputError(f"{source.name}: its tokenizer has no fast form (tokenizer.json), which is needed here")
     if not isinstance(tokenizer.model_input_names, list) or "attention_mask" not in tokenizer.model_input_names:
         raise InputError(
             f"{source.name}: model_input_names={tokenizer.model_input_names!r:.80} in tokenizer_config.json has to name"
@@ -141,7 +148,8 @@ def _check_tokenizer(source: Source, tokenizer: Any, vocabulary: int) -> None:
             f"{source.name}: its tokenizer gives ids up to {highest}, and vocab_size is {vocabulary};"
             " take the tokenizer that belongs to these weights"
         )
-    if tokenizer.cls_token_id is not None and tokenizer.cls_token_id not in tokenizer("a")["input_ids"]:
+    begins = {tokenizer.cls_token_id, tokenizer.bos_token_id}  # ModernBERT-Ja has a [CLS], and puts its <s>
+    if tokenizer.cls_token_id is not None and not begins.intersection(tokenizer("a")["input_ids"]):
         raise InputError(
             f"{source.name}: its tokenizer puts no {tokenizer.cls_token} before a text; take the tokenizer that belongs"
             " to these weights"
@@ -223,21 +231,38 @@ def lowercasing(tokenizer: Any) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=backend, **tokenizer.special_tokens_map, **kept)
 
 
-def load_backbone(auto: Any, source: Source, config: Any, new_head: int | None = None) -> torch.nn.Module:
+def load_backbone(
+    auto: Any, source: Source, description: Description, config: Any, new_head: int | None = None
+) -> torch.nn.Module:
     """Weights in fp32, all of them the model's own, but for those of a new head, or of a pooler that nothing uses.
 
     A LoRA adapter is merged into its base model.
 
     Args:
         auto: AutoModel, or AutoModelForSequenceClassification.
-        source, config: the model and its configuration.
+        source, description, config: the model.
         new_head: seed to draw missing weights of a head by, and of the pooler below it; None: none may be missing.
 
     Raises:
         InputError: the weights are missing, unreadable, not numbers, or not those that `config` describes.
     """
-    if source.base is not None:
-        return _with_adapter(load_backbone(auto, source.base, config, new_head), source)
+    if source.base is None:
+        return _load_weights(auto, source, description, config, new_head)[0]
+    # A head is the adapter's; below it is drawn what the base lacks.
+    backbone, drawn = _load_weights(auto, source.base, description, config, new_head or 0)
+    backbone, brought = _with_adapter(backbone, source)
+    if new_head is None and (lacking := sorted(drawn - brought)):
+        raise InputError(
+            f"{source.name}: neither the adapter nor {source.base.name} has {lacking[0]}; merge them where it was"
+            " trained, and take that model"
+        )
+    return backbone
+
+
+def _load_weights(
+    auto: Any, source: Source, description: Description, config: Any, new_head: int | None
+) -> tuple[torch.nn.Module, set[str]]:
+    """`load_backbone` without an adapter; and the names of the weights of a head that were drawn."""
     if config.model_type in ENCODER_HALF:
         auto = getattr(transformers, ENCODER_HALF[config.model_type])
     held = sum(path.stat().st_size for path in source.weights)
@@ -260,21 +285,23 @@ def load_backbone(auto: Any, source: Source, config: Any, new_head: int | None =
                 output_loading_info=True,
             )
     except Exception as error:  # whatever the library stumbles over in files of others
-        raise InputError(f"{source.name}: its weights cannot be loaded ({reason(error)})") from error
-    inside = f"{backbone.base_model_prefix}."
+        problem = _own_code(description) or f"its weights cannot be loaded ({reason(error)})"
+        raise InputError(f"{source.name}: {problem}") from error
+    has_head, inside = backbone.base_model is not backbone, f"{backbone.base_model_prefix}."
     for name, found, needed in sorted(loading_info["mismatched_keys"]):
-        raise InputError(f"{source.name}: {name} is {list(found)} in the weights, {list(needed)} by config.json")
+        shapes = f"{name} is {list(found)} in the weights, {list(needed)} by config.json"
+        raise InputError(f"{source.name}: {_own_code(description) or shapes}")
     for name in sorted(loading_info["missing_keys"]):
-        if backbone.base_model is backbone:
-            drawn = name.startswith("pooler.")
-        else:
+        drawn = name.startswith("pooler.")
+        if has_head:
             drawn = new_head is not None and (not name.startswith(inside) or name.startswith(f"{inside}pooler."))
         if not drawn:
-            raise InputError(f"{source.name}: its weights lack {name}; copy it again, or save it with save_pretrained")
+            lack = f"its weights lack {name}; copy it again, or save it with save_pretrained"
+            raise InputError(f"{source.name}: {_own_code(description) or lack}")
     for name, weight in backbone.named_parameters():
         if not weight.isfinite().all():
             raise InputError(f"{source.name}: {name} holds NaN or infinite values; copy it again")
-    return backbone
+    return backbone, set(loading_info["missing_keys"]) if has_head else set()
 
 
 def compute_in_fp32(backbone: torch.nn.Module) -> None:
@@ -289,7 +316,8 @@ def compute_in_fp32(backbone: torch.nn.Module) -> None:
     backbone.forward = in_fp32  # type: ignore[method-assign]
 
 
-def _with_adapter(backbone: torch.nn.Module, source: Source) -> torch.nn.Module:
+def _with_adapter(backbone: torch.nn.Module, source: Source) -> tuple[torch.nn.Module, set[str]]:
+    """A model with an adapter merged into it; and the names of the weights that it got whole from there."""
     from peft import PeftModel
 
     settings = read_json(source.folder / ADAPTER_CONFIG)
@@ -303,7 +331,9 @@ def _with_adapter(backbone: torch.nn.Module, source: Source) -> torch.nn.Module:
             adapted = PeftModel.from_pretrained(backbone, str(source.folder))
         if lost := [str(warning.message) for warning in caught if "missing adapter keys" in str(warning.message)]:
             raise ValueError(lost[0])
-        return adapted.merge_and_unload()
+        with safe_open(source.weights[0], "pt") as file:
+            brought = {name.removeprefix("base_model.model.") for name in file.keys()}  # noqa: SIM118  # no mapping
+        return adapted.merge_and_unload(), brought
     except Exception as error:
         raise InputError(
             f"{source.name}: its LoRA adapter does not fit {source.base.name} ({reason(error)}); take the model that"

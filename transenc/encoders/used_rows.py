@@ -6,10 +6,16 @@ apart, the used rows learn just as before, and the others keep their value (Adam
 decay).
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from transenc.data.tokens import TokenisedPairs
 
 
 class UsedRows(nn.Module):
@@ -48,3 +54,29 @@ class UsedRows(nn.Module):
     def update(self) -> None:
         """Write the trained rows into the table."""
         self.whole[self.used] = self.rows
+
+
+@contextmanager
+def train_used_rows(encoder: Any, pairs: TokenisedPairs) -> Iterator[None]:
+    """Train only the word embeddings of a `PairEncoder` that `pairs` and the special tokens use; batches may hold no
+    others.
+    """
+    backbone, inputs = encoder.backbone, encoder.inputs
+    table = backbone.get_input_embeddings()
+    if type(table) is not nn.Embedding or not table.weight.requires_grad:  # Gemma's scales what it looks up
+        yield
+        return
+    used = np.zeros(table.num_embeddings, dtype=bool)
+    used[inputs.added] = True
+    if inputs.segments and not any("token_type" in name for name, _ in backbone.named_modules()):
+        used[:2] = True  # XLM's segments are words
+    for ids in np.array_split(pairs.ids, 1 + len(pairs.ids) // 2**20):  # memory-mapped: a part at a time
+        used[ids] = True
+    rows = UsedRows(table, np.flatnonzero(used))
+    backbone.set_input_embeddings(rows)
+    try:
+        yield
+    finally:
+        rows.update()
+        table.weight.data.copy_(rows.whole)  # a copy of its own where training was on another device
+        backbone.set_input_embeddings(table)
