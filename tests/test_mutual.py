@@ -7,6 +7,7 @@ import pytest
 import transenc.stages.labels
 from transenc.artifacts import file_digest
 from transenc.encoders import BiEncoder
+from transenc.results import member_name
 
 
 def test_mutual_distillation_averages_labels_and_reports_members_and_ensembles(setting, models):
@@ -44,6 +45,11 @@ def test_mutual_distillation_averages_labels_and_reports_members_and_ensembles(s
         BiEncoder.load(name, layers=layers).predict(both) for name, layers in ((setting.model, 2), (other, None))
     ]  # clamped, which these scores need not be
     assert np.abs(labels.label - np.clip(np.mean(alone, axis=0), 0, 1)).max() < 1e-4
+
+
+def test_a_single_encoder_beside_several_of_the_other_kind_has_no_number():
+    keys = [(0, "bi", 0), (0, "bi", 1), (0, "bi-centred", 1), (0, "bi-ensemble", None), (1, "cross", 0)]
+    assert [member_name(key, keys) for key in keys] == ["bi-0", "bi-1", "bi-centred-1", "bi-ensemble", "cross"]
 
 
 @pytest.mark.slow

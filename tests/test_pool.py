@@ -150,8 +150,11 @@ def test_mining_that_runs_out_of_pairs_of_a_kind_is_warned_of(setting, files, tm
     pool = pandas.read_csv(files / "pool.tsv", sep="\t")
     (tmp_path / "corpus.txt").write_text("\n".join(pool.sentence1) + "\n")
     corpus, shares = f"data.sentences={tmp_path}/corpus.txt", ["data.mining.random=0", "data.mining.lexical=0"]
-    for pairs, warned in ((20, False), (5000, True)):
+    for pairs, warned in ((20, False), (5000, True)):  # fewer than all pairs of the sentences
         caplog.clear()
         settings = ["data.path=null", corpus, *shares, f"data.mining.pairs={pairs}", "distill.failure=ignore"]
         setting.run(*settings, name=str(pairs))
-        assert ("of 5,000 pairs, as there are no more of these kinds" in caplog.text) == warned
+        assert ("kinds; raise data.mining.neighbours, or lower data.mining.pairs" in caplog.text) == warned
+    (tmp_path / "corpus.txt").write_text("the man eats\na dog\na cow in the park\na man\n")
+    setting.run("data.path=null", corpus, "data.mining.pairs=10", "distill=paper", "distill.failure=ignore", name="all")
+    assert "makes 6 of 10 pairs, as there are no more of these kinds; lower data.mining.pairs" in caplog.text

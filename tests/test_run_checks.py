@@ -51,6 +51,8 @@ from transenc.errors import InputError
             "takes no data.flatten, no data.extra and no distill.centre",
         ),
         (["data.mining.random=0", "data.mining.nearest=0", "data.mining.lexical=0"], "data.mining: the shares"),
+        (["data.clean.repeated=false", "distill.folds=2"], "copies of a held-out pair would be learnt from"),
+        (["data.clean.repeated=false", "distill.select=agreement"], "copies of a held-out pair would be learnt from"),
         (
             ["distill.direction=bi_to_cross", "distill.iterations=2"],
             "bi_to_cross is one step; set distill.iterations=1",

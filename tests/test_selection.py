@@ -3,6 +3,7 @@
 import html
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -85,10 +86,12 @@ def test_a_run_needs_no_gold_scores_at_all(setting):
     assert pandas.read_csv(folder / "results.csv").empty
 
 
-@pytest.mark.parametrize("test", ["dev", "test"])
-def test_a_development_set_that_is_a_test_set_too_is_warned_of(setting, files, caplog, test):
-    setting.run(f"data.dev={files}/dev.tsv", f"data.test=[{files}/{test}.tsv]", "distill=bi_to_cross")
-    assert ("is in data.test too: encoders are selected by its scores" in caplog.text) == (test == "dev")
+@pytest.mark.parametrize("test", ["dev", "copy", "test"])
+def test_a_development_set_that_is_a_test_set_too_or_its_copy_is_warned_of(setting, files, tmp_path, caplog, test):
+    shutil.copy(files / "dev.tsv", tmp_path / "copy.tsv")
+    folder = tmp_path if test == "copy" else files
+    setting.run(f"data.dev={files}/dev.tsv", f"data.test=[{folder}/{test}.tsv]", "distill=bi_to_cross")
+    assert ("is in data.test too: encoders are selected by its scores" in caplog.text) == (test != "test")
 
 
 @pytest.mark.parametrize("few", [True, False])

@@ -72,5 +72,5 @@ def distill(cfg: Train, folder: Path, overrides: Sequence[str] | None = None) ->
         selected = []
         for kind in direction.students:
             of_kind = [member for member in candidates if member.kind == kind]
-            selected += select(of_kind, run.rows, stages.select, next(iter(stages.dev), None))
+            selected += select(of_kind, run.rows, stages.select_by, stages.dev_task)
         return run.finish(selected, candidates, stages, pool)

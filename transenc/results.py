@@ -139,15 +139,17 @@ def grid(metrics: Mapping[str, str], lines: Sequence[Line], more: Sequence[str] 
     return "\n".join(f"{name:<20}{''.join(f'{cell:>{width}}' for cell in cells)}".rstrip() for name, cells in rows)
 
 
-def member_name(encoder: str, member: int | None, members: Collection[int | None]) -> str:
-    """`cross`; `cross-0` where results are of several members.
+def member_name(key: Key, keys: Collection[Key]) -> str:
+    """`cross`; `cross-0` where results are of several cross-encoders. An ensemble has no member, and keeps its name.
 
     Args:
-        encoder, member: as in a `Row`; an ensemble has no member, and keeps its name.
-        members: all that have results.
+        key: of the encoder.
+        keys: all that have results.
     """
-    several = len(set(members) - {None}) > 1
-    return f"{encoder}-{member}" if several and member is not None else encoder
+    _, encoder, member = key
+    kind = encoder.partition("-")[0]
+    several = {other for _, name, other in keys if name.partition("-")[0] == kind} - {None}
+    return f"{encoder}-{member}" if len(several) > 1 and member is not None else encoder
 
 
 @dataclass(frozen=True)
@@ -182,11 +184,10 @@ def tabulate(rows: Sequence[Row], tests: Collection[str], published: Mapping[str
         mean = sum(values[test] for test in tests) / len(tests) if complete else None
         lines.append((key, name, [values.get(task) for task in metrics] + ([mean] if averaged else [])))
 
-    for key in dict.fromkeys(row.key for row in rows):
-        iteration, encoder, member = key
-        name = member_name(encoder, member, {row.member for row in rows})
+    keys = list(dict.fromkeys(row.key for row in rows))
+    for key in keys:
         values = {row.task: row.value for row in rows if row.key == key}
-        add(key, "reference" if iteration is None else f"{iteration}  {name}", values)
+        add(key, "reference" if key[0] is None else f"{key[0]}  {member_name(key, keys)}", values)
     for encoder, figures in published.items():
         add(None, f"paper {encoder}", {task: figure / 100 for task, figure in figures.items()})
     return Results(metrics, averaged, lines)

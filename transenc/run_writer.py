@@ -93,9 +93,9 @@ class RunWriter:
     def write_results(self, rows: Sequence[Row]) -> None:
         """More results; results.csv is complete after each call."""
         self.rows += rows
-        members = {row.member for row in rows}
+        keys = {row.key for row in rows}
         for row in rows:
-            name = member_name(row.encoder, row.member, members)
+            name = member_name(row.key, keys)
             self.trackers.scalars({f"{row.metric}/{row.task}/{name}": row.value}, row.iteration or 0)
         write_results(self.folder / "results.csv", self.rows)
 
@@ -138,7 +138,7 @@ class RunWriter:
         reference = stages.reference()
         warnings = {member.name: text for member in members if (text := self._warning(member, candidates, stages))}
         notes = {
-            choice.member.name: text for choice in selected if (text := note(choice, stages.select, stages.failures))
+            choice.member.name: text for choice in selected if (text := note(choice, stages.select_by, stages.failures))
         }
         for member in members:
             folder = self.files.path(model_path(member.name))
@@ -167,7 +167,7 @@ class RunWriter:
             return stages.standard_error(initial[number], member, {task: sets[task] for task in tasks})
 
         supervised = self.cfg.distill.direction.supervised
-        return warning(member, self.rows, stages.select, list(sets), stages.well_pooled, supervised, standard_error)
+        return warning(member, self.rows, stages.select_by, list(sets), stages.well_pooled, supervised, standard_error)
 
     def _write_run_json(
         self,
@@ -189,7 +189,7 @@ class RunWriter:
         }
         run = {
             "command": self._command(),
-            "selected": {"by": stages.select.name, "score": mean_score, **by_name},
+            "selected": {"by": stages.select_by.name, "score": mean_score, **by_name},
             "data": {"transductive": self.cfg.data.transductive}
             | {key: pool.facts[key] for key in ("pairs", "sentences", "shared", "dropped")},
             "models": stages.models,
@@ -222,7 +222,7 @@ class RunWriter:
             member.kind,
             public_name(initial[member.number]),
             stages.initial_sources[member.kind, member.number].public[0],
-            how_made(member, self.cfg, stages.select, note, why_not),
+            how_made(member, self.cfg, stages.select_by, note, why_not),
             self.cfg.sources,
             pool.facts["shared"],
             [row for row in self.rows if row.key == member.key],
@@ -253,8 +253,8 @@ class RunWriter:
     ) -> None:
         marked = [member.key for member in members]
         lines = [table([*self.rows, *reference], stages.tests, marked, self.published)] if self.rows else []
-        by = next(iter(stages.dev)) if stages.select is Select.dev else stages.select.name
-        how = "the last weights" if stages.select is Select.last else f"by {by}"
+        by = stages.dev_task if stages.select_by is Select.dev else stages.select_by.name
+        how = "the last weights" if stages.select_by is Select.last else f"by {by}"
         lines.append(f"* {how}: " + ", ".join(f"{m.name} of iteration {m.iteration}" for m in members))
         unknown = [m.name for m in members if m.name not in notes and m.name not in warnings]
         lines += map(failed_training, stages.failures)

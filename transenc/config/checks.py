@@ -74,15 +74,14 @@ def _run_rules(cfg: Train) -> list[Rule]:
         _at_least("seed", cfg.seed, 0),
         _at_least("data.seed", data.seed, 0),
         _at_least("data.limit", data.limit, 1, null=True),
-        ("data.path", data.path, data.path != "", "a file, or null"),
-        *((key, file, file != "", "a file, or null") for key, file in data.corpora.items()),
+        *((key, file, file != "", "a file, or null") for key, file in {"data.path": data.path, **data.corpora}.items()),
         ("data.extra", data.extra, data.extra is None or _are_names(data.extra), "a known set, a file, or a list"),
         _at_least("data.extra_limit", data.extra_limit, 1, null=True),
         _at_least("data.mining.pairs", data.mining.pairs, 1, null=True),
         _at_least("data.mining.neighbours", data.mining.neighbours, 1),
         _at_least("distill.iterations", distill.iterations, 1),
         _at_least("distill.retries", distill.retries, 0),
-        ("distill.folds", distill.folds, 1 <= distill.folds <= MAX_FOLDS, f"from 1 to {MAX_FOLDS}"),
+        _between("distill.folds", distill.folds, 1, MAX_FOLDS),
         _at_least("distill.cross.crops_below", distill.cross.crops_below, 0),
         ("distill.interpolate", distill.interpolate, 0 < distill.interpolate <= 1, "above 0, and at most 1"),
         ("distill.holdout", distill.holdout, 0 < distill.holdout < 1, "between 0 and 1"),
@@ -157,6 +156,12 @@ def _check_sources(cfg: Train) -> None:
     data = cfg.data
     for file in filter(os.path.isfile, data.gold):
         log.warning("data.gold=%s: not read; learn from it afterwards, with distill=supervised_bi", file)
+    apart = cfg.select is Select.agreement or cfg.distill.folds > 1
+    if apart and not data.clean.repeated:
+        raise InputError(
+            "data.clean.repeated=false: copies of a held-out pair would be learnt from; leave it out, or set"
+            " distill.folds=1 distill.select=last"
+        )
     if not cfg.sources:
         raise InputError(
             "data.path: no pairs to learn from; give data.path=FILE, data.sentences=FILE, data.queries=FILE and"
@@ -176,6 +181,10 @@ def _at_least(key: str, value: Any, low: int, null: bool = False) -> Rule:
     """`value >= low`, or None where that is allowed (`null`)."""
     valid = null if value is None else value >= low
     return key, value, valid, f"at least {low}" + (", or null" if null else "")
+
+
+def _between(key: str, value: int, low: int, high: int) -> Rule:
+    return key, value, low <= value <= high, f"from {low:,} to {high:,}"
 
 
 def _hold(rules: list[Rule]) -> None:
@@ -211,20 +220,10 @@ def _common_rules(cfg: Train | Evaluate) -> list[Rule]:
 def _training_rules(key: str, training: TrainingConfig) -> list[Rule]:
     return [
         _at_least(f"{key}.epochs", training.epochs, 1),
-        (
-            f"{key}.min_steps",
-            training.min_steps,
-            0 <= training.min_steps <= MAX_MIN_STEPS,
-            f"from 0 to {MAX_MIN_STEPS:,}",
-        ),
+        _between(f"{key}.min_steps", training.min_steps, 0, MAX_MIN_STEPS),
         _at_least(f"{key}.batch_size", training.batch_size, 1),
         _at_least(f"{key}.micro_batch_size", training.micro_batch_size, 1, null=True),
-        (
-            f"{key}.lora_rank",
-            training.lora_rank,
-            0 <= training.lora_rank <= MAX_LORA_RANK,
-            f"from 0 to {MAX_LORA_RANK}",
-        ),
+        _between(f"{key}.lora_rank", training.lora_rank, 0, MAX_LORA_RANK),
         (f"{key}.learning_rate", training.learning_rate, training.learning_rate > 0, "above 0"),
         (f"{key}.warmup", training.warmup, 0 <= training.warmup < 1, "at least 0 and below 1"),
         _at_least(f"{key}.weight_decay", training.weight_decay, 0),

@@ -83,7 +83,7 @@ def _scores(run: Run) -> str:
                 marker="o",
                 color=_colour(encoder),
                 linestyle="--" if member is None else "-",  # an ensemble has no member's number
-                label=member_name(encoder, member, {number for _, number in encoders}),
+                label=member_name((None, encoder, member), keys),
             )
         axes.set_xticks(sorted({key[0] for key in keys}))
         axes.set_xlabel("iteration")

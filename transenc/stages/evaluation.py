@@ -145,7 +145,7 @@ class Evaluation:
         self.store, self.data, self.dataset, self.progress = store, data, Path(paths.dataset), progress
         self.accelerator = device_of(trainer.accelerator)
         check_processes()
-        self.warned: set[Path] = set()  # tokens, that many are unknown
+        self.warned: set[Path] = set()  # artifacts of tokens whose many unknown ones were warned of
         self.models: list[dict[str, Any]] = []  # named by the configuration: `key`, `name`, and what was read
         self.scoring = {
             "batch_tokens": trainer.score_tokens or SCORE_TOKENS[self.accelerator],
@@ -174,7 +174,7 @@ class Evaluation:
         elif os.path.isdir(name):
             raise InputError(f"{name}: a folder; give a file of pairs")
         elif Path(name).suffix or os.sep in name:
-            raise InputError(f"{name}: no such file")
+            raise InputError(f"{name}: {'is not a file' if os.path.exists(name) else 'no such file'}")
         else:
             hint = nearest(name, KNOWN_DATASETS, listed=True)
             raise InputError(f"{name}: neither a file nor a known set of pairs{hint}")

@@ -225,8 +225,7 @@ def score(out: Path, config: Config, progress: Progress, model: Artifact, tokens
 
 def truncated_text(encoder: "PairEncoder", count: int) -> str:
     """How many sentences or pairs are cut, as a summary ends with it; nothing where none are."""
-    what = "sentences" if encoder.kind == "bi" else "pairs"
-    return f", {count:,} {what} cut to {encoder.max_tokens} tokens" if count else ""
+    return f", {count:,} {encoder.unit} cut to {encoder.max_tokens} tokens" if count else ""
 
 
 @stage(version=7, ignore=("batch_tokens", "accelerator"))

@@ -34,13 +34,13 @@ class PoolStages(Evaluation):
 
     Attributes:
         corpus: single sentences, or queries and documents, to make pairs of, if there are any.
-        dev, tests: the scored sets by name; `dev` has one or none.
-        select: what encoders are selected by, never `auto`.
+        dev, tests: the scored sets by name; `dev` has one or none, which is called `dev_task`.
+        select_by: what encoders are selected by, never `auto`.
     """
 
     def __init__(self, cfg: Train, store: Store, progress: Progress):
         super().__init__(store, cfg.data, cfg.paths, cfg.trainer, progress)
-        self.cfg, self.select = cfg, cfg.select
+        self.cfg, self.select_by = cfg, cfg.select
         supervised = cfg.distill.direction.supervised
         self.corpus: Artifact | None = None
         if cfg.data.corpora and not supervised:
@@ -52,10 +52,12 @@ class PoolStages(Evaluation):
         for name in [*dev, *cfg.data.test]:
             self._check_gold(name, tasks[task_name(name)])
         self.dev = {task_name(name): tasks[task_name(name)] for name in dev}
+        self.dev_task = next(iter(self.dev), None)
         self.tests = {task_name(name): tasks[task_name(name)] for name in cfg.data.test}
-        if self.select is Select.dev and (count := tasks[task_name(cfg.data.dev)].facts["pairs"]) < MIN_DEV:
+        if self.select_by is Select.dev and (count := tasks[task_name(cfg.data.dev)].facts["pairs"]) < MIN_DEV:
             log.warning("data.dev=%s: %d pairs are too few to tell which encoder is better", cfg.data.dev, count)
-        if self.select is Select.dev and cfg.data.dev in cfg.data.test:
+        selected_by = self.dev.values() if self.select_by is Select.dev else ()
+        if {one.fingerprint for one in selected_by} & {one.fingerprint for one in self.tests.values()}:  # copies too
             log.warning("data.dev=%s is in data.test too: encoders are selected by its scores", cfg.data.dev)
 
     def _read_corpus(self, files: Mapping[str, str]) -> Artifact:
@@ -69,7 +71,7 @@ class PoolStages(Evaluation):
     def _check_gold(self, name: str, pairs: Artifact) -> None:
         if varies(np.load(pairs / "gold.npy")):
             return
-        if name == self.cfg.data.dev and self.select is Select.dev:
+        if name == self.cfg.data.dev and self.select_by is Select.dev:
             raise InputError(
                 f"data.dev={name}: {FLAT_GOLD}, and nothing can be selected by it; give other pairs, or data.dev=null"
             )
@@ -111,7 +113,7 @@ class PoolStages(Evaluation):
         if originals >= training.crops_below or ("bi", "cross") not in cfg.direction.turns:
             return pool
         left_out = 1 / cfg.folds if cfg.folds > 1 else 0.0
-        if cfg.folds == 1 and self.select is Select.agreement:
+        if cfg.folds == 1 and self.select_by is Select.agreement:
             left_out = held_out_count(originals, cfg.holdout) / originals
         both_orders = training.both_orders and not self.data.ordered
         learnt = pairs_without_repeat(training.min_steps, training.epochs, training.batch_size, both_orders)
@@ -129,15 +131,16 @@ class PoolStages(Evaluation):
         return self.store(extend, config, *inputs, progress=self.progress, title="pool with crops")
 
     def _enough(self, pool: Artifact) -> Artifact:
-        if self.select is not Select.agreement:
+        if self.select_by is not Select.agreement:
             return pool
         pairs, cfg = pool.facts["pairs"], self.cfg.distill
         if self.data.flatten and self.data.limit is not None:
             pairs = min(pairs, self.data.limit)
         if pairs < MIN_POOL:
+            last = ", or set distill.select=last" if pairs > 1 else ""
             raise InputError(
-                f"{pairs} pairs to learn from are too few to hold some out; add pairs (data.limit may leave them out),"
-                " or set distill.select=last"
+                f"{pairs} pairs to learn from are too few to hold some out; add pairs (data.limit may leave them out)"
+                f"{last}"
             )
         if held_out_count(pairs, cfg.holdout) < MIN_HELD_OUT and "bi" in cfg.direction.students:
             log.warning("%d pairs cannot show a gain: the bi-encoder stays as it is; add pairs, or data.dev", pairs)
@@ -163,9 +166,12 @@ class PoolStages(Evaluation):
         }
         mined = self.store(mine, config, corpus, *embeddings, progress=self.progress, title="mine")
         if (made := mined.facts["pairs"]) < wanted:
+            sentences = corpus.facts["sentences"]
+            possible = queries * (sentences - queries) if queries else sentences * (sentences - 1) // 2
+            raised = "raise data.mining.neighbours, or " if made < possible else ""
             log.warning(
-                f"data.mining: makes {made:,} of {wanted:,} pairs, as there are no more of these kinds; raise"
-                " data.mining.neighbours, or lower data.mining.pairs"
+                f"data.mining: makes {made:,} of {wanted:,} pairs, as there are no more of these kinds; {raised}lower"
+                " data.mining.pairs"
             )
         return mined
 

@@ -30,7 +30,7 @@ from transenc.stages.models import (
     score_late,
 )
 from transenc.stages.pool import PoolStages
-from transenc.stages.teachers import label_column, predict, read_scores
+from transenc.stages.teachers import format_of_scores, predict, read_scores
 from transenc.stages.training import CURVE, soup, train
 
 log = logging.getLogger("transenc")
@@ -212,7 +212,7 @@ class Stages(PoolStages):
         key = "model.teachers"
         if name not in self.teacher_sources:
             form = self._format(name, True) | {"score_min": -math.inf, "score_max": math.inf, "binary": False}
-            form["score"] = label_column(Path(name), Format(**form))
+            form = asdict(format_of_scores(Path(name), Format(**form)))
             config = {"file": name, "digest": digest_of(Path(name)), "format": form, "ordered": self.data.ordered}
             return self.store(read_scores, config, pool, progress=self.progress, title=f"teacher {task_name(name)}")
         source = self.teacher_sources[name]
@@ -243,9 +243,9 @@ class Stages(PoolStages):
         student = previous if self.cfg.distill.start is Start.previous else initial
         result = Member(student.kind, iteration, student.number, student.several, student.artifact)
         inputs = [student.artifact, self.tokens(pool, student.artifact, _log_name(pool)), labels]
-        if self.select is Select.dev:
+        if self.select_by is Select.dev:
             inputs += [self.tokens(pairs, student.artifact, name) for name, pairs in self.dev.items()]
-        if self.select is Select.agreement and student.kind == "bi" and self.initial_labels is not None:
+        if self.select_by is Select.agreement and student.kind == "bi" and self.initial_labels is not None:
             inputs.append(self.initial_labels)
         config = self._training_config(student)
         if student.kind == "bi" or self.cfg.distill.folds == 1:
@@ -274,8 +274,8 @@ class Stages(PoolStages):
         badly_pooled = bi and not self.well_pooled.get(student.number, True)
         config: dict[str, Any] = {
             "training": {key: v.name if isinstance(v, Enum) else v for key, v in settings.items()},
-            "select": self.select.name,
-            "holdout": distill.holdout if self.select is Select.agreement else None,
+            "select": self.select_by.name,
+            "holdout": distill.holdout if self.select_by is Select.agreement else None,
             "split_seed": self.cfg.seed,
             "interpolate": distill.interpolate if bi and not badly_pooled else 1.0,
             "one_standard_error": not badly_pooled,

@@ -207,6 +207,32 @@ def learn(
     return result, {}
 
 
+def settle(
+    encoder: "PairEncoder",
+    pairs: TokenisedPairs,
+    before: InitialState | None,
+    selection: SelectionMetric | None,
+    judges: Sequence[np.ndarray],
+    result: "TrainingResult",
+    config: Config,
+) -> tuple[float, bool]:
+    """Interpolate and centre a trained student, in place; `result` then tells of what it has become.
+
+    Returns:
+        The share of trained weights that it has (`interpolate`), and whether it was centred.
+    """
+    share = 1.0
+    if before is not None:
+        share = interpolate(encoder, before, config["interpolate"], selection, judges, config["one_standard_error"])
+        result.step = result.step if share else 0
+    centred = "centre" in config and share > 0
+    if centred:
+        encoder.centre(pairs, config["batch_tokens"])
+    if selection is not None and (share < 1 or centred):
+        result.best = selection(encoder)  # iterations are compared as they are handed on
+    return share, centred
+
+
 @stage(version=18, ignore=("batch_tokens",))
 @distributed.collective
 def train(
@@ -256,7 +282,7 @@ def train(
         (out / CURVE).write_text("".join(json.dumps(row) + "\n" for row in curve), encoding="utf-8")
         return {"kind": encoder.kind, **facts}
 
-    before, share = None, 1.0
+    before = None
     if config["trained_already"] and (by_agreement or config["interpolate"] < 1):
         before = InitialState.of(encoder, selection if by_agreement else None)
         if selection is not None and before.scores is not None:
@@ -264,15 +290,8 @@ def train(
     result, failed = learn(encoder, datamodule, selection, checkpoint, record, progress, config)
     if result is None or failed.get("cause") == "nan":
         return finished(failed)
-    if before is not None:
-        judges = [np.load(by / "labels.npy")[held_out] for by in (labels, *more)] if by_agreement else []
-        share = interpolate(encoder, before, config["interpolate"], selection, judges, config["one_standard_error"])
-        result.step = result.step if share else 0
-    centred = "centre" in config and share > 0
-    if centred:
-        encoder.centre(datamodule.pairs, config["batch_tokens"])
-    if selection is not None and (share < 1 or centred):
-        result.best = selection(encoder)  # iterations are compared as they are handed on
+    judges = [np.load(by / "labels.npy")[held_out] for by in (labels, *more)] if by_agreement else []
+    share, centred = settle(encoder, datamodule.pairs, before, selection, judges, result, config)
     if distributed.rank():
         return {}
     if settings["lora_rank"]:
