@@ -12,7 +12,6 @@ import pytest
 from conftest import pairs
 
 import transenc
-from transenc.api import _new_folder
 from transenc.composition import compose
 from transenc.data.files import Format, read_pairs
 from transenc.errors import InputError
@@ -207,7 +206,11 @@ def test_a_file_where_a_folder_belongs_is_refused(settings, tmp_path):
 def test_each_run_of_a_second_has_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("transenc.api.datetime", SimpleNamespace(now=lambda: datetime(2026, 1, 2, 3, 4, 5)))
-    names = [str(_new_folder().relative_to(tmp_path)) for _ in range(3)]
+    names = []
+    monkeypatch.setattr("transenc.api.run_loop", lambda cfg, folder: names.append(str(folder.relative_to(tmp_path))))
+    monkeypatch.setattr("transenc.api.DistilledRun.read", lambda folder: folder)
+    for _ in range(3):
+        transenc.distill("experiment=quickstart")
     assert names == [f"outputs/2026-01-02/03-04-05{end}" for end in ("", "-1", "-2")]
 
 

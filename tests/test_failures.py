@@ -108,6 +108,19 @@ def test_the_encoder_of_the_previous_iteration_is_kept_where_a_training_failed(s
     assert rows.spearman.loc[1].tolist() == rows.spearman.loc[2].tolist()
 
 
+def test_where_trainings_fail_one_after_another_the_encoder_that_stands_in_their_place_is_named(setting, monkeypatch):
+    settings = ["distill.retries=0", "distill.failure=keep", "distill.iterations=3"]
+    checked = []
+
+    def check(*_):
+        checked.append(1)
+        if len(checked) in (3, 5):  # the cross-encoder's second and third
+            raise TrainingFailed("it collapsed", "chance")
+
+    monkeypatch.setattr(transenc.training, "check_collapse", check)
+    assert [failure["kept"] for failure in failures(setting.run(*settings))] == ["1/cross", "1/cross"]
+
+
 @pytest.mark.slow
 def test_an_initial_encoder_kept_for_a_failed_student_is_selected_only_if_there_is_no_other(setting, monkeypatch):
     monkeypatch.setattr("transenc.stages.interpolation.improves", lambda *_: True)

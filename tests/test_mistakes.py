@@ -52,8 +52,12 @@ def test_a_folder_that_cannot_be_made_and_a_flag_out_of_place_are_one_line(argum
 
 
 @pytest.mark.parametrize(
-    "argument", ["model.bi=~nosuch/x", "data.path=a=b.tsv", "data.path=it's.tsv", "data.path=a b].tsv", "data.path=a:,"]
-)
+    "argument",
+    [
+        "model.bi=~nosuch/x", "data.path=a=b.tsv", "data.path=it's.tsv", "data.path=a b].tsv", "data.path=a:,",
+        "data.test=[it's.tsv,b]",
+    ],
+)  # fmt: skip
 def test_a_value_that_hydra_cannot_read_is_shown_in_the_quotes_it_takes(argument):
     with pytest.raises(InputError, match="two sorts of quotes: ") as refusal:
         check_overrides("train", [argument])
@@ -62,7 +66,8 @@ def test_a_value_that_hydra_cannot_read_is_shown_in_the_quotes_it_takes(argument
     word = subprocess.run(f"printf %s {advised}", shell=True, capture_output=True, text=True, check=True).stdout
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    assert OverridesParser.create().parse_override(word).value() == argument.partition("=")[2]
+    value, given = OverridesParser.create().parse_override(word).value(), argument.partition("=")[2]
+    assert (f"[{','.join(value)}]" if isinstance(value, list) else value) == given
 
 
 @pytest.mark.parametrize(
@@ -242,6 +247,7 @@ def test_what_follows_a_flag_of_hydra_and_a_removed_key_are_no_mistakes():
     [
         ("data.path=Größe/en.csv", "Größe/en.csv"), ("data.columns.score=Ähnlichkeit", "Ähnlichkeit"),
         ("data.path=数据/a b.csv", "数据/a b.csv"), ("seed=1,2", [1, 2]), ("data.test=[a,b]", ["a", "b"]),
+        ("data.test=[prüfung.tsv, stsb-test]", ["prüfung.tsv", "stsb-test"]),
         ("++data.path=a.csv", "a.csv"), ("+seed=1", 1),
     ],
 )  # fmt: skip

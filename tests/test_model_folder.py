@@ -211,3 +211,8 @@ def test_the_folder_of_a_run_is_no_model_and_the_line_says_where_its_models_are(
 def test_a_file_of_a_model_is_no_model(bert):
     with pytest.raises(InputError, match=r"model.safetensors: is a file; give its folder"):
         find(f"{bert}/model.safetensors")
+
+
+def test_a_number_sign_in_the_name_of_a_folder_is_a_part_of_it(bert, tmp_path):
+    folder = shutil.copytree(bert, tmp_path / "exp#2")
+    assert find(str(folder)).public == (str(folder), None)

@@ -140,7 +140,7 @@ def test_sentences_that_look_like_numbers_stay_as_they_are_written(tmp_path):
 
 def test_files_of_others_among_the_labels_are_left_alone(runs, tmp_path):
     folder = Path(shutil.copytree(runs[0], tmp_path / "run"))
-    for name in ("my-notes.csv", "1-bi-annotated.csv"):
+    for name in ("my-notes.csv", "1-bi-annotated.csv", "9-bi.csv"):
         (folder / "labels" / name).write_text("a\n1\n")
     assert main([str(folder)]) == 0
 
@@ -253,7 +253,7 @@ def test_a_mean_over_sets_of_different_metrics_names_them():
 
 def test_seconds_of_labelling_are_not_those_of_evaluation(monkeypatch):
     drawn, own = [], ["1/cross/fold-0 train", "1/cross soup"]
-    titles = ["0/bi pool", "0/bi late crops", "1/bi label", "0/bi stsb-test", *own, "read pairs"]
+    titles = ["0/bi pool", "0/bi late crops", "1/bi label", "0/bi stsb-test", *own, "read $x^$ pairs", "read  "]
     monkeypatch.setattr(plots, "_figure", lambda draw, caption, long_names: drawn.append(draw))
     run = type("", (), {"facts": {"stages": [{"title": title, "seconds": 2.0} for title in titles]}})
     plots._seconds(run)
@@ -261,5 +261,9 @@ def test_seconds_of_labelling_are_not_those_of_evaluation(monkeypatch):
     drawn[0](axes)
     named = dict(zip([label.get_text() for label in axes.get_yticklabels()], axes.patches, strict=True))
     assert {name: bar.get_width() for name, bar in named.items()} == {
-        "0/bi label": 4, "1/bi label": 2, "evaluate": 2, "1/cross/fold-0 train": 2, "1/cross soup": 2, "read": 2
+        "0/bi label": 4, "1/bi label": 2, "evaluate": 2, "1/cross/fold-0 train": 2, "1/cross soup": 2, "read": 4
     }  # fmt: skip
+
+
+def test_a_name_in_a_plot_is_no_formula():
+    assert "$x^$ train" in plots._figure(lambda axes: axes.barh(["$x^$ train"], [1]), "", long_names=True)

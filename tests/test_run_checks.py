@@ -163,3 +163,9 @@ def test_scores_of_0_and_1_only_are_told_as_they_may_be_binary(setting, tmp_path
     (tmp_path / "binary.tsv").write_text("sentence1\tsentence2\tscore\nthe dog\ta dog\t1\na cat\ta man\t0\n")
     setting.run(f"data.test=[{tmp_path}/binary.tsv]", "distill.failure=ignore")
     assert f"{tmp_path}/binary.tsv: all scores are 0 or 1; for AUC set data.scores=binary" in caplog.text
+
+
+def test_a_reference_without_scored_pairs_is_not_loaded_and_the_log_says_so(setting, caplog):
+    setting.run(f"model.reference={setting.model}", "data.dev=null", "data.test=[]")
+    assert f"model.reference={setting.model}: is not evaluated, as there are no scored pairs (data.test)" in caplog.text
+    assert "load reference" not in caplog.text

@@ -13,7 +13,7 @@ from transenc.in_memory import file_of
 from transenc.loop import distill as run_loop
 from transenc.report.run import Run, read_table
 from transenc.report.tables import score_table
-from transenc.run_folder import model_path
+from transenc.run_folder import model_path, new_folder
 from transenc.stages.models import release
 
 KEYS = {  # the setting in whose place an argument of `distill` stands
@@ -113,7 +113,9 @@ def distill(
         file = quoted(str(file_of(what, items, cfg)))
         settings.append(f"{KEYS[what]}={f'[{file}]' if what in ('gold', 'test') else file}")
     cfg = compose("train", settings)  # before there is a folder
-    place = _new_folder() if folder is None else Path(os.path.expanduser(folder)).absolute()
+    by_time = datetime.now().strftime("outputs/%Y-%m-%d/%H-%M-%S")
+    place = Path(by_time if folder is None else os.path.expanduser(folder)).absolute()
+    place = new_folder(place) if folder is None else place
     try:
         with sent_again(KeyboardInterrupt, lambda _: signal.SIGINT):
             run_loop(cfg, place)
@@ -125,16 +127,3 @@ def distill(
     finally:
         release()
     return DistilledRun.read(place)
-
-
-def _new_folder() -> Path:
-    """outputs/DATE/TIME, with a number where another run of this second has it."""
-    base = Path(datetime.now().strftime("outputs/%Y-%m-%d/%H-%M-%S")).absolute()
-    folder, number = base, 0
-    while True:
-        try:
-            folder.mkdir(parents=True)
-            return folder
-        except FileExistsError:
-            number += 1
-            folder = base.with_name(f"{base.name}-{number}")

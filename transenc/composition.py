@@ -4,6 +4,7 @@ import dataclasses
 import os
 import re
 import textwrap
+import threading
 import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob
 from hydra.errors import HydraException
@@ -19,12 +21,13 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from transenc.config.schema import Evaluate, Train
 from transenc.errors import InputError, nearest
-from transenc.run_folder import lock_run, recorded
+from transenc.hydra_folders import check_folder
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 MULTIRUN = {"-m", "--multirun"}  # Hydra's flags for a sweep
 OWN_FILES = {"data.path", "data.sentences", "data.queries", "data.documents"}
 SCHEMAS = {"train": Train, "evaluate": Evaluate}
+_composing = threading.Lock()  # Hydra composes one configuration at a time in a process
 for _name, _schema in SCHEMAS.items():
     ConfigStore.instance().store(name=f"{_name}_schema", node=_schema)
 
@@ -45,8 +48,14 @@ def compose(name: str, arguments: Sequence[str]) -> Any:
 
 
 def _composed(name: str, arguments: Sequence[str]) -> Any:
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return hydra.compose(name, list(arguments))
+    with _composing:
+        hydra_of_others = GlobalHydra.instance().hydra  # where this is called in a program of Hydra's
+        GlobalHydra.instance().clear()
+        try:
+            with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+                return hydra.compose(name, list(arguments))
+        finally:
+            GlobalHydra.instance().hydra = hydra_of_others
 
 
 def check_overrides(name: str, arguments: Sequence[str]) -> None:
@@ -72,6 +81,8 @@ def check_overrides(name: str, arguments: Sequence[str]) -> None:
         if key == "hydra":
             raise InputError("hydra: holds several settings; set one of them, hydra.NAME=...")
         if key.split(".")[0].split("/")[0] == "hydra":
+            if key == "hydra.output_subdir":
+                raise InputError(f"{key}: the settings of a run are in its .hydra/; leave it out")
             if key == ("hydra.sweep.dir" if sweep else "hydra.run.dir") and not override.is_sweep_override():
                 check_folder(name, key, override.value())
             continue
@@ -120,11 +131,13 @@ def parsed(arguments: Sequence[str]) -> Iterator[Any]:
             yield OverridesParser.create().parse_override(argument)
         except HydraException as error:
             key, _, value = argument.partition("=")
-            several = "if it is several settings, give each by itself; " if re.search(r"\s[\w.]+=", value) else ""
-            raise InputError(
-                f"{argument}: cannot be read ({' '.join(str(error).split())[:100]}); {several}if it is one text, put it"
-                f' into two sorts of quotes: "{key}={quoted(value)}"'
-            ) from None
+            remedy = f'if it is one text, put it into two sorts of quotes: "{key}={quoted(value)}"'
+            if value[:1] == "[" and value[-1:] == "]":
+                items = ",".join(map(quoted, value[1:-1].split(",")))
+                remedy = f'put its texts into two sorts of quotes: "{key}=[{items}]"'
+            elif re.search(r"\s[\w.]+=", value):
+                remedy = f"if it is several settings, give each by itself; {remedy}"
+            raise InputError(f"{argument}: cannot be read ({' '.join(str(error).split())[:100]}); {remedy}") from None
 
 
 def quoted(text: str) -> str:
@@ -138,37 +151,19 @@ def expand_home(argument: str) -> str:
 
 
 def readable(argument: str) -> str:
-    """`key=value` without + or ++ before a key, since no setting can be added, and with quotes around a value that only
-    letters beyond ASCII keep Hydra's grammar from reading.
+    """`key=value` without + or ++ before a key, since no setting can be added, and with quotes around a value, or the
+    texts of a list, that only letters beyond ASCII keep Hydra's grammar from reading.
     """
     if not argument.lstrip("+").startswith("hydra"):
         argument = argument.lstrip("+")
     key, equals, value = argument.partition("=")
-    kept = value.isascii() or set(value) & set("'\"[]{}(),\\$") or key.startswith("-")  # a flag is not Hydra's grammar
-    return argument if kept else key + equals + quoted(value)
-
-
-def check_folder(name: str, key: str, folder: Any) -> None:
-    """Refuse a folder of others, as a run's or a sweep's, before Hydra writes into it.
-
-    Raises:
-        InputError: it has no name, or is not empty and no run's (no sweep's), or another run writes there, or it is a
-            training run's and `name` is another command.
-    """
-    if folder in (None, ""):
-        raise InputError(f"{key}: no folder is named; name one, or leave it out")
-    if "${" in str(folder):
-        return
-    if key == "hydra.sweep.dir":
-        held = os.listdir(folder) if os.path.isdir(folder) else []
-        if held and not any(entry == "multirun.yaml" or entry.isdigit() for entry in held):
-            raise InputError(f"{folder}: is not empty, and no sweep's folder; name another")
-        return
-    if name == "train":
-        if recorded(Path(str(folder))) is not None:
-            os.close(lock_run(Path(str(folder))))
-    elif recorded(Path(str(folder)), own=("results.csv",)) is not None:
-        raise InputError(f"{folder}: is a training run's folder, whose results.csv would be replaced; give another")
+    listed = value[:1] == "[" and value[-1:] == "]"
+    text = value[1:-1] if listed else value
+    if value.isascii() or set(text) & set("'\"[]{}()\\$") or key.startswith("-"):  # a flag is not Hydra's grammar
+        return argument
+    if listed:
+        return f"{key}=[{','.join(item if item.isascii() else quoted(item.strip()) for item in text.split(','))}]"
+    return argument if "," in text else key + equals + quoted(text)
 
 
 def keys(schema: type, prefix: str = "") -> list[str]:

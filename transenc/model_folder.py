@@ -68,7 +68,7 @@ class Source:
     @property
     def public(self) -> tuple[str, str | None]:
         """Its name on the hub, and the revision if one was named; or its folder, and None."""
-        name = self.name.partition("#")[0]
+        name = self.name.partition("#sha256=")[0]
         if name.startswith("package://") or os.path.isdir(os.path.expanduser(name)):
             return str(self.root.resolve()), None
         name, _, revision = name.partition("@")

@@ -4,9 +4,11 @@ Standard library only: the command line asks before Hydra writes its own files i
 """
 
 import json
+import os
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 
 from transenc.artifacts import lock, replacing
@@ -60,16 +62,41 @@ def recorded(folder: Path, own: Collection[str] = ()) -> set[str] | None:
     return None
 
 
+_held: dict[Path, int] = {}  # what `hold` holds, by its lock
+
+
+def hold(folder: Path) -> None:
+    """Hold a folder against other runs until this process ends.
+
+    Raises:
+        InputError: another run holds it.
+    """
+    _held[folder.resolve()] = lock_run(folder)
+
+
 def lock_run(folder: Path) -> int:
     """Hold a run folder against other runs, see `transenc.artifacts.lock`.
 
     Raises:
         InputError: another run holds it.
     """
+    if (held := _held.get(folder.resolve())) is not None:
+        return os.dup(held)
     try:
         return lock(folder, wait=False)
     except BlockingIOError:
         raise InputError(f"{folder}: another run writes there; wait for it, or give another folder") from None
+
+
+def new_folder(named: Path) -> Path:
+    """Make a folder of that name, with a number where there is one already."""
+    folder = named
+    for number in count(1):
+        with suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            break
+        folder = named.with_name(f"{named.name}-{number}")
+    return folder
 
 
 def check_store(store: Path) -> None:
@@ -89,19 +116,24 @@ class RunFolder:
     Args:
         folder: of the run, which exists.
         store: of the artifacts.
+        inputs: files and folders that the run reads; other names are passed over.
 
     Raises:
         InputError: the folder is not empty, and no run's; or the store is no folder, or the run folder lies in it, or
-            it lies in a folder that a run empties.
+            it, or an input, lies in a folder that a run empties.
     """
 
-    def __init__(self, folder: Path, store: Path):
+    def __init__(self, folder: Path, store: Path, inputs: Iterable[str] = ()):
         check_store(store)
         self.folder = folder
         inside, artifacts = folder.resolve(), store.resolve()
         parts = [(inside / part).resolve() for part in PARTS]
         if inside.is_relative_to(artifacts) or any(artifacts.is_relative_to(part) for part in parts):
             raise InputError(f"paths.artifacts={store}: it and the run folder, {folder}, must not lie in one another")
+        for name in inputs:
+            path = Path(name.partition("#sha256=")[0])
+            if os.path.exists(path) and any(path.resolve().is_relative_to(part) for part in parts):
+                raise InputError(f"{name}: this run would replace it; give another run folder than {folder}")
         self.earlier, self.written = recorded(folder) or set(), set[str]()
 
     def begin(self) -> None:

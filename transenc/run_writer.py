@@ -66,7 +66,9 @@ class RunWriter:
         self.folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as opened:
             opened.callback(os.close, lock_run(self.folder))
-            self.files = RunFolder(self.folder, Path(self.cfg.paths.artifacts))
+            named = [value for key, value in flat(self.settings).items() if key.startswith(("model.", "data."))]
+            inputs = [name for value in named for name in listed(value) if isinstance(name, str)]
+            self.files = RunFolder(self.folder, Path(self.cfg.paths.artifacts), inputs)
             self.progress = Progress(self._write_curve, bars=self.cfg.verbosity is not Verbosity.quiet)
             self.opened = opened.pop_all()
         return self
@@ -75,7 +77,11 @@ class RunWriter:
         """Open the files that are written as the run goes, in place of an earlier run's: data and models are found."""
         self.trackers = Trackers(self.cfg.loggers, self.settings, self.folder)  # an earlier run stays if they refuse
         self.opened.push(lambda failure, *_: self.trackers.close(failed=failure is not None))
-        (self.folder / "run.json").unlink(missing_ok=True)  # it marks a finished run
+        for name in ("run.json", "report.html"):  # the first marks a finished run
+            (self.folder / name).unlink(missing_ok=True)
+        if self.overrides is None and self.files.earlier:  # a command's, which this run is not of
+            shutil.rmtree(self.folder / ".hydra", ignore_errors=True)
+            (self.folder / "train.log").unlink(missing_ok=True)
         self.files.begin()
         self.trackers.open()
         curves = open(self.folder / "curves.csv", "w", encoding="utf-8", newline="")  # noqa: SIM115
@@ -262,7 +268,10 @@ class RunWriter:
         lines += [f"Do not use {name}: {text}." for name, text in warnings.items()]
         if not self.rows and unknown:
             who = " and ".join(unknown)
-            lines.append(f"Without scored pairs (data.test), whether {who} beat the initial bi-encoder is not known.")
+            what = f"whether {who} beat the initial bi-encoder"
+            if self.cfg.distill.direction.supervised:
+                what = f"how good {who} is"
+            lines.append(f"Without scored pairs (data.test), {what} is not known.")
         log.log(RESULT, "\n%s\n", "\n".join(lines))
         for name in ("report.html", "models", "labels", "predictions", "results.csv", "tensorboard"):
             if (self.folder / name).exists():

@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 
 from hydra.experimental.callback import Callback
 
+COMPARISON = "comparison.html"
+
 
 def begin_job(number: int) -> None:
     """What a job's process does before its run."""
@@ -49,11 +51,12 @@ class Sweep(Callback):
     def on_multirun_start(self, config: Any, **_: Any) -> None:
         Sweep.folder = Path(config.hydra.sweep.dir)
         Sweep.earlier = Sweep.written()
+        (Sweep.folder / COMPARISON).unlink(missing_ok=True)
 
     @classmethod
     def written(cls) -> dict[Path, int]:
         assert cls.folder is not None
-        return {path.parents[1]: path.stat().st_mtime_ns for path in cls.folder.glob("*/.hydra/overrides.yaml")}
+        return {path.parents[1]: path.stat().st_mtime_ns for path in cls.folder.rglob(".hydra/overrides.yaml")}
 
     @staticmethod
     def finished(job: Path) -> bool:
@@ -77,5 +80,5 @@ class Sweep(Callback):
         print("(x100: the selected encoders, averaged over the test sets; their selection scores if there are none)")
         if len(jobs) > 1:
             failed = [job.name for job in jobs if job not in finished]
-            write_report(finished, cls.folder / "comparison.html", failed)
-            print(cls.folder / "comparison.html")
+            write_report(finished, cls.folder / COMPARISON, failed)
+            print(cls.folder / COMPARISON)

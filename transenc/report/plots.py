@@ -50,6 +50,7 @@ def _figure(draw: Callable[[Any], None], caption: str, long_names: bool = False)
         "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": LINE, "xtick.color": INK, "ytick.color": INK,
         "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": LINE,
         "grid.linewidth": 0.6, "axes.axisbelow": True, "legend.frameon": False, "legend.fontsize": 9,
+        "text.parse_math": False,  # in names of files
     }  # fmt: skip
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(4.6, 3.1), layout="constrained" if long_names else None)
@@ -148,7 +149,8 @@ def _curve(rows: Any, column: str, caption: str) -> str:
 
 def _seconds(run: Run) -> str:
     def name_of(title: str) -> str:
-        first, *_, last = title.split() if " " in title else (title, "")
+        words = title.split()
+        first, last = words[0], words[-1] if len(words) > 1 else ""
         if last in ("pool", "crops", "label") and "/" in first:
             return f"{first} label"  # an encoder's scores of the pool become labels
         if last in ("train", "soup", "pool", "crops", "embed"):

@@ -77,9 +77,9 @@ class Run:
     def labels(self) -> dict[tuple[int, str], Any]:
         """By iteration and kind of teacher."""
         files = {path: LABELS.fullmatch(path.name) for path in (self.folder / "labels").glob("*.csv")}
+        tables = {(int(name[1]), name[2]): read_table(path) for path, name in files.items() if name}
         # Files of others may lie there too.
-        found = {(int(name[1]), name[2]): path for path, name in files.items() if name}
-        return {key: read_table(path) for key, path in sorted(found.items())}
+        return {key: table for key, table in sorted(tables.items()) if "label" in table.columns}
 
     @cached_property
     def curves(self) -> Any:

@@ -232,7 +232,7 @@ class Evaluation:
     def load(self, kind: str, source: Source, key: str, **settings: Any) -> Artifact:
         """The model that the configuration names under `key`. Its fingerprint is of the bytes of its files."""
         config = self._identity(source, key) | {"kind": kind, "settings": settings}
-        name = source.name.partition("#")[0]
+        name = source.name.partition("#sha256=")[0]
         artifact = self.store(
             load, config, progress=self.progress, title=f"load {key.removeprefix('model.')}",
             summary=lambda facts: f"{name}: {read_as(facts['encoder'])}",
@@ -240,12 +240,9 @@ class Evaluation:
         encoder = artifact.facts["encoder"]
         self.models.append({"key": key, "name": name, "kind": kind, **encoder, "read_as": read_as(encoder)})
         if encoder.get("guessed"):
-            log.warning(
-                "%s=%s: its files name no pooling, and [CLS] is taken (sentence-transformers would take the mean); set"
-                " model.pooling to cls or mean",
-                key,
-                name,
-            )
+            remedy = "its folder has to say" if key == "model.reference" else "set model.pooling to cls or mean"
+            taken = "its files name no pooling, and [CLS] is taken (sentence-transformers would take the mean)"
+            log.warning(f"{key}={name}: {taken}; {remedy}")
         return artifact
 
     def _identity(self, source: Source, key: str) -> dict[str, Any]:

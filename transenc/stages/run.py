@@ -223,7 +223,7 @@ class Stages(PoolStages):
         }
         title = f"teacher {name.rpartition('/')[2]}"
         scores = self.store(predict, config, pool, progress=self.progress.at("teacher"), title=title)
-        read = {"key": key, "name": source.name.partition("#")[0], "read_as": scores.facts["read_as"]}
+        read = {"key": key, "name": source.name.partition("#sha256=")[0], "read_as": scores.facts["read_as"]}
         if read not in self.models:
             self.models.append(read)
         return scores
@@ -311,11 +311,14 @@ class Stages(PoolStages):
                 return artifact
             if cause != "chance":
                 break
-        self.failures.append({"place": place, "reasons": reasons, "kept": previous.place})
+        # In the place of an encoder whose own training failed stands an earlier one.
+        standing = {one["place"].partition("/fold-")[0]: one["kept"] for one in self.failures}
+        kept = standing.get(previous.place) or previous.place
+        self.failures.append({"place": place, "reasons": reasons, "kept": kept})
         seeds = f"{len(reasons)} seeds" if len(reasons) > 1 else "one seed"
         message = f"{place} failed with {seeds}: {reasons[-1]}"
         if self.cfg.distill.failure is Failure.keep and (previous.iteration or previous.kind == "bi"):
-            log.warning("%s; %s is kept in its place", message, previous.place)
+            log.warning("%s; %s is kept in its place", message, kept)
             return None
         raise InputError(f"{message}; {REMEDIES[artifact.facts['cause']].format(kind=previous.kind)}")
 
@@ -331,6 +334,9 @@ class Stages(PoolStages):
         """`model.reference`, if there is one: what is wrong with it shows before hours of training."""
         name = self.cfg.model.reference
         if name is None:
+            return []
+        if not (self.dev or self.tests):
+            log.warning("model.reference=%s: is not evaluated, as there are no scored pairs (data.test)", name)
             return []
         as_it_is = {"pooling": "auto", "prompt": None, "prompt_name": None, "layers": None, "max_tokens": None}
         model = self.load("bi", find_reference(name), "model.reference", **as_it_is)
