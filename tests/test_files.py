@@ -271,9 +271,10 @@ def test_a_header_of_the_columns_numbers_is_refused_and_read_by_its_names(tmp_pa
         ("sentence1;sentence2;score (0, 5)\nHello, world;foo bar;3\n", ("sentence1", "sentence2")),
         ("sentence1;sentence2;score (0,5)\nHello, world;foo bar;3\n", ("sentence1", "sentence2")),
         ("Hello, world;foo bar;1,5\nHi, you;baz;2,5\n", (0, 1)),
+        ('Hello, world;foo bar\n"""Well,"" he said.";this,that\na;b\n', (0, 1)),
     ],
 )
-def test_a_comma_before_a_space_or_in_a_number_and_a_blank_line_do_not_hide_semicolons(tmp_path, text, columns):
+def test_commas_in_texts_and_numbers_and_a_blank_line_do_not_hide_semicolons(tmp_path, text, columns):
     path = write(tmp_path / "pairs.csv", text)
     assert read_file(path, Format(*columns, None, 0, 5))[0][:2] == ("Hello, world", "foo bar")
 

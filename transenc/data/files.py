@@ -133,11 +133,20 @@ def _quoted(sentence: str) -> bool:
 
 
 def _delimiter(lines: Sequence[str]) -> str:
-    """What stands between columns of csv: a semicolon, as spreadsheets save it in much of Europe, if all of the lines
-    have one, and no comma but those before a space and in a number (1,5).
+    """What stands between columns of csv: a semicolon, as spreadsheets save it in much of Europe, if it makes as many
+    columns of each line, and commas do not. Those before a space and in a number (1,5) do not count.
     """
-    commas = any(re.search(r",(?! )", re.sub(r"(?<=\d),(?=\d)", "", line)) for line in lines)
-    return ";" if lines and all(";" in line for line in lines) and not commas else ","
+
+    def in_columns(lines: Iterable[str], delimiter: str) -> bool:
+        try:
+            widths = [len(row) for row in csv.reader(lines, delimiter=delimiter)]
+        except csv.Error:  # which is told when the row is read
+            return False
+        widths = widths[:-1] or widths  # a cell of several lines may go on behind the last
+        return len(set(widths)) == 1 and widths[0] > 1
+
+    commas = [re.sub(r"(?<=\d),(?=\d)|, ", " ", line) for line in lines]
+    return ";" if in_columns(lines, ";") and not in_columns(commas, ",") else ","
 
 
 def csv_line(cells: Iterable[Any]) -> str:
