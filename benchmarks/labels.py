@@ -48,7 +48,7 @@ def scores(data: str, start: str) -> dict[str, float]:
     (member,), ((name, test),) = members, tests
     pairs = TokenisedPairs.load(stages.tokens(test, member.artifact, name).path)
     encoder, tokens = loaded(member.artifact, stages.scoring), stages.scoring["batch_tokens"]
-    found = np.vstack([encoder.score(pairs, tokens), encoder.late_interaction(pairs, tokens)])
+    found = np.vstack([encoder.similarities(pairs, tokens), encoder.late_interaction(pairs, tokens)])
     binary = cfg.data.scores is Scores.binary
     return {label: 100 * main_metric(average(found[rows], "z"), pairs.gold, binary) for label, rows in LABELS.items()}
 

@@ -52,7 +52,7 @@ def main() -> None:
         result = mteb.evaluate(theirs, task, cache=None, show_progress_bar=False)
         score = result.task_results[0].get_score()
         sentences, numbers = number_sentences([pair[:2] for pair in pairs])
-        here = spearman(ours.score(tokenise(sentences, numbers, ours.tokenizer)), gold)
+        here = spearman(ours.similarities(tokenise(sentences, numbers, ours.tokenizer)), gold)
         print(f"{name:<16}{100 * score:8.2f}{100 * here:8.2f}", flush=True)
 
 

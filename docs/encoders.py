@@ -63,7 +63,7 @@ EXAMPLES = {
 
 def difference(encoder: Any, theirs: np.ndarray) -> float:
     """The largest from sentence-transformers' similarities."""
-    raw = encoder.score(encoder.tokenise(*number_sentences(PAIRS)))
+    raw = encoder.similarities(encoder.tokenise(*number_sentences(PAIRS)))
     return float(np.abs(raw - theirs).max())
 
 

@@ -93,7 +93,7 @@ def test_a_student_is_mean_centred_on_the_pools_sentences_before_it_is_selected(
     model = BiEncoder.load(folder / "models" / "bi-encoder")
     labels, tokens = pool_of(folder, model)
     held = np.random.default_rng(setting.config().seed).permutation(len(labels))[: len(labels) // 2]
-    agreement = spearman(model.score(tokens)[held], labels[held])
+    agreement = spearman(model.similarities(tokens)[held], labels[held])
     assert json.loads((folder / "run.json").read_text())["selected"]["bi"]["score"] == pytest.approx(agreement)
     assert model.centre(tokens, 4096) < 1e-4
     plain = setting.run(name="plain")

@@ -89,12 +89,12 @@ def test_dropout_keeps_the_mean_and_drops_its_share(dtype, p):
 def test_an_encoder_without_them_is_transformers_own_and_scores_the_same(bert):
     encoder = BiEncoder.load(bert, pooling="cls")
     pairs = encoder.tokenise(*number_sentences(PAIRS))
-    scores = encoder.score(pairs)
+    scores = encoder.similarities(pairs)
     encoder.use_cpu_layers(False)
     encoder.late_interaction(pairs, 4096)  # which turns them on and off for itself where the encoder has them
     assert not any(isinstance(module, Dropout) for module in encoder.modules())
     assert not hasattr(encoder.backbone.base_model.encoder, "plain")
-    np.testing.assert_allclose(encoder.score(pairs), scores, atol=1e-5)
+    np.testing.assert_allclose(encoder.similarities(pairs), scores, atol=1e-5)
 
 
 @pytest.mark.parametrize("on", [True, False])

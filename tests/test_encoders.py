@@ -92,9 +92,9 @@ def test_models_with_segments_are_given_them_in_pairs(models, family):
 def test_a_score_does_not_depend_on_what_else_is_in_the_batch(models, family, kind):
     encoder = load(kind, models[family])
     tokens = tokens_of(encoder)
-    together = encoder.score(tokens, batch_tokens=10_000)
-    alone = np.concatenate([encoder.score(tokens.select(np.array([row]))) for row in range(len(PAIRS))])
-    small = encoder.score(tokens, batch_tokens=40)
+    together = encoder.similarities(tokens, batch_tokens=10_000)
+    alone = np.concatenate([encoder.similarities(tokens.select(np.array([row]))) for row in range(len(PAIRS))])
+    small = encoder.similarities(tokens, batch_tokens=40)
     assert np.ptp(together) > 1e-3
     np.testing.assert_allclose(alone, together, atol=1e-5)
     np.testing.assert_allclose(small, together, atol=1e-5)
@@ -104,7 +104,7 @@ def test_a_score_does_not_depend_on_what_else_is_in_the_batch(models, family, ki
 @pytest.mark.parametrize("kind", CLASSES)
 def test_scores_in_bf16_are_those_in_fp32_to_its_two_digits(models, family, kind):
     encoder = load(kind, models[family])
-    exact, quick = (encoder.score(tokens_of(encoder), precision=p) for p in ("32-true", "bf16-mixed"))
+    exact, quick = (encoder.similarities(tokens_of(encoder), precision=p) for p in ("32-true", "bf16-mixed"))
     assert exact.dtype == quick.dtype == np.float32
     if family == "deberta":  # which transformers cannot run in bf16
         assert np.array_equal(exact, quick)
@@ -130,7 +130,7 @@ def test_a_cosine_is_that_of_the_plain_models_vectors(bert, pooling):
             hidden = model(**tokenizer(sentence, return_tensors="pt")).last_hidden_state[0]
         vectors.append(hidden[0] if pooling == "cls" else hidden.mean(0))
     expected = torch.cosine_similarity(*vectors, dim=0)
-    assert encoder.score(tokens_of(encoder))[1] == pytest.approx(expected.item(), abs=1e-5)
+    assert encoder.similarities(tokens_of(encoder))[1] == pytest.approx(expected.item(), abs=1e-5)
 
 
 def test_a_bi_encoder_encodes_each_sentence_once_however_many_pairs_it_is_in(bert, monkeypatch):
@@ -138,7 +138,7 @@ def test_a_bi_encoder_encodes_each_sentence_once_however_many_pairs_it_is_in(ber
     embed = encoder.embed
     monkeypatch.setattr(encoder, "embed", lambda inputs: encoded.append(len(inputs["input_ids"])) or embed(inputs))
     pairs = [(a, b) for a, _ in PAIRS for _, b in PAIRS]
-    encoder.score(tokens_of(encoder, pairs))
+    encoder.similarities(tokens_of(encoder, pairs))
     assert sum(encoded) == len({sentence for pair in pairs for sentence in pair})
 
 
@@ -146,7 +146,7 @@ def test_a_bi_encoder_encodes_each_sentence_once_however_many_pairs_it_is_in(ber
 def test_scoring_is_without_dropout_and_leaves_the_mode_as_it_was(bert, kind):
     encoder = load(kind, bert).train()
     tokens = tokens_of(encoder)
-    np.testing.assert_array_equal(encoder.score(tokens), encoder.score(tokens))
+    np.testing.assert_array_equal(encoder.similarities(tokens), encoder.similarities(tokens))
     assert encoder.training
     assert encoder.backbone.training
 
@@ -164,13 +164,15 @@ def test_a_score_is_the_cosine_or_the_sigmoid_of_the_logit(bert):
 def test_a_symmetric_logit_is_the_mean_over_both_orders_and_a_folder_says_so(bert, tmp_path):
     swapped = [(b, a) for a, b in PAIRS]
     plain = load("cross", bert)
-    there, back = (plain.score(tokens_of(plain, pairs)) for pairs in (PAIRS, swapped))
+    there, back = (plain.similarities(tokens_of(plain, pairs)) for pairs in (PAIRS, swapped))
     assert not np.allclose(there, back, atol=1e-5)
     load("cross", bert, symmetric=True).save(tmp_path)
     both = CrossEncoder.load(tmp_path)
     for pairs in (PAIRS, swapped):
-        np.testing.assert_allclose(both.score(tokens_of(both, pairs)), (there + back) / 2, atol=1e-6)
-    np.testing.assert_allclose(CrossEncoder.load(tmp_path, symmetric=False).score(tokens_of(both)), there, atol=1e-6)
+        np.testing.assert_allclose(both.similarities(tokens_of(both, pairs)), (there + back) / 2, atol=1e-6)
+    np.testing.assert_allclose(
+        CrossEncoder.load(tmp_path, symmetric=False).similarities(tokens_of(both)), there, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
@@ -195,10 +197,10 @@ def test_a_mean_centred_encoders_vectors_have_mean_zero_also_once_saved(models, 
 def test_an_encoder_that_cannot_be_mean_centred_raises_and_is_left_as_it_was(models):
     encoder = BiEncoder.load(models["modernbert"])  # its normalisations have no bias
     tokens = tokens_of(encoder)
-    before = encoder.score(tokens)
+    before = encoder.similarities(tokens)
     with pytest.raises(InputError, match="a modernbert cannot be centred"):
         encoder.centre(tokens, 4096)
-    np.testing.assert_array_equal(encoder.score(tokens), before)
+    np.testing.assert_array_equal(encoder.similarities(tokens), before)
 
 
 def test_batches_hold_every_index_once_within_the_budget():
@@ -212,7 +214,7 @@ def test_batches_hold_every_index_once_within_the_budget():
 def test_where_memory_is_short_batches_are_halved_and_scores_stay(bert, kind, monkeypatch, caplog):
     encoder = load(kind, bert)
     tokens, sizes, forward = tokens_of(encoder), [], encoder.backbone.forward
-    expected = encoder.score(tokens)
+    expected = encoder.similarities(tokens)
 
     def short_of_memory(input_ids, **more):
         sizes.append(input_ids.numel())
@@ -222,7 +224,7 @@ def test_where_memory_is_short_batches_are_halved_and_scores_stay(bert, kind, mo
 
     monkeypatch.setattr(encoder.backbone, "forward", short_of_memory)
     done = []
-    np.testing.assert_allclose(encoder.score(tokens, progress=done.append), expected, atol=1e-5)
+    np.testing.assert_allclose(encoder.similarities(tokens, progress=done.append), expected, atol=1e-5)
     assert sum(done) == encoder.work(tokens)
     assert sorted(sizes, reverse=True) == sizes  # what failed once is not tried again
     assert "the GPU's memory is full: batches of" in caplog.text
@@ -236,7 +238,7 @@ def test_a_sequence_that_memory_does_not_hold_is_an_error_that_says_so(bert, mon
 
     monkeypatch.setattr(encoder.backbone, "forward", short_of_memory)
     with pytest.raises(InputError, match=r"a text of \d+ tokens does not fit .*; lower model.bi_max_tokens"):
-        encoder.score(tokens_of(encoder))
+        encoder.similarities(tokens_of(encoder))
 
 
 @pytest.mark.parametrize("kind", ["bi", "cross"])
@@ -288,8 +290,8 @@ def test_a_saved_model_scores_the_same_here_and_in_sentence_transformers(models,
     st = pytest.importorskip("sentence_transformers")
     encoder = load(kind, models[family], max_tokens=20)  # cuts the longer pairs and sentences
     encoder.save(tmp_path)
-    scores = encoder.score(tokens_of(encoder))
-    np.testing.assert_allclose(CLASSES[kind].load(tmp_path).score(tokens_of(encoder)), scores, atol=1e-6)
+    scores = encoder.similarities(tokens_of(encoder))
+    np.testing.assert_allclose(CLASSES[kind].load(tmp_path).similarities(tokens_of(encoder)), scores, atol=1e-6)
     if kind == "bi":
         model = st.SentenceTransformer(str(tmp_path), device="cpu")
         first, second = (model.encode(list(side), convert_to_tensor=True) for side in zip(*PAIRS, strict=True))

@@ -40,7 +40,7 @@ def equal(folder, **settings):
     model = SentenceTransformer(str(folder), device="cpu")
     first, second = (torch.from_numpy(model.encode(list(side), batch_size=3)) for side in zip(*PAIRS, strict=True))
     theirs = torch.cosine_similarity(first, second).numpy()
-    np.testing.assert_allclose(encoder.score(encoder.tokenise(*number_sentences(PAIRS))), theirs, atol=1e-5)
+    np.testing.assert_allclose(encoder.similarities(encoder.tokenise(*number_sentences(PAIRS))), theirs, atol=1e-5)
 
 
 def test_whole_weights_come_before_parts_as_in_transformers_and_the_digest_is_theirs(folder):
@@ -240,7 +240,9 @@ def test_static_embeddings_cut_as_their_tokenizer_does_and_are_pooled_by_their_m
     equal(folder)
     BiEncoder.load(folder).save(tmp_path / "saved")
     equal(tmp_path / "saved")
-    BiEncoder.load(folder).score(BiEncoder.load(folder).tokenise([""], np.array([[0, 0]])))  # of no tokens at all
+    BiEncoder.load(folder).similarities(
+        BiEncoder.load(folder).tokenise([""], np.array([[0, 0]]))
+    )  # of no tokens at all
     weights = load_file(folder / "model.safetensors")
     save_file({name: weight[:-1] for name, weight in weights.items()}, folder / "model.safetensors")
     refused(folder, "its tokenizer gives ids up to .*, and it has .* rows")

@@ -33,7 +33,7 @@ def test_models_of_both_kinds_are_scored_each_and_together(evaluate, bert, model
     both = list(zip(table.sentence1, table.sentence2, strict=True))
     bi, cross = BiEncoder.load(bert), CrossEncoder.load(tmp_path / "cross")
     sentences, numbers = number_sentences(both)
-    cosines = bi.score(tokenise(sentences, numbers, bi.tokenizer))
+    cosines = bi.similarities(tokenise(sentences, numbers, bi.tokenizer))
     mean = (cosines + cross.predict(both)) / 2
     assert pandas.Series(mean).corr(table.score, method="spearman") == pytest.approx(rows.spearman[2], abs=2e-3)
 

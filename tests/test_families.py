@@ -38,7 +38,7 @@ def folders(tmp_path_factory):
 
 
 def raw_scores(encoder, batch_tokens=4096):
-    return encoder.score(encoder.tokenise(*number_sentences(PAIRS)), batch_tokens)
+    return encoder.similarities(encoder.tokenise(*number_sentences(PAIRS)), batch_tokens)
 
 
 def cosines(folder, pairs=PAIRS, batch_size=3):
@@ -111,7 +111,7 @@ def test_the_tables_of_the_page_are_as_measured():
 def test_scores_of_decoders_in_bf16_are_those_in_fp32_to_its_two_digits(folders, name):
     for encoder in (BiEncoder.load(folders(name), **pooling_for(name)), CrossEncoder.load(folders(name), new_head=1)):
         tokens = encoder.tokenise(*number_sentences(PAIRS))
-        exact, quick = (encoder.score(tokens, precision=precision) for precision in ("32-true", "bf16-mixed"))
+        exact, quick = (encoder.similarities(tokens, precision=precision) for precision in ("32-true", "bf16-mixed"))
         assert exact.dtype == quick.dtype == np.float32
         assert not np.array_equal(exact, quick)
         assert not np.array_equal(quick, torch.from_numpy(quick).bfloat16().float().numpy())

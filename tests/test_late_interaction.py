@@ -90,13 +90,13 @@ def numbered(encoder, pairs):
 def test_scores_depend_neither_on_the_pooling_nor_on_the_batch_and_leave_the_encoder_as_it_was(bert):
     cls, mean = (BiEncoder.load(bert, pooling=pooling) for pooling in ("cls", "mean"))
     pairs = numbered(cls, PAIRS)
-    before = cls.score(pairs)
+    before = cls.similarities(pairs)
     scores = cls.late_interaction(pairs, 4096)
     np.testing.assert_allclose(scores, mean.late_interaction(pairs, 4096), atol=1e-6)
     np.testing.assert_allclose(scores, mean.late_interaction(pairs, 1), atol=1e-5)
     assert scores[:, 1] == pytest.approx(1, abs=1e-6)
     assert abs(scores[0, 0] - scores[1, 0]) > 1e-3
-    assert (cls.score(pairs) == before).all()
+    assert (cls.similarities(pairs) == before).all()
 
 
 @pytest.mark.parametrize(("tokens", "encoded"), [(10_000, 3), (1, 5)])

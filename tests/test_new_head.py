@@ -19,7 +19,7 @@ UNTRAINED = [
 
 
 def logits(encoder):
-    return encoder.score(encoder.tokenise(*number_sentences(PAIRS)))
+    return encoder.similarities(encoder.tokenise(*number_sentences(PAIRS)))
 
 
 @pytest.mark.parametrize("family", ENCODERS)

@@ -50,7 +50,7 @@ def labels(run, name):
 
 def initial_scores(setting, pairs):
     encoder = BiEncoder.load(setting.model)
-    return encoder.score(encoder.tokenise(*number_sentences(pairs)))
+    return encoder.similarities(encoder.tokenise(*number_sentences(pairs)))
 
 
 def test_labels_are_the_mean_of_the_loops_teacher_and_a_fixed_bi_encoder(setting, models, caplog):

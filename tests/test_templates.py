@@ -100,9 +100,12 @@ def test_swapped_pairs_have_each_sentence_in_the_others_place(folder):
     from transenc.data.tokens import number_sentences
 
     there, back = (
-        encoder.score(encoder.tokenise(*number_sentences(pairs))) for pairs in (PAIRS, [pair[::-1] for pair in PAIRS])
+        encoder.similarities(encoder.tokenise(*number_sentences(pairs)))
+        for pairs in (PAIRS, [pair[::-1] for pair in PAIRS])
     )
-    np.testing.assert_allclose(both.score(both.tokenise(*number_sentences(PAIRS))), (there + back) / 2, atol=1e-6)
+    np.testing.assert_allclose(
+        both.similarities(both.tokenise(*number_sentences(PAIRS))), (there + back) / 2, atol=1e-6
+    )
 
 
 def test_the_tokens_round_a_pair_are_among_the_embeddings_that_are_trained(folder):

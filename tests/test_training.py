@@ -82,8 +82,10 @@ def test_selection_scores_are_taken_at_eval_steps_and_at_each_epochs_end(bert):
 def test_a_selection_score_sees_the_student_without_dropout_and_with_its_trained_embeddings(bert):
     encoder = BiEncoder.load(bert)
     seen = []
-    train_on(encoder, lambda student: seen.append(student.score(tokens_of(student))) or float(len(seen)), epochs=1)
-    np.testing.assert_allclose(seen[-1], encoder.score(tokens_of(encoder)), atol=1e-6)
+    train_on(
+        encoder, lambda student: seen.append(student.similarities(tokens_of(student))) or float(len(seen)), epochs=1
+    )
+    np.testing.assert_allclose(seen[-1], encoder.similarities(tokens_of(encoder)), atol=1e-6)
 
 
 def test_the_learning_rate_rises_over_the_warmup_and_falls_to_nothing(bert):

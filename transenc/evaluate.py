@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("transenc")
 
 # The settings of `data` that count here.
-READ = ("data.test", "data.columns", "data.scores", "data.score_min", "data.score_max", "data.clean.blanks")
+EVALUATED = ("data.test", "data.columns", "data.scores", "data.score_min", "data.score_max", "data.clean.blanks")
 USAGE = """python -m transenc.evaluate model=MODEL [data=NAME] [KEY=VALUE ...]
 
 Evaluate an encoder on the test sets of a data choice; several, model=[A,B],
@@ -107,7 +107,7 @@ def run(cfg: Evaluate, folder: Path, overrides: Sequence[str] | None = None) -> 
 
     check_evaluation(cfg)
     for key in (override.partition("=")[0] for override in overrides or ()):
-        if key.startswith("data.") and not any(f"{key}.".startswith(f"{read}.") for read in READ):
+        if key.startswith("data.") and not any(f"{key}.".startswith(f"{read}.") for read in EVALUATED):
             raise InputError(f"{key}: is for training, and not read here; leave it out (data.test=[FILE] is evaluated)")
     if not cfg.data.test:
         raise InputError("data.test: no test set; give data.test=[FILE], or data=NAME for a known set")

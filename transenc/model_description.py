@@ -19,8 +19,8 @@ SETTINGS = tuple(
     for family in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
 # What they may say, and the only values of some; and arguments that change nothing that we compute.
-READ = {"max_seq_length", "do_lower_case", "unpad_inputs"}
-DEFAULTS = {
+SUPPORTED_KEYS = {"max_seq_length", "do_lower_case", "unpad_inputs"}
+SUPPORTED_VALUES = {
     "transformer_task": ("feature-extraction", "sequence-classification"),
     "module_output_name": ("token_embeddings", "scores"),
     "method_output_name": ("last_hidden_state", "logits"),
@@ -172,19 +172,19 @@ def _lacking_modules(modules: tuple[Module, ...], cross: bool) -> Iterator[str]:
 
 def _lacking_settings(reading: Mapping[str, Any], file: str) -> Iterator[str]:
     for key, value in reading.items():
-        if key in READ or value in (None, {}, False):
+        if key in SUPPORTED_KEYS or value in (None, {}, False):
             continue
         if key == "modality_config":
             known = all(
                 modality in ("text", "message")
                 and isinstance(entry, dict)
                 and entry.get("method") == "forward"
-                and entry.get("method_output_name") in DEFAULTS["method_output_name"]
+                and entry.get("method_output_name") in SUPPORTED_VALUES["method_output_name"]
                 and entry.get("format", "flat") == "flat"
                 for modality, entry in value.items()
             )
-        elif key in DEFAULTS:
-            known = value in DEFAULTS[key]
+        elif key in SUPPORTED_VALUES:
+            known = value in SUPPORTED_VALUES[key]
         elif key == "config_kwargs":
             known = set(value) <= {"pad_token_id"}
         else:

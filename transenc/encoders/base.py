@@ -114,7 +114,7 @@ class PairEncoder(pl.LightningModule, ABC):
 
     @abstractmethod
     def work(self, pairs: TokenisedPairs) -> int:
-        """Sequences to run through the backbone to score these pairs, as `score` reports progress in."""
+        """Sequences to run through the backbone to score these pairs, as `similarities` reports progress in."""
 
     @abstractmethod
     def truncated(self, pairs: TokenisedPairs) -> int:
@@ -236,7 +236,7 @@ class PairEncoder(pl.LightningModule, ABC):
 
     @contextmanager
     def scoring(self, precision: str) -> Iterator[None]:
-        """In eval mode, without gradients, in a precision as `score` takes it."""
+        """In eval mode, without gradients, in a precision as `similarities` takes it."""
         training, bf16 = self.training, precision == "bf16-mixed"
         self.eval()
         try:
@@ -246,7 +246,7 @@ class PairEncoder(pl.LightningModule, ABC):
         finally:
             self.train(training)
 
-    def score(
+    def similarities(
         self,
         pairs: TokenisedPairs,
         batch_tokens: int = 4096,
@@ -279,7 +279,7 @@ class PairEncoder(pl.LightningModule, ABC):
         if not self._warned:
             self._warned = warn_of_unknown(count_unknown(tokens.ids, self.tokenizer), len(tokens.ids), "pairs")
         self.cut += self.truncated(tokens)
-        return self.to_score(torch.from_numpy(self.score(tokens, batch_tokens))).numpy()
+        return self.to_score(torch.from_numpy(self.similarities(tokens, batch_tokens))).numpy()
 
     def tokenise(self, sentences: list[str], pairs: np.ndarray) -> TokenisedPairs:
         """Pairs of plain sentences, [N, 2] numbers of them, with this encoder's prompts."""

@@ -168,7 +168,7 @@ class BiEncoder(PairEncoder):
             pairs: the tokenised sentences.
             sentences: [S] numbers of those wanted.
             out: [S, E] array that they are written to, in any float type.
-            batch_tokens, progress: as for `score`.
+            batch_tokens, progress: as for `similarities`.
             unit: whether they are brought to length 1.
         """
         vectors = self.embed if unit else self.pool
@@ -194,7 +194,7 @@ class BiEncoder(PairEncoder):
 
         Args:
             pairs: N tokenised pairs.
-            batch_tokens, precision: as for `score`.
+            batch_tokens, precision: as for `similarities`.
             progress: called with the number of pairs just done.
             documents: how many of the sentences, the first ones, document frequencies are counted in; None: all.
 

@@ -267,5 +267,5 @@ def similarities(
     """[N] cosines or logits, of which each rank computes its shard."""
     rows = distributed.shard(len(pairs))
     shard = pairs if len(rows) == len(pairs) else pairs.select(rows)
-    raw = encoder.score(shard, config["batch_tokens"], progress, config["precision"])
+    raw = encoder.similarities(shard, config["batch_tokens"], progress, config["precision"])
     return distributed.gather_shards(raw, len(pairs))
