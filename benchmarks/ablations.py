@@ -29,6 +29,7 @@ ROOT = Path(__file__).parents[1]
 STARTS = {
     "weak": ["model=minilm", "model.pooling=cls"],
     "strong": ["model=minilm", "model.pooling=mean"],
+    "two layers": ["model=minilm", "model.pooling=mean", "model.bi_layers=2"],
     "three layers": ["model=minilm", "model.pooling=mean", "model.bi_layers=3"],
     "five layers": ["model=minilm", "model.pooling=mean", "model.bi_layers=5"],
     "four layers": ["model=minilm", "model.pooling=mean", "model.bi_layers=4"],
