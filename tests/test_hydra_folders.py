@@ -27,7 +27,7 @@ def test_commands_of_one_second_have_folders_of_their_own_which_a_sweeps_jobs_kn
     monkeypatch.chdir(tmp_path)
     for end in ("", "-1"):
         cfg = config(kind, f"{base}/2026-01-02/03-04-05")
-        getattr(Folders(), "on_run_start" if kind == "run" else "on_multirun_start")(cfg)
+        getattr(Folders("train"), "on_run_start" if kind == "run" else "on_multirun_start")(cfg)
         assert cfg.hydra[kind].dir == f"{base}/2026-01-02/03-04-05{end}"
         assert cfg.hydra.overrides.hydra == [f"hydra.{kind}.dir={cfg.hydra[kind].dir}"]
         assert Path(cfg.hydra[kind].dir).is_dir()
@@ -45,6 +45,14 @@ def test_a_folder_that_another_process_holds_is_refused_in_one_line_before_hydra
         f"{tmp_path}/run: another run writes there; wait for it, or give another folder"
     ]
     assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_folder_without_a_name_is_refused_in_one_line(tmp_path):
+    command = [sys.executable, ROOT / "train.py", "experiment=quickstart", "hydra.run.dir="]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == ["hydra.run.dir: no folder is named; name one, or leave it out"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_interpolation_that_leads_to_a_folder_of_others_is_refused_before_hydra_writes_there(tmp_path):

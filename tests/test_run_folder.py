@@ -1,16 +1,15 @@
 """A run deletes nothing that it did not write, and begins in no folder of others."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from transenc.composition import check_overrides
 from transenc.errors import InputError
-from transenc.run_folder import PARTS, RECORD, RunFolder, lock_run, recorded
+from transenc.hydra_folders import check_folder
+from transenc.run_folder import PARTS, RECORD, RunFolder, recorded
 
 TRAIN = Path(__file__).parents[1] / "train.py"
 
@@ -148,40 +147,24 @@ def test_a_file_is_no_run_folder(tmp_path):
         recorded(tmp_path / "run")
 
 
-def test_a_sweep_looks_at_its_own_folder_and_not_at_that_of_a_single_run(tmp_path):
-    (tmp_path / "0").mkdir()
-    check_overrides("train", ["-m", f"hydra.run.dir={tmp_path}", f"hydra.sweep.dir={tmp_path}"])
-    with pytest.raises(InputError, match="is no run's folder"):
-        check_overrides("train", [f"hydra.run.dir={tmp_path}"])
-
-
 def test_a_sweep_in_a_folder_of_others_is_refused(others, tmp_path):
     with pytest.raises(InputError, match="is not empty, and no sweep's folder; name another"):
-        check_overrides("train", ["-m", f"hydra.sweep.dir={others}"])
-    check_overrides("train", ["-m", f"hydra.sweep.dir={tmp_path}/new"])
+        check_folder(others, "sweep", "train")
+    check_folder(tmp_path / "new", "sweep", "train")
     (tmp_path / "earlier").mkdir()
     (tmp_path / "earlier" / "multirun.yaml").touch()
-    check_overrides("train", ["-m", f"hydra.sweep.dir={tmp_path}/earlier"])
+    check_folder(tmp_path / "earlier", "sweep", "train")
 
 
 def test_an_evaluation_replaces_the_results_of_another_and_not_of_a_training_run(tmp_path):
     (tmp_path / "results.csv").write_text("of an evaluation")
-    check_overrides("evaluate", [f"hydra.run.dir={tmp_path}"])
+    check_folder(tmp_path, "run", "evaluate")
     with pytest.raises(InputError, match="is no run's folder"):
-        check_overrides("train", [f"hydra.run.dir={tmp_path}"])
+        check_folder(tmp_path, "run", "train")
     (tmp_path / RECORD).write_text(json.dumps({"written": ["results.csv"]}))
-    check_overrides("train", [f"hydra.run.dir={tmp_path}"])
+    check_folder(tmp_path, "run", "train")
     with pytest.raises(InputError, match=r"is a training run's folder, whose results.csv would be replaced"):
-        check_overrides("evaluate", [f"hydra.run.dir={tmp_path}"])
-
-
-def test_a_folder_that_a_run_writes_to_is_refused_before_hydra_writes_there(tmp_path):
-    (tmp_path / RECORD).write_text(json.dumps({"written": []}))
-    running = lock_run(tmp_path)
-    with pytest.raises(InputError, match="another run writes there"):
-        check_overrides("train", [f"hydra.run.dir={tmp_path}"])
-    os.close(running)
-    check_overrides("train", [f"hydra.run.dir={tmp_path}"])
+        check_folder(tmp_path, "run", "evaluate")
 
 
 def test_a_wrong_setting_leaves_what_the_last_run_wrote_as_it_was(setting):

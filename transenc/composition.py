@@ -21,7 +21,6 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from transenc.config.schema import Evaluate, Train
 from transenc.errors import InputError, nearest
-from transenc.hydra_folders import check_folder
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 MULTIRUN = {"-m", "--multirun"}  # Hydra's flags for a sweep
@@ -68,7 +67,6 @@ def check_overrides(name: str, arguments: Sequence[str]) -> None:
     """
     known = keys(SCHEMAS[name])
     groups = choices(name)
-    sweep = bool(MULTIRUN & set(arguments))
     own_folder = any(argument.startswith(("--config-dir", "-cd")) for argument in arguments)  # it may add choices
     for before, argument in zip(("", *arguments), arguments, strict=False):
         if "=" not in argument and argument[:1] not in ("-", "~") and not before.startswith("-"):
@@ -83,8 +81,6 @@ def check_overrides(name: str, arguments: Sequence[str]) -> None:
         if key.split(".")[0].split("/")[0] == "hydra":
             if key == "hydra.output_subdir":
                 raise InputError(f"{key}: the settings of a run are in its .hydra/; leave it out")
-            if key == ("hydra.sweep.dir" if sweep else "hydra.run.dir") and not override.is_sweep_override():
-                check_folder(name, key, override.value())
             continue
         if key in groups:
             if isinstance(override.value(), Glob):

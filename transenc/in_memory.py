@@ -27,7 +27,7 @@ def file_of(what: str, items: Any, cfg: Train) -> Path:
         cfg: the settings of the run: columns, scores and the store.
 
     Raises:
-        InputError: it is nothing of these.
+        InputError: it is none of these.
     """
     if isinstance(items, str | Path):
         if not str(items):

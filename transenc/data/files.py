@@ -45,7 +45,7 @@ class Record(NamedTuple):
         sentence1, sentence2: each on one line, surrounding whitespace kept.
         score: as it is written; without a meaning where `Format.score` is None.
         text: the whole record as it is written, without its line end. Rows that are shorter than the header are
-            padded with empty columns; a row of parquet is written as csv, of a `Reader` that is asked for the whole.
+            padded with empty columns; a row of parquet is written as csv, or "" unless `Reader` is asked for the whole.
     """
 
     where: str
@@ -357,7 +357,8 @@ class Reader:
         check_file(self.path)
         for number, row in enumerate(rows(), 1):
             self.header = self.header or csv_line(names)
-            yield self._object(row, names, f"{self.path}: row {number}", csv_line(row.values()))
+            text = csv_line(row.values()) if self.whole else ""
+            yield self._object(row, names, f"{self.path}: row {number}", text)
 
     def _object(self, row: dict[str, Any], names: Collection[str], where: str, text: str) -> Record:
         earlier, self.names, form = self.names, names, self.form

@@ -326,6 +326,7 @@ class PairEncoder(pl.LightningModule, ABC):
         try:
             pairs = self.tokenise(["a b a a b", "b b a b a", "a b a b a b a b", "b b a"], np.array([[0, 1], [2, 3]]))
             alone, together = (self(self.collate(pairs, rows, rows < 0)) for rows in (np.arange(1), np.arange(2)))
+            on_left = self._padded_on_left(pairs) if self.tokenizer.padding_side == "left" else together
         except Exception as error:  # whatever the library stumbles over in a configuration of others
             raise InputError(f"{name}: its config.json makes no encoder that runs ({reason(error)})") from error
         if (wrong := together[~together.isfinite()]).numel():
@@ -335,17 +336,20 @@ class PairEncoder(pl.LightningModule, ABC):
                 f"{name}: its scores depend on what else is in a batch ({alone[0]:.3f} alone, {together[0]:.3f} beside"
                 f" a longer pair); {self.backbone.config.model_type} is not supported"
             )
-        if self.tokenizer.padding_side == "left":
-            inputs = self.collate(pairs, np.arange(2), np.zeros(2, dtype=bool))
-            padding = (inputs["attention_mask"] == 0).sum(1).tolist()
-            self.use_cpu_layers(False)  # they read padding on the right only
-            on_left = self({key: torch.stack(list(map(torch.roll, rows, padding))) for key, rows in inputs.items()})
-            self.use_cpu_layers(True)
-            if not torch.allclose(on_left, together, rtol=1e-3, atol=1e-3):
-                raise InputError(
-                    f"{name}: its tokenizer pads on the left, which changes its scores; set padding_side=right in"
-                    " tokenizer_config.json"
-                )
+        if not torch.allclose(on_left, together, rtol=1e-3, atol=1e-3):
+            raise InputError(
+                f"{name}: its tokenizer pads on the left, which changes its scores; set padding_side=right in"
+                " tokenizer_config.json"
+            )
+
+    def _padded_on_left(self, pairs: TokenisedPairs) -> Tensor:
+        """[N] cosines or logits of all pairs in one batch that is padded on the left."""
+        inputs = self.collate(pairs, np.arange(len(pairs)), np.zeros(len(pairs), dtype=bool))
+        padding = (inputs["attention_mask"] == 0).sum(1).tolist()
+        self.use_cpu_layers(False)  # they read padding on the right only
+        raw = self({name: torch.stack(list(map(torch.roll, rows, padding))) for name, rows in inputs.items()})
+        self.use_cpu_layers(True)
+        return raw
 
     @property
     def facts(self) -> dict[str, Any]:

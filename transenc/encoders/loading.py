@@ -285,8 +285,7 @@ def _load_weights(
                 output_loading_info=True,
             )
     except Exception as error:  # whatever the library stumbles over in files of others
-        problem = _own_code(description) or f"its weights cannot be loaded ({reason(error)})"
-        raise InputError(f"{source.name}: {problem}") from error
+        raise InputError(f"{source.name}: its weights cannot be loaded ({reason(error)})") from error
     has_head, inside = backbone.base_model is not backbone, f"{backbone.base_model_prefix}."
     for name, found, needed in sorted(loading_info["mismatched_keys"]):
         shapes = f"{name} is {list(found)} in the weights, {list(needed)} by config.json"
