@@ -26,13 +26,13 @@ def theirs(dataset: Path, model: str) -> None:
     from scipy.stats import spearmanr
     from sentence_transformers import SentenceTransformer
 
-    from transenc.data import published
+    from transenc.data.published import PUBLISHED
     from transenc.data.tokens import number_sentences
     from transenc.model_folder import find
 
     encoder, found, seconds = SentenceTransformer(str(find(model).root)), {}, 0.0
     for task in TASKS:
-        pairs = published.read(task, published.find(task, dataset), True)
+        pairs = PUBLISHED[task].read(PUBLISHED[task].find(dataset), True)
         sentences, numbers = number_sentences([pair[:2] for pair in pairs])
         began = time.perf_counter()
         vectors = encoder.encode(sentences, normalize_embeddings=True)

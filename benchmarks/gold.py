@@ -20,7 +20,7 @@ from ablations import DATA, ROOT, STARTS, add_texts, scores
 
 sys.path.insert(0, str(ROOT))
 from transenc.data.files import Format, read_file
-from transenc.data.published import read
+from transenc.data.published import PUBLISHED
 
 POOL = 1000
 COSENT = ["distill=supervised_bi", "distill.bi.loss=cosent"]
@@ -33,7 +33,7 @@ def training_pairs(data: str, texts: Path | None) -> pandas.DataFrame:
         form = Format("sentence1", "sentence2", "score", 0, 1, binary=True)
         pairs = read_file(texts / data / "train.tsv", form)
     else:
-        pairs = list(read("stsb-train", [ROOT / "dataset/stsbenchmark/sts-train.csv"], True))
+        pairs = PUBLISHED["stsb-train"].read([ROOT / "dataset/stsbenchmark/sts-train.csv"], True)
     return pandas.DataFrame(pairs).drop_duplicates(["sentence1", "sentence2"])
 
 

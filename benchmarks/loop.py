@@ -44,13 +44,13 @@ STAGES = ("label by bi", "train cross", "label by cross", "train bi", "evaluate"
 
 def read(dataset: Path, pairs: int):
     """Pairs to learn from, and (pairs, gold) of development and test."""
-    from transenc.data import published
+    from transenc.data.published import PUBLISHED
 
     names = (
         ["stsb-train"] if pairs <= 5749 else ["sts12", "sts13", "sts14", "sts15", "sts16", "stsb-train", "sickr-all"]
     )
-    pool = [pair[:2] for name in names for pair in published.read(name, published.find(name, dataset), False)]
-    scored = {name: published.read(name, published.find(name, dataset), True) for name in ("stsb-dev", "stsb-test")}
+    pool = [pair[:2] for name in names for pair in PUBLISHED[name].read(PUBLISHED[name].find(dataset), False)]
+    scored = {name: PUBLISHED[name].read(PUBLISHED[name].find(dataset), True) for name in ("stsb-dev", "stsb-test")}
     return list(dict.fromkeys(pool))[:pairs], scored
 
 

@@ -21,7 +21,7 @@ from datasets import Dataset
 from sentence_transformers import SentenceTransformer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from transenc.data import published
+from transenc.data.published import PUBLISHED
 from transenc.data.tokens import number_sentences, tokenise
 from transenc.encoders import BiEncoder
 from transenc.metrics import spearman
@@ -42,8 +42,8 @@ def main() -> None:
     theirs, ours = SentenceTransformer(str(folder), device="cpu"), BiEncoder.load(str(folder))
     print(f"{'Spearman x100':<16}{'MTEB':>8}{'here':>8}")
     for name in options.tasks:
-        paths = published.find(SETS[name], options.dataset)
-        pairs = published.read(SETS[name], paths, scored=True)
+        known = PUBLISHED[SETS[name]]
+        pairs = known.read(known.find(options.dataset), scored=True)
         gold = np.array([pair.score for pair in pairs])
         task = mteb.get_task(name)
         columns = {"sentence1": [p.sentence1 for p in pairs], "sentence2": [p.sentence2 for p in pairs]}

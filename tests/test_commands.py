@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from transenc.composition import CONF, choices, compose
-from transenc.data import published
+from transenc.data.files import Pair
+from transenc.data.published import Published
 
 ROOT = Path(__file__).parents[1]
 TEXTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((CONF / "experiment").glob("*.yaml"))]
@@ -50,9 +51,9 @@ def test_the_arms_of_the_ablations_compose():
 
 @pytest.mark.slow
 def test_the_benchmark_of_the_layers_runs(monkeypatch, capsys):
-    pairs = [published.Pair(f"a cat of {years} years", "it purrs", None) for years in range(8)]
-    monkeypatch.setattr(published, "find", lambda *_: [])
-    monkeypatch.setattr(published, "read", lambda *_: pairs)
+    pairs = [Pair(f"a cat of {years} years", "it purrs", None) for years in range(8)]
+    monkeypatch.setattr(Published, "find", lambda *_: [])
+    monkeypatch.setattr(Published, "read", lambda *_: pairs)
     monkeypatch.setattr(sys, "argv", "layers.py --rounds 1 --batches 2 --batch 4".split())
     runpy.run_path(str(ROOT / "benchmarks" / "layers.py"), run_name="__main__")
     assert re.search(r"AdamW +\d+\.\d ms a step", capsys.readouterr().out)

@@ -22,9 +22,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from transenc.composition import compose
-from transenc.data import hub, published
 from transenc.data.files import KINDS, Format, Reader, read_file
+from transenc.data.hub import HUB, SUFFIXES
 from transenc.data.lines import one_line, read_lines, read_sentences
+from transenc.data.published import PUBLISHED
 from transenc.errors import InputError
 from transenc.stages.evaluation import Evaluation
 
@@ -207,21 +208,19 @@ SETS = {
 @given(data=st.data())
 def test_a_published_set_is_read_rightly_or_refused_in_one_line(folder, name, data):
     contents = [text.encode() for text in SETS[name]]
-    paths = [folder / Path(file).name for file in published.PUBLISHED[name].files[: len(contents)]]
+    paths = [folder / Path(file).name for file in PUBLISHED[name].files[: len(contents)]]
     for number in data.draw(st.sets(st.integers(0, len(paths) - 1), max_size=2)):
         contents[number] = data.draw(spoilt(contents[number]))
     for path, content in zip(paths, contents, strict=True):
         path.write_bytes(content)
     rows = data.draw(st.sampled_from([2, 2, 2, 1, 3]))
-    with pytest.MonkeyPatch.context() as patch:
-        small = replace(published.PUBLISHED[name], rows=rows, scored=rows // 2 if name == "sts16" else rows)
-        patch.setitem(published.PUBLISHED, name, small)
-        for scored in (True, False):
-            read = result(partial(published.read, name, paths, scored), *paths, f"{name}: ")
-            assert read is None or (sound(read) and len(read) == (small.scored if scored else rows))
+    small = replace(PUBLISHED[name], rows=rows, scored=rows // 2 if name == "sts16" else rows)
+    for scored in (True, False):
+        read = result(partial(small.read, paths, scored), *paths, f"{name}: ")
+        assert read is None or (sound(read) and len(read) == (small.scored if scored else rows))
 
 
-@pytest.mark.parametrize("suffix", hub.SUFFIXES)
+@pytest.mark.parametrize("suffix", SUFFIXES)
 @given(data=st.data())
 def test_a_local_file_of_a_hubs_set_is_read_rightly_or_refused_in_one_line(folder, suffix, data):
     name, header = data.draw(st.sampled_from([("mrpc-dev", "sentence1 sentence2"), ("qnli-dev", "question sentence")]))
@@ -229,7 +228,7 @@ def test_a_local_file_of_a_hubs_set_is_read_rightly_or_refused_in_one_line(folde
     path = folder / f"validation{suffix}"
     path.write_bytes(data.draw(spoilt(WRITERS[suffix[1:]](rows, (*header.split(), "label")))))
     for scored in (True, False):
-        read = result(partial(hub.read, name, path, scored), path)
+        read = result(partial(HUB[name].read, [path], scored), path)
         assert read is None or sound(read, 0, 1)
 
 

@@ -25,6 +25,7 @@ ORDER = [  # each may import those before it, never those after
     ["data.scores", "data.lines"],
     ["data.files", "data.sentences", "data.tokens"],
     ["data.published", "data.hub", "data.mining", "data.crops", "data.module"],
+    ["data.known"],
     [
         "encoders.lora",
         "encoders.used_rows",

@@ -68,6 +68,7 @@ from transenc.errors import InputError
         (["model.bi=no/model"], "model.bi=no/model: .*hub cannot be reached"),
         (["model.bi_layers=9"], "9 layers asked for, the model has 3"),
         (["data.test=[quickstart-train]"], "quickstart-train: has no scores; it is for data.pool or data.extra"),
+        (["data.test=[snli]"], "snli: has no scores; it is for data.pool or data.extra"),
         (["data.dev='caf\udce9.tsv'"], "data.dev=.*: must be UTF-8; rename the file"),
         (["model.bi_max_tokens=100"], "max_tokens=100, but the model reads 64 at most"),
         (["trainer.accelerator=gpu"], "trainer.accelerator=gpu: torch sees no GPU here"),

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 from huggingface_hub import EvalResult, ModelCardData
 
 from transenc.config.schema import Direction, Select, Train, listed
-from transenc.data.hub import HUB
-from transenc.data.published import PUBLISHED
+from transenc.data.known import KNOWN
 from transenc.model_description import read_as
 from transenc.results import METRIC_NAMES, Row, percent
 
@@ -138,17 +137,16 @@ def card(
     if not trained:
         first = f"{as_code(initial)}, {'mean-centred on the pool' if centred else 'unchanged'}"
     licence = "The pairs and the weights it started from have licences of their own, which may bind this model too."
-    known = {**PUBLISHED, **HUB}
-    splits = {name: one for name, one in known.items() if name not in files and one.hub and one.hub_split}
+    splits = {name: one for name, one in KNOWN.items() if name not in files and one.hub and one.hub_split}
     if not unchanged:
-        terms = dict.fromkeys(known[name].terms for name in sources if name in known and known[name].terms)
+        terms = dict.fromkeys(KNOWN[name].terms for name in sources if name in KNOWN and KNOWN[name].terms)
         licence += "".join(f" It learnt from {term}." for term in terms)
     transductive = f"yes: {shared:,} of the pairs it learnt from, without their scores" if shared else "no"
     head = ModelCardData(
         library_name="sentence-transformers",
         pipeline_tag=tag,
         base_model=base if NAME.fullmatch(base) else None,  # the hub takes no others
-        datasets=[] if unchanged else sorted({known[name].hub for name in sources if name in known} - {""}),
+        datasets=[] if unchanged else sorted({KNOWN[name].hub for name in sources if name in KNOWN} - {""}),
         tags=["sentence-transformers", tag, "trans-encoder", "distillation"],
         license="other",
         license_name="of-its-data-and-base-model",

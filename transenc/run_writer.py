@@ -22,6 +22,7 @@ import numpy as np
 from transenc import distributed
 from transenc.artifacts import RECORD, Artifact, replacing
 from transenc.config.schema import Adapters, Select, Train, Verbosity, listed
+from transenc.data.known import KNOWN
 from transenc.model_card import card, how_made, public_name
 from transenc.model_folder import ADAPTER_CONFIG, Source, name_base
 from transenc.progress import Progress
@@ -30,7 +31,7 @@ from transenc.report.run import flat
 from transenc.results import RESULT, Row, failed_training, member_name, published_results, table, write_results
 from transenc.run_folder import RunFolder, lock_run, model_path, predictions_path, recorded
 from transenc.selection import Selected, note, warning
-from transenc.stages.evaluation import KNOWN_DATASETS, Member, task_name
+from transenc.stages.evaluation import Member, task_name
 from transenc.stages.pairs import sentences_of
 from transenc.stages.run import Stages
 from transenc.stages.training import ADAPTER_FOLDER, CURVE
@@ -236,7 +237,7 @@ class RunWriter:
             trained=facts.get("trained", False),
             centred=facts.get("centred", False),
             two_prompts=member.kind == "bi" and len(set(facts["encoder"]["prompts"])) > 1,
-            files=[task_name(n) for n in (self.cfg.data.dev, *self.cfg.data.test) if n and n not in KNOWN_DATASETS],
+            files=[task_name(n) for n in (self.cfg.data.dev, *self.cfg.data.test) if n and n not in KNOWN],
         )
 
     def _chosen_settings(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import torch
 from transenc import distributed
 from transenc.artifacts import Artifact, Store, file_digest
 from transenc.config.schema import Accelerator, Data, Paths, Precision, Scores, Trainer
-from transenc.data import hub, published
+from transenc.data.known import KNOWN
 from transenc.data.tokens import warn_of_unknown
 from transenc.errors import InputError, nearest
 from transenc.metrics import RESAMPLES, bootstrap, compute_metrics
@@ -30,12 +30,11 @@ log = logging.getLogger("transenc")
 MAX_LOW = 0.2  # share of the scale that some score should exceed: scores from 0 to 1 are a fifth of 0 to 5
 MAX_NAME_BYTES = 200  # in a set's name. A file name may have 255, and some are made of this and the encoder's
 SCORE_TOKENS = {"cpu": 2048, "cuda": 65536}  # on a CPU a batch's activations stay in the cache
-KNOWN_DATASETS = (*published.PUBLISHED, *hub.HUB)
 
 
 def task_name(name: str) -> str:
     """What a set is reported under: its own name, or a file's without folder and suffix."""
-    return name if name in KNOWN_DATASETS else Path(name).stem
+    return name if name in KNOWN else Path(name).stem
 
 
 def device_of(accelerator: Accelerator) -> str:
@@ -160,15 +159,11 @@ class Evaluation:
         Raises:
             InputError: there is no such set, or it `teaches` and its scores are of another scale.
         """
-        kind, form = name, None
-        if name in published.PUBLISHED:
-            if scored and not published.PUBLISHED[name].scored:
+        form = None
+        if known := KNOWN.get(name):
+            if scored and not known.has_scores:
                 raise InputError(f"{name}: has no scores; it is for data.pool or data.extra")
-            files = published.find(name, self.dataset)
-        elif name in hub.HUB:
-            local = hub.find(name, self.dataset)
-            files = [] if local is None else [local]
-            kind = f"{name}@{hub.HUB[name].source[1]}"  # the revision, in place of the digest that only files have
+            files, kind = known.find(self.dataset), known.identity
         elif os.path.isfile(name):
             files, kind, form = [Path(name)], Path(name).suffix.lower(), self._format(name, scored)
         elif os.path.isdir(name):
@@ -176,7 +171,7 @@ class Evaluation:
         elif Path(name).suffix or os.sep in name:
             raise InputError(f"{name}: {'is not a file' if os.path.exists(name) else 'no such file'}")
         else:
-            hint = nearest(name, KNOWN_DATASETS, listed=True)
+            hint = nearest(name, KNOWN, listed=True)
             raise InputError(f"{name}: neither a file nor a known set of pairs{hint}")
         config = {
             "name": name,

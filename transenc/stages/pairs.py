@@ -25,9 +25,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from transenc.artifacts import Artifact, file_digest, stage
-from transenc.data import hub, published
 from transenc.data.crops import crops
 from transenc.data.files import Format, Pair, read_pairs
+from transenc.data.known import KNOWN
 from transenc.data.lines import UNREADABLE, read_sentences
 from transenc.data.mining import flat_sample
 from transenc.data.mining import mine as mine_pairs
@@ -85,7 +85,7 @@ def read(out: Path, config: Config, progress: Progress) -> Facts:
         raise InputError(f"{name}: each pair lacks a sentence; give pairs of two sentences")
     if scored:
         np.save(out / "gold.npy", np.array(scores))
-        subsets = published.subsets(name, paths) if name in published.PUBLISHED else []
+        subsets = KNOWN[name].subsets(paths) if name in KNOWN else []
         facts |= {"scale": scale, "binary": binary, "subsets": subsets}
     summary = f"{facts['pairs']:,} pairs, {facts['sentences']:,} sentences"
     return {**facts, "warnings": warnings, "summary": summary + dropped_text({"with an empty side": lacking})}
@@ -105,10 +105,8 @@ def _check_unchanged(config: Config) -> None:
 def _source_pairs(config: Config, warn: Callable[[str], Any]) -> tuple[Iterable[Pair], tuple[float, float], bool]:
     """The pairs of one set or file, the scale of their gold scores, and whether these are 0 or 1."""
     name, paths, scored = config["name"], [Path(path) for path in config["files"]], config["scored"]
-    if name in published.PUBLISHED:
-        return published.read(name, paths, scored), published.PUBLISHED[name].scale, False
-    if name in hub.HUB:
-        return hub.read(name, paths[0] if paths else None, scored), (0, 1), True
+    if known := KNOWN.get(name):
+        return known.read(paths, scored), known.scale, known.binary
     form = Format(**config["format"])
     return read_pairs(paths[0], form, warn), (form.score_min, form.score_max), form.binary
 
