@@ -13,7 +13,7 @@ from transenc.model_description import read_as
 from transenc.results import METRIC_NAMES, Row, percent
 
 if TYPE_CHECKING:
-    from transenc.stages.evaluation import Member
+    from transenc.selection import Selected
 
 NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)  # of a model on the hub
 FOLDERS = re.compile(r"(?<![^\s=,\[{(\"'])[~/][^\s,\[\]{}\"']*/")  # those of an absolute path, also inside a command
@@ -53,17 +53,16 @@ def _cell(text: str) -> str:
     return re.sub(r"([\\`*\[\]<>|&~])", r"\\\1", " ".join(text.split()))
 
 
-def how_made(member: "Member", cfg: Train, select: Select, note: str | None, why_not: str | None) -> str:
+def how_made(choice: "Selected", cfg: Train, select: Select) -> str:
     """How a card says that a selected encoder was made.
 
     Args:
-        member: the encoder.
+        choice: the encoder, and what the run says of it.
         cfg: of its run.
         select: what selected it, never `auto`.
-        note: what the run says of it (`transenc.selection.note`), if anything.
-        why_not: what speaks against using it, if anything.
     """
-    direction, facts = cfg.distill.direction, member.artifact.facts
+    member, direction = choice.member, cfg.distill.direction
+    facts = member.artifact.facts
     initial = {"bi": listed(cfg.model.bi), "cross": listed(cfg.model.cross)}
     names = {kind: " + ".join(as_code(public_name(name)) for name in initial[kind]) for kind in direction.kinds}
     method = {
@@ -88,13 +87,13 @@ def how_made(member: "Member", cfg: Train, select: Select, note: str | None, why
         best = f"It is the best of {len(member.folds)}"
         made = best if member.artifact in member.folds else f"Its weights are the mean of those of {facts['mean_of']}"
         text += f" {made} cross-encoders that were each trained on the pool but one fold."
-    if note:
-        reason = note.removeprefix(f"{member.place}: ")  # which says nothing to others
+    if choice.note:
+        reason = choice.note.removeprefix(f"{member.place}: ")  # which says nothing to others
         text += f" {reason[0].upper()}{reason[1:]}"
     if facts.get("centred"):
         text += " Its embeddings were mean-centred over the sentences of the pool."
     text += f" It is read with {read_as(facts['encoder'])}."
-    return text + (f" **Do not use it**: {why_not}." if why_not else "")
+    return text + (f" **Do not use it**: {choice.warning}." if choice.warning else "")
 
 
 def card(

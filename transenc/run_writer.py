@@ -11,7 +11,7 @@ import subprocess
 import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from enum import Enum
 from importlib.metadata import version
 from pathlib import Path
@@ -30,7 +30,7 @@ from transenc.report.page import write_report
 from transenc.report.run import flat
 from transenc.results import RESULT, Row, failed_training, member_name, published_results, table, write_results
 from transenc.run_folder import RunFolder, lock_run, model_path, predictions_path, recorded
-from transenc.selection import Selected, note, warning
+from transenc.selection import Selected, mean_score, note, warning
 from transenc.stages.evaluation import Member, task_name
 from transenc.stages.pairs import sentences_of
 from transenc.stages.run import Stages
@@ -139,31 +139,31 @@ class RunWriter:
         Returns:
             The mean selection score, in [-1, 1]; None where an encoder has none.
         """
-        members, scores = [choice.member for choice in selected], [choice.score for choice in selected]
-        defined = [score for score in scores if score is not None]
-        mean_score = sum(defined) / len(defined) if defined and len(defined) == len(scores) else None
-        reference = stages.reference()
-        warnings = {member.name: text for member in members if (text := self._warning(member, candidates, stages))}
-        notes = {
-            choice.member.name: text for choice in selected if (text := note(choice, stages.select_by, stages.failures))
-        }
-        for member in members:
-            folder = self.files.path(model_path(member.name))
+        reference, members = stages.reference(), [choice.member for choice in selected]
+        selected = [
+            replace(
+                choice,
+                note=note(choice, stages.select_by, stages.failures),
+                warning=self._warning(choice.member, candidates, stages),
+            )
+            for choice in selected
+        ]
+        for choice in selected:
+            member = choice.member
             source = stages.initial_sources[member.kind, member.number]
             adapter = self.cfg.distill.adapters is Adapters.separate and (member.artifact / ADAPTER_FOLDER).exists()
             copied = member.artifact / ADAPTER_FOLDER if adapter else member.artifact.path
-            model_card = self._card(member, stages, pool, notes.get(member.name), warnings.get(member.name))
-            copy_model(copied, folder, model_card, source)
+            copy_model(copied, self.files.path(model_path(member.name)), self._card(choice, stages, pool), source)
         if not self.cfg.save_predictions:  # otherwise all are written already
             self.write_predictions(members, stages)
         self.files.remove_earlier()
-        self._write_run_json(selected, mean_score, notes, warnings, stages, pool)
+        self._write_run_json(selected, stages, pool)
         metrics = {f"selected/{m.name}/{r.task}": r.value for m in members for r in self.rows if r.key == m.key}
         self.trackers.hparams(self._chosen_settings(), metrics)
         self.curves.flush()
         write_report([self.folder], self.folder / "report.html")
-        self._show(members, reference, notes, warnings, stages)
-        return mean_score
+        self._show(selected, reference, stages)
+        return mean_score(selected)
 
     def _warning(self, member: Member, candidates: Sequence[Member], stages: Stages) -> str | None:
         """Why not to use a selected encoder; None if nothing speaks against it."""
@@ -176,15 +176,7 @@ class RunWriter:
         supervised = self.cfg.distill.direction.supervised
         return warning(member, self.rows, stages.select_by, list(sets), stages.well_pooled, supervised, standard_error)
 
-    def _write_run_json(
-        self,
-        selected: Sequence[Selected],
-        mean_score: float | None,
-        notes: Mapping[str, str],
-        warnings: Mapping[str, str],
-        stages: Stages,
-        pool: Artifact,
-    ) -> None:
+    def _write_run_json(self, selected: Sequence[Selected], stages: Stages, pool: Artifact) -> None:
         by_name = {
             choice.member.name: {
                 "iteration": choice.member.iteration,
@@ -196,13 +188,13 @@ class RunWriter:
         }
         run = {
             "command": self._command(),
-            "selected": {"by": stages.select_by.name, "score": mean_score, **by_name},
+            "selected": {"by": stages.select_by.name, "score": mean_score(selected), **by_name},
             "data": {"transductive": self.cfg.data.transductive}
             | {key: pool.facts[key] for key in ("pairs", "sentences", "shared", "dropped")},
             "models": stages.models,
             "failures": stages.failures,
-            "notes": notes,
-            "warnings": warnings,
+            "notes": {choice.member.name: choice.note for choice in selected if choice.note},
+            "warnings": {choice.member.name: choice.warning for choice in selected if choice.warning},
             "tests": {task: next(row.metric for row in self.rows if row.task == task) for task in stages.tests},
             "stages": stages.store.requested,
             "seconds": round(time.monotonic() - self.started, 1),
@@ -222,14 +214,14 @@ class RunWriter:
         launcher = ["python"] if size == 1 else ["torchrun", *machines, "--nproc-per-node", str(local)]
         return shlex.join([*launcher, "train.py", *self.overrides])
 
-    def _card(self, member: Member, stages: Stages, pool: Artifact, note: str | None, why_not: str | None) -> str:
+    def _card(self, choice: Selected, stages: Stages, pool: Artifact) -> str:
+        member, facts = choice.member, choice.member.artifact.facts
         initial = listed(self.cfg.model.bi if member.kind == "bi" else self.cfg.model.cross)
-        facts = member.artifact.facts
         return card(
             member.kind,
             public_name(initial[member.number]),
             stages.initial_sources[member.kind, member.number].public[0],
-            how_made(member, self.cfg, stages.select_by, note, why_not),
+            how_made(choice, self.cfg, stages.select_by),
             self.cfg.sources,
             pool.facts["shared"],
             [row for row in self.rows if row.key == member.key],
@@ -250,23 +242,17 @@ class RunWriter:
                 chosen[key] = value
         return chosen | {key: settings[key] for key in ("model.bi", "model.cross", "seed")}
 
-    def _show(
-        self,
-        members: Sequence[Member],
-        reference: Sequence[Row],
-        notes: Mapping[str, str],
-        warnings: Mapping[str, str],
-        stages: Stages,
-    ) -> None:
-        marked = [member.key for member in members]
+    def _show(self, selected: Sequence[Selected], reference: Sequence[Row], stages: Stages) -> None:
+        marked = [choice.member.key for choice in selected]
         lines = [table([*self.rows, *reference], stages.tests, marked, self.published)] if self.rows else []
         by = stages.dev_task if stages.select_by is Select.dev else stages.select_by.name
         how = "the last weights" if stages.select_by is Select.last else f"by {by}"
-        lines.append(f"* {how}: " + ", ".join(f"{m.name} of iteration {m.iteration}" for m in members))
-        unknown = [m.name for m in members if m.name not in notes and m.name not in warnings]
+        which = ", ".join(f"{one.member.name} of iteration {one.member.iteration}" for one in selected)
+        lines.append(f"* {how}: {which}")
+        unknown = [choice.member.name for choice in selected if not choice.note and not choice.warning]
         lines += map(failed_training, stages.failures)
-        lines += notes.values()
-        lines += [f"Do not use {name}: {text}." for name, text in warnings.items()]
+        lines += [choice.note for choice in selected if choice.note]
+        lines += [f"Do not use {choice.member.name}: {choice.warning}." for choice in selected if choice.warning]
         if not self.rows and unknown:
             who = " and ".join(unknown)
             what = f"whether {who} beat the initial bi-encoder"

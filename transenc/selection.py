@@ -17,15 +17,19 @@ MIN_AGREEMENT = 0.8
 
 @dataclass(frozen=True)
 class Selected:
-    """A selected encoder and its score.
+    """A selected encoder.
 
     Attributes:
-        member: the selected encoder.
+        member: the encoder.
         score: its selection score, in [-1, 1]; None where it was not selected by one, or the score is undefined.
+        note: that training did not improve it, if so.
+        warning: why not to use it, if something speaks against it.
     """
 
     member: Member
     score: float | None
+    note: str | None = None
+    warning: str | None = None
 
 
 def select(candidates: Sequence[Member], rows: Sequence[Row], by: Select, dev: str | None) -> list[Selected]:
@@ -55,6 +59,12 @@ def select(candidates: Sequence[Member], rows: Sequence[Row], by: Select, dev: s
         if member.number not in best or order > best[member.number][0]:
             best[member.number] = order, Selected(member, None if score is None or math.isnan(score) else score)
     return [selected for _, selected in best.values()]
+
+
+def mean_score(selected: Sequence[Selected]) -> float | None:
+    """Of several selected encoders, in [-1, 1]; None where one of them has no score."""
+    scores = [choice.score for choice in selected if choice.score is not None]
+    return sum(scores) / len(scores) if scores and len(scores) == len(selected) else None
 
 
 def was_put_back(member: Member) -> bool:
