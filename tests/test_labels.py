@@ -17,6 +17,7 @@ from transenc.config.checks import check
 from transenc.encoders import CrossEncoder
 from transenc.encoders.base import PairEncoder
 from transenc.errors import InputError
+from transenc.stages.labels import held_out_count
 
 
 def test_training_never_sees_a_gold_score(setting, files, monkeypatch, tmp_path):
@@ -232,3 +233,12 @@ def test_the_log_says_how_many_sentences_and_pairs_are_cut(setting, caplog):
     lines = [record.getMessage() for record in caplog.records if " pool " in record.getMessage()]
     assert any(re.search(r"^0/bi pool .* pairs, \d+ sentences cut to 5 tokens", line) for line in lines)
     assert any(re.search(r"^1/cross pool .* pairs, \d+ pairs cut to 12 tokens", line) for line in lines)
+
+
+@pytest.mark.parametrize(("pairs", "held_out"), [(4, 2), (60, 15), (100, 25), (200, 30), (300, 30), (1000, 100)])
+def test_by_default_a_tenth_is_held_out_but_of_few_pairs_thirty_or_a_quarter(pairs, held_out):
+    assert held_out_count(pairs, None) == held_out
+
+
+def test_a_share_that_is_set_is_held_out_of_few_pairs_too():
+    assert held_out_count(100, 0.1) == 10

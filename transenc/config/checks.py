@@ -70,6 +70,7 @@ def check(cfg: Train) -> None:
 
 def _run_rules(cfg: Train) -> list[Rule]:
     model, data, distill, direction = cfg.model, cfg.data, cfg.distill, cfg.distill.direction
+    holdout = distill.holdout
     rules = [
         _at_least("seed", cfg.seed, 0),
         _at_least("data.seed", data.seed, 0),
@@ -84,7 +85,7 @@ def _run_rules(cfg: Train) -> list[Rule]:
         _between("distill.folds", distill.folds, 1, MAX_FOLDS),
         _at_least("distill.cross.crops_below", distill.cross.crops_below, 0),
         ("distill.interpolate", distill.interpolate, 0 < distill.interpolate <= 1, "above 0, and at most 1"),
-        ("distill.holdout", distill.holdout, 0 < distill.holdout < 1, "between 0 and 1"),
+        ("distill.holdout", holdout, holdout is None or 0 < holdout < 1, "between 0 and 1, or null"),
         *_common_rules(cfg),
     ]
     teachers = model.teachers

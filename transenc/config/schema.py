@@ -113,7 +113,7 @@ class Failure(Enum):
     """What to do if a training fails after all retries: its scores are NaN, nearly constant, or unlike its labels."""
 
     stop = "the run ends with an error"
-    keep = "the encoder of the iteration before, or the initial bi-encoder, stays in its place"
+    keep = "the encoder of the iteration before, or the initial bi-encoder, stays"
     ignore = "only NaN ends the run; nothing is retried"
 
 
@@ -173,7 +173,7 @@ class Model:
     cross_layers: Any  # keep only this many of the cross-encoder's first layers
     cross_max_tokens: Any  # pairs are truncated to this many tokens, special ones included
     teachers: Any  # models, or files of scores in [0, 1], that label beside the loop's encoders
-    reference: str | None  # one more bi-encoder to evaluate and show beside the results
+    reference: str | None  # another bi-encoder to evaluate and show beside the results
 
 
 @dataclass
@@ -215,7 +215,7 @@ class Data:
     queries: str | None  # a file of queries, one per line; a pair is a query and a document
     documents: str | None  # a file of documents, one per line
     pool: list[str]  # unlabelled pairs where no file is given: known sets (stsb-train, ...), or files
-    extra: Any  # more unlabelled pairs: a known set, a file, or a list of them
+    extra: Any  # more unlabelled pairs: a known set, a file, or a list
     extra_limit: int | None  # use this many extra pairs, at random
     limit: int | None  # use this many pairs in all, at random
     flatten: bool  # draw these data.limit pairs so that the initial bi-encoder's scores are spread evenly
@@ -287,7 +287,7 @@ class Distill:
     adapters: Adapters
     folds: int  # parts of the pool for cross-fitting; 1: none
     interpolate: float  # a well pooled bi-encoder's share of trained weights, above 0; 1: only these
-    holdout: float  # share of the pool held out for selection by agreement
+    holdout: float | None  # share of the pool held out for selection by agreement; null: 10% or 30, at most 25%
     retries: int  # repeats, with other seeds, of a training that failed for no known cause
     failure: Failure
     cross: CrossTrainingConfig

@@ -16,6 +16,8 @@ from transenc.progress import Progress
 from transenc.stages.models import loaded, similarities, truncated_text
 from transenc.stages.pairs import Config, Facts, label_statistics
 
+HELD_OUT = 30  # pairs, by default, if they are no more than a quarter (docs/few_pairs.md)
+
 
 @stage(version=2)
 def label(out: Path, config: Config, progress: Progress, *scored: Artifact) -> Facts:
@@ -62,8 +64,12 @@ def folds_of(pairs: int, folds: int, seed: int) -> list[np.ndarray]:
     return np.array_split(np.random.default_rng(seed).permutation(pairs), folds)
 
 
-def held_out_count(pairs: int, share: float) -> int:
-    """How many of a pool's pairs are held out for selection by agreement."""
+def held_out_count(pairs: int, share: float | None) -> int:
+    """How many of a pool's pairs are held out for selection by agreement: a share. By default (None) it is a tenth; of
+    few pairs it is `HELD_OUT`, but no more than a quarter.
+    """
+    if share is None:
+        return max(2, int(0.1 * pairs), min(HELD_OUT, pairs // 4))
     return max(2, int(share * pairs))
 
 
