@@ -267,7 +267,7 @@ class CrossTrainingConfig(TrainingConfig):
     """How the cross-encoder is trained."""
 
     both_orders: bool  # train on (a, b) and (b, a), unless data.ordered
-    crops_below: int  # pools of fewer pairs fill min_steps with crops, not repeats (docs/adapting_ablations.md)
+    crops_below: int  # pools of fewer pairs fill min_steps with crops, not repeats (docs/few_pairs.md)
     init_bias: bool  # initialise a new head's bias to the mean label's logit
 
 
