@@ -77,6 +77,7 @@ TABLES = {
     "adapting-pools": Table("adapting", "adapting pools", POOLS, "arm", {"encoder": BI}),
     "adapting-pools-cross": Table("adapting", "adapting pools", POOLS, "arm", {"encoder": CROSS}),
     "in-doubt": Table("adapting", "in doubt", ("initial", "task"), "arm"),
+    "held-out": Table("adapting", "held out", POOLS, "arm"),
     "crops": Table("adapting", "crops", ("encoder", *POOLS), "arm"),
     "queries": Table("adapting", "queries", ("encoder", "metric", "initial"), "arm"),
     "schedule": Table("adapting", "schedule", ("task", "pairs"), "arm"),
