@@ -76,7 +76,6 @@ TABLES = {
     "adapting-unseen-cross": Table("adapting", "adapting unseen", ("initial", "task"), "arm", {"encoder": CROSS}),
     "adapting-pools": Table("adapting", "adapting pools", POOLS, "arm", {"encoder": BI}),
     "adapting-pools-cross": Table("adapting", "adapting pools", POOLS, "arm", {"encoder": CROSS}),
-    "in-doubt": Table("adapting", "in doubt", ("initial", "task"), "arm"),
     "held-out": Table("adapting", "held out", POOLS, "arm"),
     "crops": Table("adapting", "crops", ("encoder", *POOLS), "arm"),
     "queries": Table("adapting", "queries", ("encoder", "metric", "initial"), "arm"),

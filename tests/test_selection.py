@@ -372,10 +372,9 @@ def test_a_retained_initial_encoder_has_no_selection_score(tmp_path):
     assert select([member], [], Select.agreement, None) == [Selected(member, None)]
 
 
-@pytest.mark.parametrize(("pairs", "told"), [(30, True), (50, False)])
+@pytest.mark.parametrize(("pairs", "told"), [(39, True), (40, False)])  # of which a quarter is held out by default
 def test_a_pool_too_small_to_show_a_gain_is_told_of_before_any_training(setting, pairs, told, caplog):
-    settings = ["data.dev=null", "distill.holdout=0.2", "distill.failure=ignore"]
-    setting.run(*settings, f"data.limit={pairs}")
+    setting.run("data.dev=null", "distill.failure=ignore", f"data.limit={pairs}")
     lines = [record.getMessage() for record in caplog.records]
     assert any(line.startswith(f"{pairs} pairs cannot show a gain") for line in lines) == told
 

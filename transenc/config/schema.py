@@ -287,7 +287,7 @@ class Distill:
     adapters: Adapters
     folds: int  # parts of the pool for cross-fitting; 1: none
     interpolate: float  # a well pooled bi-encoder's share of trained weights, above 0; 1: only these
-    holdout: float | None  # share of the pool held out for selection by agreement; null: 10% or 30, at most 25%
+    holdout: float | None  # share of the pool held out for selection by agreement; null: max(10%, min(30 pairs, 25%))
     retries: int  # repeats, with other seeds, of a training that failed for no known cause
     failure: Failure
     cross: CrossTrainingConfig

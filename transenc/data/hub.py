@@ -97,7 +97,7 @@ class HubSet:
         return pairs
 
     def subsets(self, paths: Sequence[Path]) -> list[int]:
-        """None: only published sets have them."""
+        """[]: only published sets have them."""
         return []
 
     def _fetch(self) -> Any:
